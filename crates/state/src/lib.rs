@@ -1,3 +1,30 @@
 //! State homes, the local data store, group commit.
-pub mod transaction;
-pub use transaction::{StateError, Transaction};
+//!
+//! Everything that an invocation writes goes through here, in this order: [`Transaction`] (what the
+//! running invocation sees), [`SessionState`] (the session's hot state), [`Store::commit`] (one
+//! batch of state, messages and bookkeeping), [`GroupCommit`] (one fsync for many, then release),
+//! an [`engine`]. Imports `model` only; knows nothing of functions, HTTP or workers.
+
+pub mod commit;
+pub mod datadir;
+pub mod engine;
+pub mod fjall_engine;
+pub mod key;
+pub mod memory_engine;
+pub mod observe;
+mod recent;
+pub mod record;
+mod session;
+mod shared;
+mod store;
+mod transaction;
+
+pub use commit::{GroupCommit, Release, StoreFailure, Ticket};
+pub use datadir::{DataDir, DataDirError};
+pub use engine::Table;
+pub use observe::CommitObserver;
+pub use session::SessionState;
+pub use store::{Bookkeeping, CommitError, Committed, ReservedKeys, Store, StoreError};
+pub use transaction::{
+    MAX_MESSAGES, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OutgoingMessage, StateError, Transaction,
+};

@@ -1,0 +1,361 @@
+//! The hot state of one session: what has been read and written, in memory, next to its worker.
+//!
+//! A small session is loaded whole on first use (`complete`); of a larger one only the keys in use
+//! are held. Writes go straight into the hot state and are undone if the invocation fails, so that
+//! the common path keeps no second map. At most one writing invocation runs at a time (the node's
+//! session queue sees to that); read-only ones may run beside each other.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use fulmar_model::{Epoch, Group, Version};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::commit::{Batch, Ticket};
+use crate::engine::{Engine, EngineError, Table};
+use crate::key;
+
+/// A session up to this many bytes is loaded whole on first use.
+const LOAD_WHOLE_BYTES: usize = 256 << 10;
+/// Keys of one session held hot, in bytes; above it those not in use are dropped again.
+const HOT_BYTES: usize = 4 << 20;
+/// What an entry costs besides its key and value: map node, pointers, counters.
+const ENTRY_BYTES: usize = 96;
+/// Marks entries that the running invocation has touched.
+const TOUCHED: Ticket = Ticket(u64::MAX);
+
+#[derive(Debug, Clone)]
+struct Entry {
+    /// None: known to be absent.
+    value: Option<Bytes>,
+    /// The commit that wrote it, 0 if it came from the engine, [`TOUCHED`] while uncommitted.
+    ticket: Ticket,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+/// How to take back what the running invocation wrote: each key's entry before its first write.
+#[derive(Default)]
+pub(crate) struct Undo(Vec<(Arc<str>, Option<Entry>)>);
+
+impl Undo {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// One session's hot state.
+pub struct SessionState {
+    group: Group,
+    /// Prefix of the session's keys in the engine.
+    prefix: Box<[u8]>,
+    engine: Arc<dyn Engine>,
+    /// The last ticket that the engine answers.
+    applied: Arc<AtomicU64>,
+    hot: Mutex<Hot>,
+    /// Bytes held, readable without the lock (for the memory budget).
+    bytes: AtomicUsize,
+}
+
+pub(crate) struct Hot {
+    pub(crate) version: Version,
+    pub(crate) epoch: Epoch,
+    /// The last commit of this session; what it wrote may not be durable yet.
+    pub(crate) last: Ticket,
+    entries: BTreeMap<Arc<str>, Entry>,
+    /// The last commit that deleted a key and kept no trace of it in `entries`.
+    last_delete: Ticket,
+    /// Whether keys that are not in `entries` are absent.
+    complete: bool,
+    bytes: usize,
+}
+
+impl SessionState {
+    /// Loads a session: nothing to read for a new one, the whole of a small one, only the record
+    /// of a large one. `version` and `epoch` come from its record (0 for a new session).
+    pub(crate) fn load(
+        group: Group,
+        engine: Arc<dyn Engine>,
+        applied: Arc<AtomicU64>,
+        version: Version,
+        epoch: Epoch,
+    ) -> Result<Self, EngineError> {
+        let prefix = key::session_state(&group).into_boxed_slice();
+        let mut hot = Hot {
+            version,
+            epoch,
+            last: Ticket(0),
+            last_delete: Ticket(0),
+            entries: BTreeMap::new(),
+            complete: true,
+            bytes: 0,
+        };
+        if version > Version(0) {
+            hot.load_whole(&*engine, &prefix)?;
+        }
+        Ok(Self {
+            group,
+            prefix,
+            engine,
+            applied,
+            bytes: AtomicUsize::new(hot.bytes),
+            hot: Mutex::new(hot),
+        })
+    }
+
+    /// Which session this is.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Key of the session's record in the engine.
+    pub(crate) fn record_key(&self) -> &[u8] {
+        &self.prefix[..self.prefix.len() - key::SEPARATOR.len()]
+    }
+
+    /// How many commits the session has seen.
+    pub fn version(&self) -> Version {
+        self.hot.lock().version
+    }
+
+    /// The session's last commit.
+    pub fn last_commit(&self) -> Ticket {
+        self.hot.lock().last
+    }
+
+    /// Bytes of memory that the hot state takes.
+    pub fn hot_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Hot> {
+        self.hot.lock()
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Result<Option<Bytes>, EngineError> {
+        let mut hot = self.hot.lock();
+        if let Some(entry) = hot.entries.get(key) {
+            return Ok(entry.value.clone());
+        }
+        if hot.complete {
+            return Ok(None);
+        }
+        let path = [&self.prefix, key.as_bytes()].concat();
+        let value = self.engine.get(Table::State, &path)?;
+        hot.insert_clean(key.into(), value.clone());
+        self.bound(&mut hot);
+        Ok(value)
+    }
+
+    pub(crate) fn set(&self, key: &str, value: Option<Bytes>, undo: &mut Undo) {
+        self.hot.lock().set(key, value, undo);
+    }
+
+    /// Takes back what the invocation wrote.
+    pub(crate) fn roll_back(&self, undo: Undo) {
+        let mut hot = self.hot.lock();
+        for (key, before) in undo.0.into_iter().rev() {
+            let after = match before {
+                Some(entry) => hot.entries.insert(key.clone(), entry),
+                None => hot.entries.remove(&key),
+            };
+            hot.bytes -= after.map_or(0, |entry| key.len() + entry.bytes());
+            hot.bytes += hot
+                .entries
+                .get(&key)
+                .map_or(0, |entry| key.len() + entry.bytes());
+        }
+    }
+
+    /// Adds the invocation's writes to its commit.
+    pub(crate) fn collect(&self, undo: &Undo, batch: &mut Batch) {
+        let hot = self.hot.lock();
+        for (key, _) in &undo.0 {
+            let path: [&[u8]; 2] = [&self.prefix, key.as_bytes()];
+            match hot.entries.get(key).and_then(|entry| entry.value.as_ref()) {
+                Some(value) => batch.put(Table::State, &path, value),
+                None => batch.delete(Table::State, &path),
+            }
+        }
+    }
+
+    /// Marks the invocation's writes as committed under `ticket`, and bounds what is held.
+    pub(crate) fn committed(&self, undo: Undo, ticket: Ticket) {
+        let mut hot = self.hot.lock();
+        hot.version = hot.version.next();
+        hot.last = ticket;
+        for (key, _) in undo.0 {
+            let complete = hot.complete;
+            match hot.entries.get_mut(&key) {
+                Some(entry) if entry.value.is_none() && complete => {
+                    let bytes = key.len() + entry.bytes();
+                    hot.bytes -= bytes;
+                    hot.entries.remove(&key);
+                    hot.last_delete = ticket;
+                }
+                Some(entry) => entry.ticket = ticket,
+                None => {}
+            }
+        }
+        self.bound(&mut hot);
+    }
+
+    /// Lets go of keys that are not in use when too many are held.
+    fn bound(&self, hot: &mut Hot) {
+        if hot.bytes > HOT_BYTES {
+            hot.shrink(Ticket(self.applied.load(Ordering::Acquire)));
+        }
+        self.bytes.store(hot.bytes, Ordering::Relaxed);
+    }
+
+    /// Up to `limit` keys that start with `prefix` and come after `after`, in byte order.
+    pub(crate) fn keys(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, EngineError> {
+        let hot = self.hot.lock();
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut hot_keys = hot
+            .entries
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, entry)| (&**key, entry.value.is_some()));
+        if hot.complete {
+            let present = hot_keys.filter(|(_, present)| *present);
+            return Ok(present.take(limit).map(|(key, _)| key.to_owned()).collect());
+        }
+        // Merge with the engine: what is hot is newer than what is stored.
+        let stored_prefix = [&self.prefix, prefix.as_bytes()].concat();
+        let stored_after = match start {
+            Bound::Excluded(after) => Some([&self.prefix, after.as_bytes()].concat()),
+            _ => None,
+        };
+        let mut keys = Vec::new();
+        let mut next_hot = hot_keys.next();
+        let skip = self.prefix.len();
+        self.engine.scan(
+            Table::State,
+            &stored_prefix,
+            stored_after.as_deref(),
+            &mut |stored, _| {
+                let Ok(stored) = std::str::from_utf8(&stored[skip..]) else {
+                    return true;
+                };
+                while let Some((key, present)) = next_hot
+                    && key < stored
+                    && keys.len() < limit
+                {
+                    if present {
+                        keys.push(key.to_owned());
+                    }
+                    next_hot = hot_keys.next();
+                }
+                if keys.len() < limit {
+                    match next_hot {
+                        Some((key, present)) if key == stored => {
+                            if present {
+                                keys.push(key.to_owned());
+                            }
+                            next_hot = hot_keys.next();
+                        }
+                        _ => keys.push(stored.to_owned()),
+                    }
+                }
+                keys.len() < limit
+            },
+        )?;
+        while let Some((key, present)) = next_hot
+            && keys.len() < limit
+        {
+            if present {
+                keys.push(key.to_owned());
+            }
+            next_hot = hot_keys.next();
+        }
+        Ok(keys)
+    }
+}
+
+impl Hot {
+    fn load_whole(&mut self, engine: &dyn Engine, prefix: &[u8]) -> Result<(), EngineError> {
+        let mut bad_key = false;
+        engine.scan(Table::State, prefix, None, &mut |stored, value| {
+            let Ok(key) = std::str::from_utf8(&stored[prefix.len()..]) else {
+                bad_key = true;
+                return true;
+            };
+            self.insert_clean(key.into(), Some(Bytes::copy_from_slice(value)));
+            self.complete = self.bytes <= LOAD_WHOLE_BYTES;
+            self.complete
+        })?;
+        if bad_key {
+            tracing::warn!("a stored key is not UTF-8 and was left out");
+        }
+        if !self.complete {
+            self.entries.clear();
+            self.bytes = 0;
+        }
+        Ok(())
+    }
+
+    fn insert_clean(&mut self, key: Arc<str>, value: Option<Bytes>) {
+        let entry = Entry {
+            value,
+            ticket: Ticket(0),
+        };
+        self.bytes += key.len() + entry.bytes();
+        self.entries.insert(key, entry);
+    }
+
+    fn set(&mut self, key: &str, value: Option<Bytes>, undo: &mut Undo) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            let before = entry.bytes();
+            let old = std::mem::replace(&mut entry.value, value);
+            self.bytes = self.bytes - before + entry.bytes();
+            if entry.ticket != TOUCHED {
+                let ticket = std::mem::replace(&mut entry.ticket, TOUCHED);
+                undo.0
+                    .push((key.into(), Some(Entry { value: old, ticket })));
+            }
+            return;
+        }
+        let key: Arc<str> = key.into();
+        let entry = Entry {
+            value,
+            ticket: TOUCHED,
+        };
+        self.bytes += key.len() + entry.bytes();
+        self.entries.insert(key.clone(), entry);
+        undo.0.push((key, None));
+    }
+
+    /// Drops the keys that the engine can answer: all but those written by unapplied commits. Not
+    /// while a deletion that left no trace is unapplied, for the engine would answer the old value.
+    fn shrink(&mut self, applied: Ticket) {
+        if self.last_delete > applied {
+            return;
+        }
+        self.complete = false;
+        let mut bytes = 0;
+        self.entries.retain(|key, entry| {
+            let keep = entry.ticket > applied;
+            if keep {
+                bytes += key.len() + entry.bytes();
+            }
+            keep
+        });
+        self.bytes = bytes;
+    }
+}

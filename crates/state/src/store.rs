@@ -1,0 +1,461 @@
+//! The state of one node: engine, group commit, shared buckets, and the commit of an invocation.
+//!
+//! This is where an invocation's writes, messages, answer and bookkeeping become one batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use fulmar_model::{Durability, Epoch, Group, Version};
+
+use crate::commit::{Batch, GroupCommit, Release, StoreFailure, Ticket};
+use crate::datadir::DataDir;
+use crate::engine::{Engine, EngineError, Table, Visit};
+use crate::fjall_engine::FjallEngine;
+use crate::key;
+use crate::memory_engine::MemoryEngine;
+use crate::observe::CommitObserver;
+use crate::recent::Recent;
+use crate::record::{
+    Address, MessageRecord, NodeRecord, Record, RecordError, SessionRecord, StoredRequest,
+};
+use crate::session::SessionState;
+use crate::shared::{Checked, Path, SharedBuckets, SharedWrites};
+use crate::transaction::{StateError, Transaction};
+
+/// Tickets of one start: far more commits than a start can make.
+const TICKETS_PER_EPOCH_BITS: u32 = 44;
+/// Key of the node's record in the system table.
+const NODE_KEY: &[u8] = b"node";
+
+/// The store could not be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The engine said no.
+    #[error("the local data store: {0}")]
+    Engine(#[from] EngineError),
+    /// A stored record cannot be read.
+    #[error("the local data store has a bad record in table {}: {error}", .table.name())]
+    Record {
+        /// In which table.
+        table: Table,
+        /// What is wrong with it.
+        error: RecordError,
+    },
+    /// The session was committed to by a home with a higher epoch.
+    #[error(
+        "the session {group} belongs to a newer home (epoch {stored:?}, this node has {own:?})"
+    )]
+    Fenced {
+        /// The session.
+        group: Group,
+        /// The epoch of its last commit.
+        stored: Epoch,
+        /// This node's epoch.
+        own: Epoch,
+    },
+    /// A thread could not be started.
+    #[error("cannot start the commit thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Why an invocation did not commit.
+pub enum CommitError {
+    /// Something that it depends on changed meanwhile: run it again, after reserving these keys.
+    Conflict(ReservedKeys),
+    /// The store takes no more writes.
+    Failed(StoreFailure),
+}
+
+/// Keys of shared buckets that an invocation wants for itself when it runs again.
+pub struct ReservedKeys(Vec<Path>);
+
+/// What a commit did.
+pub struct Committed {
+    /// The commit.
+    pub ticket: Ticket,
+    /// The session's version now, if the invocation has a session.
+    pub version: Option<Version>,
+    /// The messages that are to be delivered now, in order, with their keys.
+    pub messages: Vec<([u8; 12], MessageRecord)>,
+}
+
+/// Writes of the node that belong to an invocation's commit: its idempotency record, the message
+/// that it consumed, its result.
+#[derive(Default)]
+pub struct Bookkeeping {
+    batch: Batch,
+    recent: Vec<(Table, Vec<u8>, Option<Bytes>)>,
+}
+
+impl Bookkeeping {
+    /// Stores a record.
+    pub fn put(&mut self, table: Table, key: &[u8], record: &impl Record) {
+        let bytes = record.encode();
+        self.batch.put(table, &[key], &bytes);
+        self.recent.push((table, key.to_vec(), Some(bytes.into())));
+    }
+
+    /// Deletes a record.
+    pub fn delete(&mut self, table: Table, key: &[u8]) {
+        self.batch.delete(table, &[key]);
+        self.recent.push((table, key.to_vec(), None));
+    }
+}
+
+/// The state of one node.
+pub struct Store {
+    engine: Arc<dyn Engine>,
+    commit: GroupCommit,
+    shared: SharedBuckets,
+    recent: Recent,
+    epoch: Epoch,
+    next_writer: AtomicU64,
+}
+
+impl Store {
+    /// Opens the home `local data store`: fjall in a folder.
+    pub fn local(
+        dir: &DataDir,
+        observer: Arc<dyn CommitObserver>,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::open(Arc::new(FjallEngine::open(&dir.store())?), observer)
+    }
+
+    /// Opens the home `memory`: nothing survives the process.
+    pub fn memory(observer: Arc<dyn CommitObserver>) -> Result<Arc<Self>, StoreError> {
+        Self::open(Arc::new(MemoryEngine::default()), observer)
+    }
+
+    /// Opens a store on any engine: every start has an epoch of its own.
+    pub fn open(
+        engine: Arc<dyn Engine>,
+        observer: Arc<dyn CommitObserver>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let table = Table::System;
+        let epoch = match engine.get(table, NODE_KEY)? {
+            None => Epoch(1),
+            Some(bytes) => {
+                let node = NodeRecord::decode(&bytes)
+                    .map_err(|error| StoreError::Record { table, error })?;
+                Epoch(node.epoch.0 + 1)
+            }
+        };
+        let record = NodeRecord { epoch }.encode();
+        let write = crate::engine::Write {
+            table,
+            key: NODE_KEY,
+            value: Some(&record),
+        };
+        engine.write(&[write], true)?;
+        let first = Ticket(epoch.0 << TICKETS_PER_EPOCH_BITS);
+        Ok(Arc::new(Self {
+            commit: GroupCommit::start(engine.clone(), first, observer)?,
+            shared: SharedBuckets::new(engine.clone()),
+            recent: Recent::default(),
+            engine,
+            epoch,
+            next_writer: AtomicU64::new(1),
+        }))
+    }
+
+    /// The epoch of this start.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The group commit: tickets, durability, failure.
+    pub fn commits(&self) -> &GroupCommit {
+        &self.commit
+    }
+
+    /// Loads a session; a new one is empty. The caller keeps at most one per session.
+    pub fn load_session(&self, group: &Group) -> Result<Arc<SessionState>, StoreError> {
+        let (version, epoch) = match self.session_record(group)? {
+            None => (Version(0), self.epoch),
+            Some(record) if record.epoch > self.epoch => {
+                return Err(StoreError::Fenced {
+                    group: group.clone(),
+                    stored: record.epoch,
+                    own: self.epoch,
+                });
+            }
+            Some(record) => (record.version, record.epoch),
+        };
+        let engine = self.engine.clone();
+        let applied = self.commit.applied_counter();
+        Ok(Arc::new(SessionState::load(
+            group.clone(),
+            engine,
+            applied,
+            version,
+            epoch,
+        )?))
+    }
+
+    /// The record of a session, if it was ever committed to. Its latest commits may not show yet.
+    pub fn session_record(&self, group: &Group) -> Result<Option<SessionRecord>, StoreError> {
+        self.record(Table::Sessions, &key::session(group))
+    }
+
+    /// Begins an invocation's view of the state.
+    pub fn begin(
+        self: &Arc<Self>,
+        session: Option<Arc<SessionState>>,
+        read_only: bool,
+    ) -> Transaction {
+        Transaction::new(self.clone(), session, read_only)
+    }
+
+    /// A number that no other invocation has, for [`Store::commit`] and [`Store::reserve`].
+    pub fn next_writer(&self) -> u64 {
+        self.next_writer.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Commits an invocation: its state, messages and bookkeeping, all or nothing. `release` runs
+    /// once everything that the invocation wrote and saw is durable at its level.
+    pub fn commit(
+        &self,
+        mut tx: Transaction,
+        writer: u64,
+        durability: Durability,
+        bookkeeping: Bookkeeping,
+        now_unix_ms: u64,
+        release: Release,
+    ) -> Result<Committed, (CommitError, Release)> {
+        let session = tx.session().cloned();
+        if tx.is_clean() && bookkeeping.batch.is_empty() {
+            let version = session.map(|session| session.version());
+            let ticket = tx.saw;
+            self.release(ticket, durability, release);
+            let messages = Vec::new();
+            return Ok(Committed {
+                ticket,
+                version,
+                messages,
+            });
+        }
+        let checked = match (!tx.shared.is_empty()).then(|| self.shared.check(&tx.shared, writer)) {
+            None => None,
+            Some(Ok(checked)) => Some(checked),
+            Some(Err(keys)) => return Err((CommitError::Conflict(ReservedKeys(keys)), release)),
+        };
+        let mut batch = bookkeeping.batch;
+        Checked::collect(&tx.shared, &mut batch);
+        let writes_session = session.as_ref().filter(|_| !tx.undo.is_empty());
+        if let Some(session) = writes_session {
+            session.collect(&tx.undo, &mut batch);
+            let record = SessionRecord {
+                version: session.version().next(),
+                epoch: self.epoch,
+                updated_unix_ms: now_unix_ms,
+            };
+            batch.put(Table::Sessions, &[session.record_key()], &record.encode());
+        }
+        let messages = outgoing(&mut tx, now_unix_ms);
+        let encoded: Vec<Vec<u8>> = messages.iter().map(Record::encode).collect();
+        let fill = |ticket: Ticket, batch: &mut Batch| {
+            for (index, message) in encoded.iter().enumerate() {
+                batch.put(
+                    Table::Messages,
+                    &[&key::message(ticket, index as u32)],
+                    message,
+                );
+            }
+        };
+        let submitted = match durability {
+            Durability::Local => self
+                .commit
+                .submit(&batch, fill, Some(release))
+                .map(|ticket| (ticket, None)),
+            Durability::Memory => self
+                .commit
+                .submit(&batch, fill, None)
+                .map(|ticket| (ticket, Some(release))),
+        };
+        let (ticket, release) = match submitted {
+            Ok(submitted) => submitted,
+            Err((failure, release)) => {
+                let release = release.unwrap_or_else(|| Box::new(|_| {}));
+                return Err((CommitError::Failed(failure), release));
+            }
+        };
+        if let Some(checked) = checked {
+            checked.publish(std::mem::take(&mut tx.shared), ticket);
+        }
+        let applied = self.commit.applied();
+        for (table, key, value) in bookkeeping.recent {
+            self.recent.insert(table, &key, value, ticket, applied);
+        }
+        let version = session.map(|session| {
+            if !tx.undo.is_empty() {
+                session.committed(std::mem::take(&mut tx.undo), ticket);
+            }
+            session.version()
+        });
+        if let Some(release) = release {
+            self.release(ticket, durability, release);
+        }
+        let keys = (0..).map(|index| key::message(ticket, index));
+        let messages = keys.zip(messages).collect();
+        Ok(Committed {
+            ticket,
+            version,
+            messages,
+        })
+    }
+
+    /// Commits bookkeeping of the node that belongs to no invocation's state; always durable.
+    pub fn commit_bookkeeping(
+        &self,
+        bookkeeping: Bookkeeping,
+        release: Release,
+    ) -> Result<Ticket, StoreFailure> {
+        let ticket = self
+            .commit
+            .submit(&bookkeeping.batch, |_, _| {}, Some(release))
+            .map_err(|(failure, _)| failure)?;
+        let applied = self.commit.applied();
+        for (table, key, value) in bookkeeping.recent {
+            self.recent.insert(table, &key, value, ticket, applied);
+        }
+        Ok(ticket)
+    }
+
+    /// Commits new messages (asynchronous invocations), with bookkeeping; always durable.
+    pub fn commit_message(
+        &self,
+        bookkeeping: Bookkeeping,
+        message: &MessageRecord,
+        release: Release,
+    ) -> Result<[u8; 12], StoreFailure> {
+        let encoded = message.encode();
+        let ticket = self
+            .commit
+            .submit(
+                &bookkeeping.batch,
+                |ticket, batch| batch.put(Table::Messages, &[&key::message(ticket, 0)], &encoded),
+                Some(release),
+            )
+            .map_err(|(failure, _)| failure)?;
+        let applied = self.commit.applied();
+        for (table, key, value) in bookkeeping.recent {
+            self.recent.insert(table, &key, value, ticket, applied);
+        }
+        Ok(key::message(ticket, 0))
+    }
+
+    /// Runs `release` once `ticket` is durable at the level.
+    pub fn release(&self, ticket: Ticket, durability: Durability, release: Release) {
+        match durability {
+            // Memory commits do not wait for the disk, unless it is so far behind that the queue
+            // would grow without bound.
+            Durability::Memory if !self.commit.is_backed_up() && !self.commit.has_failed() => {
+                release(Ok(()))
+            }
+            _ => self.commit.when_durable(ticket, release),
+        }
+    }
+
+    /// Reserves the keys of a conflict for the writer; false if another writer has one of them.
+    pub fn reserve(&self, keys: &ReservedKeys, writer: u64) -> bool {
+        self.shared.reserve(&keys.0, writer)
+    }
+
+    /// Gives reserved keys back.
+    pub fn unreserve(&self, keys: &ReservedKeys, writer: u64) {
+        self.shared.release(&keys.0, writer);
+    }
+
+    /// A record, including commits that are not applied yet for what [`Bookkeeping`] wrote.
+    pub fn record<R: Record>(&self, table: Table, key: &[u8]) -> Result<Option<R>, StoreError> {
+        Ok(self
+            .record_with_ticket(table, key)?
+            .map(|(record, _)| record))
+    }
+
+    /// A record and the commit that wrote it, 0 if that is long applied.
+    pub fn record_with_ticket<R: Record>(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<(R, Ticket)>, StoreError> {
+        let (bytes, ticket) = match self.recent.get(table, key) {
+            Some(recent) => recent,
+            None => (self.engine.get(table, key)?, Ticket(0)),
+        };
+        let decode =
+            |bytes: Bytes| R::decode(&bytes).map_err(|error| StoreError::Record { table, error });
+        Ok(bytes
+            .map(decode)
+            .transpose()?
+            .map(|record| (record, ticket)))
+    }
+
+    /// Visits the applied records of a table in the order of their keys.
+    pub fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), EngineError> {
+        self.engine.scan(table, prefix, after, visit)
+    }
+
+    pub(crate) fn shared_get(&self, path: &[u8]) -> Result<(Option<Bytes>, Ticket), EngineError> {
+        self.shared.get(path, self.commit.applied())
+    }
+
+    pub(crate) fn shared_keys(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        own: &SharedWrites,
+    ) -> Result<Vec<String>, StateError> {
+        let bucket = key::bucket(bucket);
+        let stored_prefix = [&bucket, prefix.as_bytes()].concat();
+        let stored_after = after
+            .filter(|after| *after >= prefix)
+            .map(|after| [&bucket, after.as_bytes()].concat());
+        let paths = self
+            .shared
+            .paths(&stored_prefix, stored_after.as_deref(), limit, own)?;
+        let key = |path: Vec<u8>| String::from_utf8_lossy(&path[bucket.len()..]).into_owned();
+        Ok(paths.into_iter().map(key).collect())
+    }
+}
+
+/// The invocation's messages as records.
+fn outgoing(tx: &mut Transaction, now_unix_ms: u64) -> Vec<MessageRecord> {
+    if tx.messages.is_empty() {
+        return Vec::new();
+    }
+    let from = tx.session().map(|session| Address {
+        function: session.group().function.clone(),
+        session: Some(session.group().session.clone()),
+    });
+    std::mem::take(&mut tx.messages)
+        .into_iter()
+        .map(|message| MessageRecord {
+            from: from.clone(),
+            to: Address {
+                function: message.to,
+                session: message.session,
+            },
+            request: StoredRequest {
+                method: "POST".into(),
+                path: "/".into(),
+                headers: Vec::new(),
+                body: message.body.into(),
+            },
+            invocation: None,
+            idempotency_key: None,
+            attempts: 0,
+            error: String::new(),
+            at_unix_ms: now_unix_ms,
+        })
+        .collect()
+}
