@@ -24,7 +24,7 @@ pub use datadir::{DataDir, DataDirError};
 pub use engine::Table;
 pub use observe::CommitObserver;
 pub use session::SessionState;
-pub use store::{Bookkeeping, CommitError, Committed, ReservedKeys, Store, StoreError};
+pub use store::{Bookkeeping, Committed, Prepared, ReservedKeys, Store, StoreError};
 pub use transaction::{
     MAX_MESSAGES, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OutgoingMessage, StateError, Transaction,
 };

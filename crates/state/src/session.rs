@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use fulmar_model::{Epoch, Group, Version};
-use parking_lot::{Mutex, MutexGuard};
+use fulmar_model::{Group, Version};
+use parking_lot::Mutex;
 
 use crate::commit::{Batch, Ticket};
 use crate::engine::{Engine, EngineError, Table};
@@ -64,11 +64,10 @@ pub struct SessionState {
     bytes: AtomicUsize,
 }
 
-pub(crate) struct Hot {
-    pub(crate) version: Version,
-    pub(crate) epoch: Epoch,
+struct Hot {
+    version: Version,
     /// The last commit of this session; what it wrote may not be durable yet.
-    pub(crate) last: Ticket,
+    last: Ticket,
     entries: BTreeMap<Arc<str>, Entry>,
     /// The last commit that deleted a key and kept no trace of it in `entries`.
     last_delete: Ticket,
@@ -79,18 +78,16 @@ pub(crate) struct Hot {
 
 impl SessionState {
     /// Loads a session: nothing to read for a new one, the whole of a small one, only the record
-    /// of a large one. `version` and `epoch` come from its record (0 for a new session).
+    /// of a large one. `version` comes from its record (0 for a new session).
     pub(crate) fn load(
         group: Group,
         engine: Arc<dyn Engine>,
         applied: Arc<AtomicU64>,
         version: Version,
-        epoch: Epoch,
     ) -> Result<Self, EngineError> {
         let prefix = key::session_state(&group).into_boxed_slice();
         let mut hot = Hot {
             version,
-            epoch,
             last: Ticket(0),
             last_delete: Ticket(0),
             entries: BTreeMap::new(),
@@ -133,10 +130,6 @@ impl SessionState {
     /// Bytes of memory that the hot state takes.
     pub fn hot_bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Hot> {
-        self.hot.lock()
     }
 
     pub(crate) fn get(&self, key: &str) -> Result<Option<Bytes>, EngineError> {

@@ -59,16 +59,16 @@ pub enum StoreError {
     Thread(#[from] std::io::Error),
 }
 
-/// Why an invocation did not commit.
-pub enum CommitError {
-    /// Something that it depends on changed meanwhile: run it again, after reserving these keys.
-    Conflict(ReservedKeys),
-    /// The store takes no more writes.
-    Failed(StoreFailure),
-}
-
-/// Keys of shared buckets that an invocation wants for itself when it runs again.
+/// Something that the invocation depends on changed meanwhile: it has to run again, and may want
+/// these keys for itself then.
 pub struct ReservedKeys(Vec<Path>);
+
+/// An invocation that may commit: nothing that it depends on can change before it does.
+pub struct Prepared<'a> {
+    store: &'a Store,
+    tx: Transaction,
+    checked: Option<Checked<'a>>,
+}
 
 /// What a commit did.
 pub struct Committed {
@@ -171,8 +171,8 @@ impl Store {
 
     /// Loads a session; a new one is empty. The caller keeps at most one per session.
     pub fn load_session(&self, group: &Group) -> Result<Arc<SessionState>, StoreError> {
-        let (version, epoch) = match self.session_record(group)? {
-            None => (Version(0), self.epoch),
+        let version = match self.session_record(group)? {
+            None => Version(0),
             Some(record) if record.epoch > self.epoch => {
                 return Err(StoreError::Fenced {
                     group: group.clone(),
@@ -180,7 +180,7 @@ impl Store {
                     own: self.epoch,
                 });
             }
-            Some(record) => (record.version, record.epoch),
+            Some(record) => record.version,
         };
         let engine = self.engine.clone();
         let applied = self.commit.applied_counter();
@@ -189,7 +189,6 @@ impl Store {
             engine,
             applied,
             version,
-            epoch,
         )?))
     }
 
@@ -212,96 +211,22 @@ impl Store {
         self.next_writer.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Commits an invocation: its state, messages and bookkeeping, all or nothing. `release` runs
-    /// once everything that the invocation wrote and saw is durable at its level.
-    pub fn commit(
-        &self,
-        mut tx: Transaction,
-        writer: u64,
-        durability: Durability,
-        bookkeeping: Bookkeeping,
-        now_unix_ms: u64,
-        release: Release,
-    ) -> Result<Committed, (CommitError, Release)> {
-        let session = tx.session().cloned();
-        if tx.is_clean() && bookkeeping.batch.is_empty() {
-            let version = session.map(|session| session.version());
-            let ticket = tx.saw;
-            self.release(ticket, durability, release);
-            let messages = Vec::new();
-            return Ok(Committed {
-                ticket,
-                version,
-                messages,
-            });
-        }
-        let checked = match (!tx.shared.is_empty()).then(|| self.shared.check(&tx.shared, writer)) {
-            None => None,
-            Some(Ok(checked)) => Some(checked),
-            Some(Err(keys)) => return Err((CommitError::Conflict(ReservedKeys(keys)), release)),
+    /// Checks what an invocation depends on; what comes back must be committed or dropped before
+    /// the task waits for anything, for it holds the locks of the shared keys written.
+    pub fn prepare(&self, tx: Transaction, writer: u64) -> Result<Prepared<'_>, ReservedKeys> {
+        let checked = if tx.shared.is_empty() {
+            None
+        } else {
+            Some(
+                self.shared
+                    .check(&tx.shared, writer)
+                    .map_err(ReservedKeys)?,
+            )
         };
-        let mut batch = bookkeeping.batch;
-        Checked::collect(&tx.shared, &mut batch);
-        let writes_session = session.as_ref().filter(|_| !tx.undo.is_empty());
-        if let Some(session) = writes_session {
-            session.collect(&tx.undo, &mut batch);
-            let record = SessionRecord {
-                version: session.version().next(),
-                epoch: self.epoch,
-                updated_unix_ms: now_unix_ms,
-            };
-            batch.put(Table::Sessions, &[session.record_key()], &record.encode());
-        }
-        let messages = outgoing(&mut tx, now_unix_ms);
-        let encoded: Vec<Vec<u8>> = messages.iter().map(Record::encode).collect();
-        let fill = |ticket: Ticket, batch: &mut Batch| {
-            for (index, message) in encoded.iter().enumerate() {
-                batch.put(
-                    Table::Messages,
-                    &[&key::message(ticket, index as u32)],
-                    message,
-                );
-            }
-        };
-        let submitted = match durability {
-            Durability::Local => self
-                .commit
-                .submit(&batch, fill, Some(release))
-                .map(|ticket| (ticket, None)),
-            Durability::Memory => self
-                .commit
-                .submit(&batch, fill, None)
-                .map(|ticket| (ticket, Some(release))),
-        };
-        let (ticket, release) = match submitted {
-            Ok(submitted) => submitted,
-            Err((failure, release)) => {
-                let release = release.unwrap_or_else(|| Box::new(|_| {}));
-                return Err((CommitError::Failed(failure), release));
-            }
-        };
-        if let Some(checked) = checked {
-            checked.publish(std::mem::take(&mut tx.shared), ticket);
-        }
-        let applied = self.commit.applied();
-        for (table, key, value) in bookkeeping.recent {
-            self.recent.insert(table, &key, value, ticket, applied);
-        }
-        let version = session.map(|session| {
-            if !tx.undo.is_empty() {
-                session.committed(std::mem::take(&mut tx.undo), ticket);
-            }
-            session.version()
-        });
-        if let Some(release) = release {
-            self.release(ticket, durability, release);
-        }
-        let keys = (0..).map(|index| key::message(ticket, index));
-        let messages = keys.zip(messages).collect();
-        Ok(Committed {
-            ticket,
-            version,
-            messages,
+        Ok(Prepared {
+            store: self,
+            tx,
+            checked,
         })
     }
 
@@ -315,10 +240,7 @@ impl Store {
             .commit
             .submit(&bookkeeping.batch, |_, _| {}, Some(release))
             .map_err(|(failure, _)| failure)?;
-        let applied = self.commit.applied();
-        for (table, key, value) in bookkeeping.recent {
-            self.recent.insert(table, &key, value, ticket, applied);
-        }
+        self.remember(bookkeeping.recent, ticket);
         Ok(ticket)
     }
 
@@ -338,11 +260,15 @@ impl Store {
                 Some(release),
             )
             .map_err(|(failure, _)| failure)?;
+        self.remember(bookkeeping.recent, ticket);
+        Ok(key::message(ticket, 0))
+    }
+
+    fn remember(&self, recent: Vec<(Table, Vec<u8>, Option<Bytes>)>, ticket: Ticket) {
         let applied = self.commit.applied();
-        for (table, key, value) in bookkeeping.recent {
+        for (table, key, value) in recent {
             self.recent.insert(table, &key, value, ticket, applied);
         }
-        Ok(key::message(ticket, 0))
     }
 
     /// Runs `release` once `ticket` is durable at the level.
@@ -425,6 +351,88 @@ impl Store {
             .paths(&stored_prefix, stored_after.as_deref(), limit, own)?;
         let key = |path: Vec<u8>| String::from_utf8_lossy(&path[bucket.len()..]).into_owned();
         Ok(paths.into_iter().map(key).collect())
+    }
+}
+
+impl Prepared<'_> {
+    /// Commits the invocation: its state, messages and bookkeeping, all or nothing. `release` runs
+    /// once everything that the invocation wrote and saw is durable at its level, or with the
+    /// failure if it never will be.
+    pub fn commit(
+        self,
+        durability: Durability,
+        bookkeeping: Bookkeeping,
+        now_unix_ms: u64,
+        release: Release,
+    ) -> Result<Committed, StoreFailure> {
+        let Self {
+            store,
+            mut tx,
+            checked,
+        } = self;
+        let session = tx.session().cloned();
+        if tx.is_clean() && bookkeeping.batch.is_empty() {
+            store.release(tx.saw, durability, release);
+            return Ok(Committed {
+                ticket: tx.saw,
+                version: session.map(|session| session.version()),
+                messages: Vec::new(),
+            });
+        }
+        let mut batch = bookkeeping.batch;
+        Checked::collect(&tx.shared, &mut batch);
+        if let Some(session) = session.as_ref().filter(|_| !tx.undo.is_empty()) {
+            session.collect(&tx.undo, &mut batch);
+            let record = SessionRecord {
+                version: session.version().next(),
+                epoch: store.epoch,
+                updated_unix_ms: now_unix_ms,
+            };
+            batch.put(Table::Sessions, &[session.record_key()], &record.encode());
+        }
+        let messages = outgoing(&mut tx, now_unix_ms);
+        let encoded: Vec<Vec<u8>> = messages.iter().map(Record::encode).collect();
+        let fill = |ticket: Ticket, batch: &mut Batch| {
+            for (index, message) in encoded.iter().enumerate() {
+                batch.put(
+                    Table::Messages,
+                    &[&key::message(ticket, index as u32)],
+                    message,
+                );
+            }
+        };
+        let (waits, at_once) = match durability {
+            Durability::Local => (Some(release), None),
+            Durability::Memory => (None, Some(release)),
+        };
+        let ticket = match store.commit.submit(&batch, fill, waits) {
+            Ok(ticket) => ticket,
+            Err((failure, waits)) => {
+                if let Some(release) = waits.or(at_once) {
+                    release(Err(failure.clone()));
+                }
+                return Err(failure);
+            }
+        };
+        if let Some(checked) = checked {
+            checked.publish(std::mem::take(&mut tx.shared), ticket);
+        }
+        store.remember(bookkeeping.recent, ticket);
+        let version = session.map(|session| {
+            if !tx.undo.is_empty() {
+                session.committed(std::mem::take(&mut tx.undo), ticket);
+            }
+            session.version()
+        });
+        if let Some(release) = at_once {
+            store.release(ticket, durability, release);
+        }
+        let keys = (0..).map(|index| key::message(ticket, index));
+        Ok(Committed {
+            ticket,
+            version,
+            messages: keys.zip(messages).collect(),
+        })
     }
 }
 
