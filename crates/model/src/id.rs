@@ -89,6 +89,11 @@ macro_rules! name_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The name as text that can be shared.
+            pub fn shared(&self) -> &Arc<str> {
+                &self.0
+            }
         }
 
         impl fmt::Display for $name {
@@ -165,9 +170,14 @@ name_type! {
 impl SessionName {
     /// Checks and takes the name.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        check_length("session name", text, MAX_SESSION_NAME_BYTES)?;
-        check_no_control("session name", text)?;
+        Self::check(text)?;
         Ok(Self(text.into()))
+    }
+
+    /// Checks the name without taking it.
+    pub fn check(text: &str) -> Result<(), NameError> {
+        check_length("session name", text, MAX_SESSION_NAME_BYTES)?;
+        check_no_control("session name", text)
     }
 }
 
@@ -193,7 +203,9 @@ impl<'a> Bucket<'a> {
 }
 
 /// A placement group that is a session: what moves as one.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Group {
     /// The function that the session belongs to.
     pub function: FunctionName,
@@ -209,7 +221,17 @@ impl fmt::Display for Group {
 
 /// How many commits a placement group has seen.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 pub struct Version(pub u64);
 
@@ -222,7 +244,17 @@ impl Version {
 
 /// Reign of a state home. A home with a lower epoch than the stored one is fenced.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 pub struct Epoch(pub u64);
 

@@ -3,5 +3,11 @@
 //! Imports nothing that does I/O; everything above may import it.
 
 pub mod id;
+pub mod manifest;
+pub mod problem;
+pub mod units;
 
 pub use id::{Bucket, Epoch, FunctionName, Group, NameError, SessionName, Version};
+pub use manifest::{Durability, ExecutionModel, Manifest, ManifestError};
+pub use problem::{Code, Problem};
+pub use units::{ByteSize, Duration};

@@ -1,0 +1,248 @@
+//! `fulmar.toml`: what a function is called, what it may use and how it is run.
+//!
+//! [`Manifest::parse`] is the only way in from text; a `Manifest` that exists is within its
+//! [`limits`]. Errors name the place in the file, what is allowed there and what to do. An option
+//! that this node cannot honour is refused, never ignored.
+
+pub mod error;
+pub mod grants;
+pub mod limits;
+pub mod schema;
+
+mod canonical;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Serialize;
+
+pub use error::{ManifestError, ManifestIssue};
+pub use grants::{FileGrant, FileMode, Grants, HostGrant};
+
+use crate::id::{FunctionName, NameError};
+use crate::units::{ByteSize, Duration};
+
+/// How a function is called, limited and run. Serialises (JSON) with the key names of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Manifest {
+    /// Name of the function.
+    pub name: FunctionName,
+    /// Path of the component as written: relative to the manifest.
+    pub artifact: String,
+    /// When an invocation is acknowledged.
+    pub durability: Durability,
+    /// Where the state of a session lives.
+    pub execution_model: ExecutionModel,
+    /// Methods whose invocations only read, in upper case.
+    pub read_only_methods: BTreeSet<String>,
+    /// Limits of one invocation.
+    pub limits: Limits,
+    /// The function's worker pool.
+    pub workers: Workers,
+    /// Waiting invocations.
+    pub queue: Queue,
+    /// Deliveries of messages to the function.
+    pub messages: Messages,
+    /// Replay of responses.
+    pub idempotency: Idempotency,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// Answers of `wasi:config/store`.
+    pub config: BTreeMap<String, String>,
+    /// What the function may touch outside.
+    pub grants: Grants,
+}
+
+impl Manifest {
+    /// Reads a manifest. `file_name` is only for messages.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, ManifestError> {
+        reader::read(text, file_name)
+    }
+
+    /// The defaults, as for a component that is deployed without a manifest.
+    pub fn for_artifact(name: FunctionName) -> Self {
+        Self {
+            artifact: format!("{name}.wasm"),
+            name,
+            durability: Durability::default(),
+            execution_model: ExecutionModel::default(),
+            read_only_methods: BTreeSet::new(),
+            limits: Limits::default(),
+            workers: Workers::default(),
+            queue: Queue::default(),
+            messages: Messages::default(),
+            idempotency: Idempotency::default(),
+            env: BTreeMap::new(),
+            config: BTreeMap::new(),
+            grants: Grants::default(),
+        }
+    }
+
+    /// The canonical text: every key with its value, so that later defaults change nothing that
+    /// is deployed. Parses to an equal manifest.
+    pub fn to_toml(&self) -> String {
+        canonical::write(self)
+    }
+
+    /// Whether invocations with this HTTP method are declared read-only.
+    pub fn is_read_only(&self, method: &str) -> bool {
+        self.read_only_methods.contains(method)
+    }
+}
+
+/// The name of a function deployed from a bare component: the file's stem in lower case with
+/// hyphens for underscores (Cargo writes `my_function.wasm` for the package `my-function`).
+pub fn function_name_of(artifact: &Path) -> Result<FunctionName, NameError> {
+    let stem = artifact.file_stem().unwrap_or_default().to_string_lossy();
+    FunctionName::new(&stem.to_lowercase().replace('_', "-"))
+}
+
+macro_rules! word_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl $name {
+            /// The word in the manifest.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+
+            fn from_word(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+word_enum! {
+    /// When an invocation is acknowledged.
+    Durability {
+        /// At once: a crash of the node loses it.
+        Memory = "memory",
+        /// After its commit is synced to the node's disk.
+        #[default]
+        Local = "local",
+    }
+}
+
+word_enum! {
+    /// Where the state of a session lives.
+    ExecutionModel {
+        /// The platform decides.
+        #[default]
+        Auto = "auto",
+        /// On this node, next to the session's worker.
+        InFunction = "in-function",
+    }
+}
+
+/// `[limits]`: what one invocation may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Linear memory of a worker.
+    pub memory: ByteSize,
+    /// Time of an invocation.
+    pub timeout: Duration,
+    /// Body of a request.
+    pub max_request: ByteSize,
+    /// Body of a response.
+    pub max_response: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: limits::DEFAULT_MEMORY,
+            timeout: limits::DEFAULT_TIMEOUT,
+            max_request: limits::DEFAULT_REQUEST,
+            max_response: limits::DEFAULT_RESPONSE,
+        }
+    }
+}
+
+/// `[workers]`: the function's worker pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Workers {
+    /// Live workers without a session at once.
+    pub max: u32,
+    /// A worker idle for longer is dropped.
+    pub idle_ttl: Duration,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            max: limits::DEFAULT_WORKERS,
+            idle_ttl: limits::DEFAULT_IDLE_TTL,
+        }
+    }
+}
+
+/// `[queue]`: invocations that wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Queue {
+    /// Most of one session, and most of all without a session.
+    pub max: u32,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            max: limits::DEFAULT_QUEUE,
+        }
+    }
+}
+
+/// `[messages]`: how deliveries to the function are retried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Messages {
+    /// Deliveries before the message is parked as a dead letter.
+    pub max_attempts: u32,
+    /// First pause.
+    pub backoff_initial: Duration,
+    /// Longest pause; at least `backoff_initial`.
+    pub backoff_max: Duration,
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self {
+            max_attempts: limits::DEFAULT_ATTEMPTS,
+            backoff_initial: limits::DEFAULT_BACKOFF_INITIAL,
+            backoff_max: limits::DEFAULT_BACKOFF_MAX,
+        }
+    }
+}
+
+/// `[idempotency]`: replay of responses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Idempotency {
+    /// How long a response is kept.
+    pub retention: Duration,
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        Self {
+            retention: limits::DEFAULT_RETENTION,
+        }
+    }
+}

@@ -1,0 +1,672 @@
+//! From the tree of a TOML file to a [`Manifest`], collecting everything that is wrong on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::Range;
+use std::str::FromStr;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ManifestError, ManifestIssue, issue};
+use super::grants::{FileGrant, FileMode, Grants, HostGrant, check_absolute};
+use super::schema::{self, Field, Rule};
+use super::{Durability, ExecutionModel, Manifest, limits};
+use crate::id::FunctionName;
+use crate::units::{ByteSize, Duration};
+
+type Node<'i> = Spanned<DeValue<'i>>;
+
+pub(super) fn read(text: &str, file_name: &str) -> Result<Manifest, ManifestError> {
+    let mut reader = Reader {
+        text,
+        issues: Vec::new(),
+    };
+    let manifest = reader.manifest();
+    match manifest {
+        Some(manifest) if reader.issues.is_empty() => Ok(manifest),
+        _ => Err(ManifestError::new(file_name, reader.issues)),
+    }
+}
+
+/// A table of the manifest that has been looked up; `None` when the file leaves it out.
+struct Section<'t, 'i> {
+    table: Option<&'t DeTable<'i>>,
+}
+
+impl<'t, 'i> Section<'t, 'i> {
+    fn get(&self, key: &str) -> Option<&'t Node<'i>> {
+        self.table?.get(key)
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    issues: Vec<ManifestIssue>,
+}
+
+impl Reader<'_> {
+    fn manifest(&mut self) -> Option<Manifest> {
+        if self.text.len() > limits::MAX_MANIFEST_BYTES {
+            let found = format!("the file has {} bytes", self.text.len());
+            let allowed = format!("at most {} are allowed", limits::MAX_MANIFEST_BYTES);
+            self.report(
+                0..0,
+                found,
+                allowed,
+                "move large values out of the manifest",
+            );
+            return None;
+        }
+        let root = match DeTable::parse(self.text) {
+            Ok(root) => root,
+            Err(error) => {
+                let found = format!("not TOML: {}", error.message());
+                let span = error.span().unwrap_or(0..0);
+                self.report(
+                    span,
+                    found,
+                    "",
+                    "see https://toml.io for the form of the file",
+                );
+                return None;
+            }
+        };
+        let root = root.get_ref();
+        self.check_keys("", root);
+        let top = Section { table: Some(root) };
+
+        let name = self.name(&top);
+        let artifact = self.artifact(&top);
+        let mut manifest = Manifest::for_artifact(name?);
+        manifest.artifact = artifact?;
+        if let Some(word) = self.choice(&top, &schema::DURABILITY) {
+            manifest.durability = Durability::from_word(word).unwrap_or_default();
+        }
+        if let Some(word) = self.choice(&top, &schema::EXECUTION_MODEL) {
+            manifest.execution_model = ExecutionModel::from_word(word).unwrap_or_default();
+        }
+        manifest.read_only_methods = self.methods(&top);
+
+        let limits = self.section(root, "limits");
+        self.size(&limits, &schema::MEMORY, &mut manifest.limits.memory);
+        self.time(&limits, &schema::TIMEOUT, &mut manifest.limits.timeout);
+        self.size(
+            &limits,
+            &schema::MAX_REQUEST,
+            &mut manifest.limits.max_request,
+        );
+        self.size(
+            &limits,
+            &schema::MAX_RESPONSE,
+            &mut manifest.limits.max_response,
+        );
+
+        let workers = self.section(root, "workers");
+        self.count(&workers, &schema::WORKERS_MAX, &mut manifest.workers.max);
+        self.time(&workers, &schema::IDLE_TTL, &mut manifest.workers.idle_ttl);
+
+        let queue = self.section(root, "queue");
+        self.count(&queue, &schema::QUEUE_MAX, &mut manifest.queue.max);
+
+        let messages = self.section(root, "messages");
+        let retry = &mut manifest.messages;
+        self.count(&messages, &schema::MAX_ATTEMPTS, &mut retry.max_attempts);
+        self.time(
+            &messages,
+            &schema::BACKOFF_INITIAL,
+            &mut retry.backoff_initial,
+        );
+        self.time(&messages, &schema::BACKOFF_MAX, &mut retry.backoff_max);
+        if retry.backoff_initial > retry.backoff_max {
+            let (initial, max) = (retry.backoff_initial, retry.backoff_max);
+            let node = messages
+                .get("backoff_initial")
+                .or(messages.get("backoff_max"));
+            self.report(
+                node.map_or(0..0, Spanned::span),
+                format!("backoff_initial is {initial}, more than backoff_max, which is {max}"),
+                "backoff_initial can be at most backoff_max",
+                "lower backoff_initial or raise backoff_max",
+            );
+        }
+
+        let idempotency = self.section(root, "idempotency");
+        self.time(
+            &idempotency,
+            &schema::RETENTION,
+            &mut manifest.idempotency.retention,
+        );
+
+        manifest.env = self.entries(root, &schema::ENV, env_name_fault);
+        manifest.config = self.entries(root, &schema::CONFIG, config_key_fault);
+        manifest.grants = self.grants(root);
+        Some(manifest)
+    }
+
+    fn report(
+        &mut self,
+        span: Range<usize>,
+        found: impl Into<String>,
+        allowed: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let issue = issue(self.text, span, found.into(), allowed.into(), fix.into());
+        self.issues.push(issue);
+    }
+
+    /// Reports a value that its rule does not allow.
+    fn refuse(
+        &mut self,
+        node: &Node<'_>,
+        field: &Field,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let allowed = format!("allowed is {}", field.rule.allowed());
+        self.report(node.span(), found, allowed, fix);
+    }
+
+    fn refuse_type(&mut self, node: &Node<'_>, field: &Field, fix: &str) {
+        let found = format!("{} is {}", label(field), kind(node.get_ref()));
+        self.refuse(node, field, found, fix);
+    }
+
+    fn check_keys(&mut self, table: &str, found: &DeTable<'_>) {
+        let allowed = schema::allowed_keys(table);
+        let place = match table {
+            "" => "at the top level".to_owned(),
+            table => format!("in [{table}]"),
+        };
+        for key in found.keys() {
+            let name: &str = key.get_ref();
+            if allowed.contains(&name) {
+                continue;
+            }
+            let elsewhere = schema::home_of(name).filter(|home| home.table != table);
+            let fix = if let Some(home) = elsewhere {
+                match home.table {
+                    "" => format!("move `{name}` above the first [table]"),
+                    home => format!("move `{name}` below [{home}]"),
+                }
+            } else if let Some(near) = schema::nearest(name, &allowed) {
+                format!("did you mean `{near}`?")
+            } else {
+                "remove it".to_owned()
+            };
+            self.report(
+                key.span(),
+                format!("unknown key `{}` {place}", shortened(name)),
+                format!("allowed are {}", allowed.join(", ")),
+                fix,
+            );
+        }
+    }
+
+    fn section<'t, 'i>(&mut self, root: &'t DeTable<'i>, name: &'static str) -> Section<'t, 'i> {
+        let table = match root.get(name) {
+            None => None,
+            Some(node) => match node.get_ref() {
+                DeValue::Table(table) => {
+                    if !schema::allowed_keys(name).is_empty() {
+                        self.check_keys(name, table);
+                    }
+                    Some(table)
+                }
+                other => {
+                    let found = format!("`{name}` is {}", kind(other));
+                    let fix = format!("write [{name}] on a line of its own and its keys below");
+                    self.report(node.span(), found, "allowed is a table", fix);
+                    None
+                }
+            },
+        };
+        Section { table }
+    }
+
+    /// A required text.
+    fn required<'t>(
+        &mut self,
+        top: &'t Section<'_, '_>,
+        field: &Field,
+        example: &str,
+    ) -> Option<(&'t Node<'t>, &'t str)> {
+        let Some(node) = top.get(field.key) else {
+            self.report(
+                0..0,
+                format!("the key `{}` is missing", field.key),
+                format!("allowed is {}", field.rule.allowed()),
+                format!(
+                    "add a line such as {} = \"{example}\" at the top",
+                    field.key
+                ),
+            );
+            return None;
+        };
+        let DeValue::String(text) = node.get_ref() else {
+            self.refuse_type(node, field, "put it in double quotes");
+            return None;
+        };
+        Some((node, text))
+    }
+
+    fn name(&mut self, top: &Section<'_, '_>) -> Option<FunctionName> {
+        let (node, text) = self.required(top, &schema::NAME, "my-function")?;
+        match FunctionName::new(text) {
+            Ok(name) => Some(name),
+            Err(error) => {
+                self.refuse(
+                    node,
+                    &schema::NAME,
+                    error.to_string(),
+                    "choose another name",
+                );
+                None
+            }
+        }
+    }
+
+    fn artifact(&mut self, top: &Section<'_, '_>) -> Option<String> {
+        let (node, text) = self.required(
+            top,
+            &schema::ARTIFACT,
+            "target/wasm32-wasip2/release/my_function.wasm",
+        )?;
+        let fault = if text.is_empty() {
+            "the path is empty".to_owned()
+        } else if text.len() > limits::MAX_PATH_BYTES {
+            format!(
+                "the path has {} bytes, more than {}",
+                text.len(),
+                limits::MAX_PATH_BYTES
+            )
+        } else if text.chars().any(char::is_control) {
+            "the path has control characters".to_owned()
+        } else {
+            return Some(text.to_owned());
+        };
+        self.refuse(
+            node,
+            &schema::ARTIFACT,
+            fault,
+            "name the component that the build makes",
+        );
+        None
+    }
+
+    fn size(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut ByteSize) {
+        let Rule::Size { min, max } = field.rule else {
+            unreachable!("{} is a size", field.key)
+        };
+        self.quantity(section, field, min, max, into);
+    }
+
+    fn time(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut Duration) {
+        let Rule::Time { min, max } = field.rule else {
+            unreachable!("{} is a duration", field.key)
+        };
+        self.quantity(section, field, min, max, into);
+    }
+
+    fn quantity<T>(
+        &mut self,
+        section: &Section<'_, '_>,
+        field: &Field,
+        min: T,
+        max: T,
+        into: &mut T,
+    ) where
+        T: FromStr<Err: Display> + Display + PartialOrd + Copy,
+    {
+        let Some(node) = section.get(field.key) else {
+            return;
+        };
+        let DeValue::String(text) = node.get_ref() else {
+            return self.refuse_type(node, field, "write a number and a unit in double quotes");
+        };
+        match text.parse::<T>() {
+            Err(error) => self.refuse(node, field, error.to_string(), "correct the value"),
+            Ok(value) if value < min => {
+                let found = format!("{} is {value}", label(field));
+                self.refuse(node, field, found, format!("raise it to at least {min}"));
+            }
+            Ok(value) if value > max => {
+                let found = format!("{} is {value}", label(field));
+                self.refuse(node, field, found, format!("lower it to at most {max}"));
+            }
+            Ok(value) => *into = value,
+        }
+    }
+
+    fn count(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut u32) {
+        let Rule::Count { min, max } = field.rule else {
+            unreachable!("{} is a number", field.key)
+        };
+        let Some(node) = section.get(field.key) else {
+            return;
+        };
+        let DeValue::Integer(number) = node.get_ref() else {
+            return self.refuse_type(node, field, "write a number without quotes");
+        };
+        match u32::from_str_radix(number.as_str(), number.radix()) {
+            Ok(value) if (min..=max).contains(&value) => *into = value,
+            _ => {
+                let found = format!("{} is {}", label(field), shortened(&number.to_string()));
+                self.refuse(node, field, found, "choose a number in that range");
+            }
+        }
+    }
+
+    fn choice(&mut self, section: &Section<'_, '_>, field: &Field) -> Option<&'static str> {
+        let Rule::Choice { allowed, not_yet } = field.rule else {
+            unreachable!("{} is a choice", field.key)
+        };
+        let node = section.get(field.key)?;
+        let DeValue::String(text) = node.get_ref() else {
+            self.refuse_type(node, field, "put one of these words in double quotes");
+            return None;
+        };
+        if let Some(word) = allowed.iter().find(|word| **word == *text) {
+            return Some(word);
+        }
+        let found = format!("{} is {:?}", label(field), shortened(text));
+        if let Some((_, why)) = not_yet.iter().find(|(word, _)| *word == *text) {
+            self.refuse(
+                node,
+                field,
+                format!("{found}: {why}"),
+                "choose one of these for now",
+            );
+        } else {
+            self.refuse(node, field, found, suggestion(text, allowed));
+        }
+        None
+    }
+
+    fn methods(&mut self, top: &Section<'_, '_>) -> BTreeSet<String> {
+        let field = &schema::READ_ONLY_METHODS;
+        let mut methods = BTreeSet::new();
+        for (node, text) in self.texts(top, field) {
+            if schema::METHODS.contains(&text) {
+                methods.insert(text.to_owned());
+            } else {
+                let found = format!("{:?} is not such a method", shortened(text));
+                self.refuse(node, field, found, suggestion(text, schema::METHODS));
+            }
+        }
+        methods
+    }
+
+    /// The texts of a list; whatever is not a text is reported and left out.
+    fn texts<'t>(
+        &mut self,
+        section: &'t Section<'_, '_>,
+        field: &Field,
+    ) -> Vec<(&'t Node<'t>, &'t str)> {
+        let mut texts = Vec::new();
+        for node in self.list(section, field) {
+            match node.get_ref() {
+                DeValue::String(text) => texts.push((node, &**text)),
+                other => {
+                    let found = format!("{} holds {}", label(field), kind(other));
+                    self.refuse(node, field, found, "put each entry in double quotes");
+                }
+            }
+        }
+        texts
+    }
+
+    fn list<'t>(&mut self, section: &'t Section<'_, '_>, field: &Field) -> &'t [Node<'t>] {
+        let Some(node) = section.get(field.key) else {
+            return &[];
+        };
+        let DeValue::Array(list) = node.get_ref() else {
+            self.refuse_type(node, field, "put it in square brackets");
+            return &[];
+        };
+        if list.len() > limits::MAX_ENTRIES {
+            let found = format!("{} has {} entries", label(field), list.len());
+            self.refuse(
+                node,
+                field,
+                found,
+                format!("keep at most {}", limits::MAX_ENTRIES),
+            );
+            return &[];
+        }
+        list
+    }
+
+    fn entries(
+        &mut self,
+        root: &DeTable<'_>,
+        field: &'static Field,
+        name_fault: fn(&str) -> Option<String>,
+    ) -> BTreeMap<String, String> {
+        let mut entries = BTreeMap::new();
+        let Some(table) = self.section(root, field.table).table else {
+            return entries;
+        };
+        let allowed = || format!("allowed is {}", field.rule.allowed());
+        if table.len() > limits::MAX_ENTRIES {
+            let span = root.get(field.table).map_or(0..0, Spanned::span);
+            let found = format!("[{}] has {} entries", field.table, table.len());
+            self.report(
+                span,
+                found,
+                allowed(),
+                format!("keep at most {}", limits::MAX_ENTRIES),
+            );
+            return entries;
+        }
+        for (key, node) in table {
+            if let Some(fault) = name_fault(key.get_ref()) {
+                self.report(key.span(), fault, allowed(), "choose another name");
+                continue;
+            }
+            let name = key.get_ref();
+            let fault = match node.get_ref() {
+                DeValue::String(value) if value.len() > limits::MAX_ENTRY_VALUE_BYTES => {
+                    format!("the value of `{name}` has {} bytes", value.len())
+                }
+                DeValue::String(value) if value.contains('\0') => {
+                    format!("the value of `{name}` has a NUL character")
+                }
+                DeValue::String(value) => {
+                    entries.insert(name.to_string(), value.to_string());
+                    continue;
+                }
+                other => format!("the value of `{name}` is {}", kind(other)),
+            };
+            self.report(
+                node.span(),
+                fault,
+                allowed(),
+                "write the value as text in double quotes",
+            );
+        }
+        entries
+    }
+
+    fn grants(&mut self, root: &DeTable<'_>) -> Grants {
+        let section = self.section(root, "grants");
+        let mut grants = Grants::default();
+        let field = &schema::GRANTS_HTTP;
+        for (node, text) in self.texts(&section, field) {
+            match HostGrant::new(text) {
+                Ok(host) if grants.http.contains(&host) => {
+                    self.refuse(
+                        node,
+                        field,
+                        format!("{host} is listed twice"),
+                        "remove one of them",
+                    );
+                }
+                Ok(host) => grants.http.push(host),
+                Err(fault) => self.refuse(node, field, fault, "write the bare name of the host"),
+            }
+        }
+        for node in self.list(&section, &schema::GRANTS_FILES) {
+            let Some(grant) = self.file_grant(node) else {
+                continue;
+            };
+            if grants.files.iter().any(|other| other.guest == grant.guest) {
+                let found = format!("the guest path {:?} is granted twice", grant.guest);
+                self.refuse(
+                    node,
+                    &schema::GRANTS_FILES,
+                    found,
+                    "give each grant a guest path of its own",
+                );
+                continue;
+            }
+            grants.files.push(grant);
+        }
+        grants
+    }
+
+    fn file_grant(&mut self, node: &Node<'_>) -> Option<FileGrant> {
+        let field = &schema::GRANTS_FILES;
+        let DeValue::Table(table) = node.get_ref() else {
+            let found = format!("{} holds {}", label(field), kind(node.get_ref()));
+            self.refuse(
+                node,
+                field,
+                found,
+                "write { host = ..., guest = ..., mode = ... }",
+            );
+            return None;
+        };
+        for key in table.keys() {
+            let name: &str = key.get_ref();
+            if !schema::FILE_GRANT_KEYS.contains(&name) {
+                self.report(
+                    key.span(),
+                    format!("unknown key `{}` in grants.files", shortened(name)),
+                    format!("allowed are {}", schema::FILE_GRANT_KEYS.join(", ")),
+                    suggestion(name, schema::FILE_GRANT_KEYS),
+                );
+            }
+        }
+        let host = self.grant_path(node, table, "host");
+        let guest = self.grant_path(node, table, "guest");
+        let mode = match table.get("mode") {
+            None => Some(FileMode::default()),
+            Some(mode) => match mode.get_ref() {
+                DeValue::String(word) if *word == "ro" => Some(FileMode::ReadOnly),
+                DeValue::String(word) if *word == "rw" => Some(FileMode::ReadWrite),
+                other => {
+                    let found = match other {
+                        DeValue::String(word) => format!("`mode` is {:?}", shortened(word)),
+                        other => format!("`mode` is {}", kind(other)),
+                    };
+                    self.report(
+                        mode.span(),
+                        found,
+                        "allowed are \"ro\" and \"rw\"",
+                        "choose one of them",
+                    );
+                    None
+                }
+            },
+        };
+        Some(FileGrant {
+            host: host?,
+            guest: guest?,
+            mode: mode?,
+        })
+    }
+
+    fn grant_path(&mut self, grant: &Node<'_>, table: &DeTable<'_>, key: &str) -> Option<String> {
+        let field = &schema::GRANTS_FILES;
+        let Some(node) = table.get(key) else {
+            let found = format!("the grant has no `{key}`");
+            self.refuse(
+                grant,
+                field,
+                found,
+                format!("add {key} = \"/some/directory\""),
+            );
+            return None;
+        };
+        let DeValue::String(path) = node.get_ref() else {
+            let found = format!("`{key}` is {}", kind(node.get_ref()));
+            self.refuse(node, field, found, "write a path in double quotes");
+            return None;
+        };
+        if let Err(fault) = check_absolute(path) {
+            let found = format!("`{key}` {fault}");
+            self.refuse(
+                node,
+                field,
+                found,
+                "write an absolute path without . and ..",
+            );
+            return None;
+        }
+        Some(path.to_string())
+    }
+}
+
+fn label(field: &Field) -> String {
+    match field.table {
+        "" => format!("`{}`", field.key),
+        table => format!("`{table}.{}`", field.key),
+    }
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a number with a point",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn suggestion(found: &str, words: &[&str]) -> String {
+    match schema::nearest(found, words) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "choose one of these".to_owned(),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    const SHOWN_CHARS: usize = 60;
+    match text.char_indices().nth(SHOWN_CHARS) {
+        None => text.escape_debug().to_string(),
+        Some((end, _)) => format!("{}...", text[..end].escape_debug()),
+    }
+}
+
+fn env_name_fault(name: &str) -> Option<String> {
+    let good = |(at, c): (usize, char)| {
+        c == '_' || c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit())
+    };
+    if name.is_empty()
+        || name.len() > limits::MAX_ENTRY_NAME_BYTES
+        || !name.char_indices().all(good)
+    {
+        return Some(format!(
+            "`{}` is not a name of an environment variable",
+            shortened(name)
+        ));
+    }
+    None
+}
+
+fn config_key_fault(name: &str) -> Option<String> {
+    if name.is_empty()
+        || name.len() > limits::MAX_ENTRY_NAME_BYTES
+        || name.chars().any(char::is_control)
+    {
+        return Some(format!(
+            "`{}` is not a key of the configuration",
+            shortened(name)
+        ));
+    }
+    None
+}

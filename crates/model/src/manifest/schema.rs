@@ -1,0 +1,272 @@
+//! The keys of `fulmar.toml`: one table that the parser, its messages, the canonical text and the
+//! reference page (`docs/configuration.md`) all come from.
+
+use crate::manifest::limits;
+use crate::units::{ByteSize, Duration};
+
+/// One key of the manifest.
+#[derive(Debug)]
+pub struct Field {
+    /// Its table; empty for the top level.
+    pub table: &'static str,
+    /// Its name. Empty when any name may be chosen, as in `[env]`.
+    pub key: &'static str,
+    /// What values it takes.
+    pub rule: Rule,
+    /// What it does, in a sentence or two of Markdown.
+    pub about: &'static str,
+}
+
+/// What values a key takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// A size as text.
+    Size {
+        /// Smallest.
+        min: ByteSize,
+        /// Largest.
+        max: ByteSize,
+    },
+    /// A duration as text.
+    Time {
+        /// Shortest.
+        min: Duration,
+        /// Longest.
+        max: Duration,
+    },
+    /// A whole number.
+    Count {
+        /// Smallest.
+        min: u32,
+        /// Largest.
+        max: u32,
+    },
+    /// One of some words.
+    Choice {
+        /// Words that work.
+        allowed: &'static [&'static str],
+        /// Words that have a meaning but do not work on one node, and why.
+        not_yet: &'static [(&'static str, &'static str)],
+    },
+    /// A list of some words.
+    Choices(&'static [&'static str]),
+    /// Anything else, described.
+    Form(&'static str),
+}
+
+impl Rule {
+    /// The values in words, to follow "allowed: ".
+    pub fn allowed(&self) -> String {
+        match self {
+            Self::Size { min, max } => format!("a size from {min} to {max} such as \"64MiB\""),
+            Self::Time { min, max } => format!("a duration from {min} to {max} such as \"30s\""),
+            Self::Count { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Choice { allowed, .. } => quoted(allowed),
+            Self::Choices(words) => format!("a list of {}", quoted(words)),
+            Self::Form(text) => (*text).to_owned(),
+        }
+    }
+}
+
+fn quoted(words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    words.join(", ")
+}
+
+macro_rules! fields {
+    ($($(#[doc = $about:literal])+ $name:ident = $table:literal $key:literal $rule:expr;)*) => {
+        $(
+            pub(super) static $name: Field = Field {
+                table: $table,
+                key: $key,
+                rule: $rule,
+                about: concat!($($about),+),
+            };
+        )*
+
+        /// All keys, in the order of the canonical text.
+        pub static FIELDS: &[&Field] = &[$(&$name),*];
+    };
+}
+
+const SIZE_OF_BODY: Rule = Rule::Size {
+    min: limits::MIN_BODY,
+    max: limits::MAX_BODY,
+};
+const BACKOFF: Rule = Rule::Time {
+    min: limits::MIN_BACKOFF,
+    max: limits::MAX_BACKOFF,
+};
+
+fields! {
+    /// Name of the function: `/fn/{name}` invokes it.
+    NAME = "" "name" Rule::Form("1 to 63 of a-z, 0-9 and, between them, hyphens");
+    /// Path of the WebAssembly component, relative to the manifest.
+    ARTIFACT = "" "artifact" Rule::Form("the path of a .wasm file, relative to the manifest");
+    /// When an invocation is acknowledged: `memory` at once (a crash of the node loses it),
+    /// `local` after it is synced to the node's disk.
+    DURABILITY = "" "durability" Rule::Choice {
+        allowed: &["memory", "local"],
+        not_yet: &[("replicated", "it needs an object store and is not available on a single node yet")],
+    };
+    /// Where the state of a session lives: `auto` lets the platform decide, `in-function` keeps it
+    /// next to the session's worker. On a single node both mean the same.
+    EXECUTION_MODEL = "" "execution_model" Rule::Choice {
+        allowed: &["auto", "in-function"],
+        not_yet: &[
+            ("in-edge", "it needs several nodes and is not available on a single node yet"),
+            ("external", "it needs an external store and is not available on a single node yet"),
+            ("in-client", "it needs sealed tokens and is not available on a single node yet"),
+        ],
+    };
+    /// HTTP methods that only read. Their invocations of one session may run together, and writes in them are
+    /// refused with `read-only-violation`.
+    READ_ONLY_METHODS = "" "read_only_methods" Rule::Choices(METHODS);
+
+    /// Linear memory of one worker. An invocation that needs more fails with `memory-limit`.
+    MEMORY = "limits" "memory" Rule::Size { min: limits::MIN_MEMORY, max: limits::MAX_MEMORY };
+    /// Time of one invocation. After it the invocation is cut off with `function-timeout` and leaves no trace.
+    TIMEOUT = "limits" "timeout" Rule::Time { min: limits::MIN_TIMEOUT, max: limits::MAX_TIMEOUT };
+    /// Largest body of a request; a larger one is refused with `body-too-large`.
+    MAX_REQUEST = "limits" "max_request" SIZE_OF_BODY;
+    /// Largest body of a response; a larger one fails with `response-too-large`.
+    MAX_RESPONSE = "limits" "max_response" SIZE_OF_BODY;
+
+    /// Live workers without a session at once, hence invocations without a session that run at once.
+    WORKERS_MAX = "workers" "max" Rule::Count { min: 1, max: limits::MAX_WORKERS };
+    /// A worker without work for so long is dropped.
+    IDLE_TTL = "workers" "idle_ttl" Rule::Time { min: limits::MIN_IDLE_TTL, max: limits::MAX_IDLE_TTL };
+
+    /// Waiting invocations of one session, and of all invocations without a session together. Over it: 429 `queue-full`.
+    QUEUE_MAX = "queue" "max" Rule::Count { min: 1, max: limits::MAX_QUEUE };
+
+    /// Deliveries of a message to this function before it is parked as a dead letter.
+    MAX_ATTEMPTS = "messages" "max_attempts" Rule::Count { min: 1, max: limits::MAX_ATTEMPTS };
+    /// Pause before the second delivery; it doubles each time, with jitter.
+    BACKOFF_INITIAL = "messages" "backoff_initial" BACKOFF;
+    /// The longest pause between deliveries; at least `backoff_initial`.
+    BACKOFF_MAX = "messages" "backoff_max" BACKOFF;
+
+    /// How long the response to an `Idempotency-Key` is kept and replayed.
+    RETENTION = "idempotency" "retention" Rule::Time { min: limits::MIN_RETENTION, max: limits::MAX_RETENTION };
+
+    /// Environment variables that the function sees; it sees no others.
+    ENV = "env" "" Rule::Form("NAME = \"value\"; names of letters, digits and _, not starting with a digit; values of up to 64 KiB");
+    /// Answers of `wasi:config/store`.
+    CONFIG = "config" "" Rule::Form("key = \"value\"; keys of up to 256 bytes without control characters; values of up to 64 KiB");
+    /// Hosts that `wasi:http/outgoing-handler` may call. Without a port every port of the host is meant.
+    GRANTS_HTTP = "grants" "http" Rule::Form("a list of \"host\" or \"host:port\" without scheme, path or wildcard");
+    /// Directories of the node that the function sees as its own: `host` there, `guest` here,
+    /// `mode` `ro` (the default) or `rw`.
+    GRANTS_FILES = "grants" "files" Rule::Form("a list of { host = \"/absolute\", guest = \"/absolute\", mode = \"ro\" }");
+}
+
+/// Methods that can be declared read-only.
+pub(super) static METHODS: &[&str] = &["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];
+
+/// Keys of one entry of `grants.files`.
+pub(super) static FILE_GRANT_KEYS: &[&str] = &["host", "guest", "mode"];
+
+/// Tables of the manifest, in order, without the top level.
+pub(super) fn tables() -> Vec<&'static str> {
+    let mut tables: Vec<&str> = FIELDS.iter().map(|field| field.table).collect();
+    tables.dedup();
+    tables.retain(|table| !table.is_empty());
+    tables
+}
+
+/// What may stand in a table (its keys; at the top level also the tables). Empty: any key.
+pub(super) fn allowed_keys(table: &str) -> Vec<&'static str> {
+    let mut keys: Vec<&str> = FIELDS
+        .iter()
+        .filter(|field| field.table == table && !field.key.is_empty())
+        .map(|field| field.key)
+        .collect();
+    if table.is_empty() {
+        keys.extend(tables());
+    }
+    keys
+}
+
+/// The table that has a key of this name, if there is exactly one: for keys put in the wrong place.
+pub(super) fn home_of(key: &str) -> Option<&'static Field> {
+    let mut homes = FIELDS.iter().filter(|field| field.key == key);
+    match (homes.next(), homes.next()) {
+        (Some(home), None) => Some(home),
+        _ => None,
+    }
+}
+
+/// The word nearest to `found`, when it is near enough to be a slip of the keyboard.
+pub(super) fn nearest<'a>(found: &str, words: &[&'a str]) -> Option<&'a str> {
+    // Bounds the work on hostile input; no key is nearly as long.
+    const MAX_CHARS: usize = 40;
+    if found.chars().count() > MAX_CHARS {
+        return None;
+    }
+    let plain = |text: &str| text.to_lowercase().replace(['-', '_', ' '], "");
+    let wanted = plain(found);
+    words
+        .iter()
+        .map(|word| (distance(&wanted, &plain(word)), *word))
+        .filter(|(steps, word)| *steps <= (word.len() / 3).max(1))
+        .min_by_key(|(steps, _)| *steps)
+        .map(|(_, word)| word)
+}
+
+/// Levenshtein distance with transpositions of neighbours (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().collect();
+    let b: Vec<char> = b.chars().collect();
+    let width = b.len() + 1;
+    let mut table = vec![0; (a.len() + 1) * width];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            let at = i * width + j;
+            if i == 0 || j == 0 {
+                table[at] = i + j;
+                continue;
+            }
+            let substitution = usize::from(a[i - 1] != b[j - 1]);
+            let mut best = (table[at - width] + 1)
+                .min(table[at - 1] + 1)
+                .min(table[at - width - 1] + substitution);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(table[at - 2 * width - 2] + 1);
+            }
+            table[at] = best;
+        }
+    }
+    table[a.len() * width + b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_recognised_and_other_words_are_not() {
+        let keys = allowed_keys("limits");
+        assert_eq!(nearest("memmory", &keys), Some("memory"));
+        assert_eq!(nearest("max-request", &keys), Some("max_request"));
+        assert_eq!(nearest("timeuot", &keys), Some("timeout"));
+        assert_eq!(nearest("colour", &keys), None);
+        assert_eq!(nearest(&"x".repeat(100_000), &keys), None);
+    }
+
+    #[test]
+    fn every_field_says_what_it_does_once() {
+        for field in FIELDS {
+            assert!(
+                field.about.trim().ends_with('.'),
+                "{}.{}",
+                field.table,
+                field.key
+            );
+            let same = FIELDS
+                .iter()
+                .filter(|other| (other.table, other.key) == (field.table, field.key));
+            assert_eq!(same.count(), 1);
+        }
+    }
+}

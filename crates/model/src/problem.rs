@@ -1,0 +1,313 @@
+//! What clients are told when something goes wrong: RFC 9457 problems with stable codes.
+//!
+//! A [`Code`] is public and never changes its meaning; the error catalogue (`docs/errors.md`) is
+//! made from the table below.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Where the codes are explained; the code follows.
+pub const TYPE_BASE: &str = "https://fulmar.dev/errors/";
+/// Media type of a problem in a response.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+macro_rules! codes {
+    ($($variant:ident $code:literal $status:literal $title:literal
+        explanation: $explanation:literal
+        fix: $fix:literal)*) => {
+        /// What went wrong, for programs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code {
+            $(
+                #[doc = concat!("`", $code, "`: ", $title, ".")]
+                $variant,
+            )*
+        }
+
+        impl Code {
+            /// Every code, in the order of the catalogue.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The stable text of the code.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code),* }
+            }
+
+            /// The HTTP status that goes with it.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$variant => $status),* }
+            }
+
+            /// A short name of the problem, the same in every occurrence.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),* }
+            }
+
+            /// When it happens and what it means for state, for the catalogue.
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $explanation),* }
+            }
+
+            /// What usually helps.
+            pub const fn fix(self) -> &'static str {
+                match self { $(Self::$variant => $fix),* }
+            }
+        }
+    };
+}
+
+codes! {
+    BadRequest "bad-request" 400 "The request cannot be understood"
+        explanation: "A path, a query parameter, a header or a body of the node's own API does not have the expected form. Nothing was done."
+        fix: "Correct the part of the request that the detail names."
+    NotFound "not-found" 404 "There is nothing at this path"
+        explanation: "The path belongs to no route of the node."
+        fix: "Check the path; functions are below /fn/ and the node's own API below /admin/."
+    MethodNotAllowed "method-not-allowed" 405 "The method is not allowed here"
+        explanation: "The path exists but does not take this method. Functions of the world fulmar:function take only POST; functions of wasi:http/proxy take every method."
+        fix: "Use one of the methods in the Allow header."
+    FunctionNotFound "function-not-found" 404 "No such function"
+        explanation: "No function of this name is deployed on the node."
+        fix: "Check the name with `fulmar functions ls`, or deploy it with `fulmar deploy`."
+    SessionNameInvalid "session-name-invalid" 400 "The session's name is not valid"
+        explanation: "The session in the path is empty, longer than 512 bytes, not UTF-8 or has control characters after percent-decoding. The function did not run."
+        fix: "Use 1 to 512 bytes of percent-encoded UTF-8 without control characters."
+    IdempotencyKeyInvalid "idempotency-key-invalid" 400 "The idempotency key is not valid"
+        explanation: "The Idempotency-Key header is empty, longer than 255 characters, sent twice or has characters other than visible ASCII. The function did not run."
+        fix: "Send one key of 1 to 255 visible ASCII characters, such as a UUID."
+    IdempotencyKeyReused "idempotency-key-reused" 422 "The idempotency key was used for another request"
+        explanation: "An earlier request with the same Idempotency-Key had another method, path or body. Its response is not replayed, and the function did not run again."
+        fix: "Use a new key for a new request, and the same key only to repeat a request unchanged."
+    BodyTooLarge "body-too-large" 413 "The request's body is too large"
+        explanation: "The body is larger than limits.max_request of the function. The function did not run."
+        fix: "Send less, or raise limits.max_request in the function's manifest (up to 64MiB)."
+    BodyTimeout "body-timeout" 408 "The request's body did not arrive in time"
+        explanation: "The client stopped sending, or sent too slowly. The function did not run."
+        fix: "Send the whole body without pauses, then try again."
+    QueueFull "queue-full" 429 "Too many invocations are waiting"
+        explanation: "queue.max invocations of the session (or, without a session, of the function) are already waiting. The function did not run."
+        fix: "Wait for as long as Retry-After says; raise queue.max if such bursts are usual."
+    FunctionTrap "function-trap" 500 "The function crashed"
+        explanation: "The function trapped: a panic, an unreachable instruction, an access out of bounds. Nothing that the invocation wrote or sent was kept, and the next invocation gets a fresh worker."
+        fix: "Read the function's log with `fulmar logs FUNCTION` and correct the function."
+    FunctionTimeout "function-timeout" 504 "The function took too long"
+        explanation: "The invocation ran for longer than limits.timeout and was cut off. Nothing that it wrote or sent was kept."
+        fix: "Make the function faster, or raise limits.timeout in its manifest (up to 1h)."
+    MemoryLimit "memory-limit" 500 "The function needs too much memory"
+        explanation: "The worker asked for more than limits.memory and then trapped. Nothing that the invocation wrote or sent was kept."
+        fix: "Use less memory, or raise limits.memory in the function's manifest (up to 4GiB)."
+    StackOverflow "stack-overflow" 500 "The function used up its stack"
+        explanation: "Recursion went too deep. Nothing that the invocation wrote or sent was kept."
+        fix: "Bound the recursion in the function, or replace it with a loop."
+    FunctionFailed "function-failed" 500 "The function reported a failure"
+        explanation: "The function answered that it could not do its work now. Nothing that it wrote or sent was kept. A message that is answered so is delivered again."
+        fix: "See the detail, which is the function's own text, and the function's log."
+    RejectedByFunction "rejected-by-function" 400 "The function rejected the input"
+        explanation: "The function answered that the input is wrong. Nothing that it wrote or sent was kept. A message that is answered so is parked as a dead letter without another attempt."
+        fix: "Correct the input as the detail says, which is the function's own text."
+    NoResponse "no-response" 500 "The function ended without a response"
+        explanation: "A function of wasi:http/proxy returned without setting its response, or without finishing its body. Nothing that it wrote or sent was kept."
+        fix: "Set the response outparam, and finish the outgoing body, on every path through the function."
+    ResponseTooLarge "response-too-large" 500 "The function's response is too large"
+        explanation: "The response is larger than limits.max_response. Nothing that the invocation wrote or sent was kept."
+        fix: "Answer with less, or raise limits.max_response in the function's manifest (up to 64MiB)."
+    ReadOnlyViolation "read-only-violation" 500 "A read-only invocation tried to write"
+        explanation: "The manifest declares the request's method as read-only, and the function wrote state or sent a message. Nothing was kept."
+        fix: "Remove the method from read_only_methods, or do not write when the context says read-only."
+    InvocationNotFound "invocation-not-found" 404 "No such invocation"
+        explanation: "No invocation of this id is known: it never existed, its retention is over, or it was in memory only when the node stopped."
+        fix: "Use the path from the Location header of the 202 response."
+    ArtifactInvalid "artifact-invalid" 422 "The artefact cannot be run"
+        explanation: "The bytes are not a WebAssembly component, do not match the digest in the path, export neither fulmar:function nor wasi:http/proxy, or import something that the node does not offer."
+        fix: "Build for wasm32-wasip2, and use only the interfaces that the detail lists."
+    ArtifactNotFound "artifact-not-found" 404 "No such artefact"
+        explanation: "No artefact with this SHA-256 digest was uploaded to the node."
+        fix: "Upload it first (PUT /admin/artifacts/{sha256}); `fulmar deploy` does both."
+    ManifestInvalid "manifest-invalid" 422 "The manifest is not valid"
+        explanation: "The manifest is not TOML, has unknown keys or has values that are not allowed. Nothing was deployed."
+        fix: "Correct the lines that the detail names."
+    SessionNotFound "session-not-found" 404 "No such session"
+        explanation: "The session has no state on the node. A session exists from its first commit that writes."
+        fix: "Check function and session with `fulmar sessions ls`."
+    KeyNotFound "key-not-found" 404 "No such key"
+        explanation: "The bucket has no value under the key."
+        fix: "Check the key with `fulmar state ls`."
+    KeyInvalid "key-invalid" 400 "The bucket or key is not valid"
+        explanation: "A bucket or key is empty, longer than 1,024 bytes, not UTF-8 or has control characters."
+        fix: "Use 1 to 1,024 bytes of percent-encoded UTF-8 without control characters."
+    DeadLetterNotFound "dead-letter-not-found" 404 "No such dead letter"
+        explanation: "No parked message has this id: it was retried or dropped."
+        fix: "List the dead letters again."
+    ShuttingDown "shutting-down" 503 "The node is shutting down"
+        explanation: "The node finishes what it has accepted and takes nothing new. The function did not run."
+        fix: "Try again when the node is back, with the same Idempotency-Key if there is one."
+    StorageFailed "storage-failed" 503 "The node's storage failed"
+        explanation: "A write or a sync of the data directory failed. The node acknowledges nothing any more, since it cannot keep its promise; whether the invocation was stored is unknown until the node restarts."
+        fix: "Look at the node's log and at the disk, restart the node, then repeat the request with the same Idempotency-Key."
+    StorageFull "storage-full" 507 "The node's disk is full"
+        explanation: "The data directory has no room for the commit. Nothing that the invocation wrote or sent was kept."
+        fix: "Free space on the disk of the data directory, then try again."
+    Internal "internal" 500 "The node has a fault"
+        explanation: "Something happened in the node that should not happen."
+        fix: "Look at the node's log around the invocation's id, and report it."
+}
+
+impl Code {
+    /// The code of this text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl serde::Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Code {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
+        Self::parse(&text).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "unknown problem code {text:?}; is the node newer than this program?"
+            ))
+        })
+    }
+}
+
+/// One occurrence of a problem.
+///
+/// In JSON it has the members `type`, `title`, `status`, `detail`, `code` and `fix`; only `code`,
+/// `detail` and `fix` are read back, since the others follow from the code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What kind of problem it is.
+    pub code: Code,
+    /// What happened this time, for people.
+    pub detail: String,
+    /// What to do about it.
+    pub fix: Cow<'static, str>,
+}
+
+impl Problem {
+    /// A problem with the usual advice of its code.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            fix: Cow::Borrowed(code.fix()),
+        }
+    }
+
+    /// The same with better advice.
+    #[must_use]
+    pub fn with_fix(mut self, fix: impl Into<Cow<'static, str>>) -> Self {
+        self.fix = fix.into();
+        self
+    }
+
+    /// The HTTP status of its code.
+    pub fn status(&self) -> u16 {
+        self.code.status()
+    }
+
+    /// The body of a response of type [`CONTENT_TYPE`].
+    pub fn to_json(&self) -> Vec<u8> {
+        // Strings and a number: serialising to memory cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.code.title(), self.code, self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl serde::Serialize for Problem {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct as _;
+        let mut out = s.serialize_struct("Problem", 6)?;
+        out.serialize_field("type", &format!("{TYPE_BASE}{}", self.code))?;
+        out.serialize_field("title", self.code.title())?;
+        out.serialize_field("status", &self.code.status())?;
+        out.serialize_field("detail", &self.detail)?;
+        out.serialize_field("code", &self.code)?;
+        out.serialize_field("fix", &self.fix)?;
+        out.end()
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Problem {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        struct Members {
+            code: Code,
+            detail: String,
+            fix: String,
+        }
+        let members = Members::deserialize(d)?;
+        Ok(Self::new(members.code, members.detail).with_fix(members.fix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_stable_texts_with_error_statuses() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in Code::ALL {
+            let text = code.as_str();
+            assert!(seen.insert(text), "{text} twice");
+            assert!(
+                text.chars().all(|c| c.is_ascii_lowercase() || c == '-'),
+                "{text}"
+            );
+            assert!((400..600).contains(&code.status()), "{text}");
+            assert!(
+                code.fix().ends_with('.') && code.explanation().ends_with('.'),
+                "{text}"
+            );
+            assert_eq!(Code::parse(text), Some(*code));
+        }
+        assert_eq!(Code::parse("no-such-code"), None);
+    }
+
+    #[test]
+    fn json_has_the_members_of_rfc_9457_and_reads_back() {
+        let problem = Problem::new(Code::FunctionNotFound, "no function \"conter\" is deployed")
+            .with_fix("did you mean \"counter\"?");
+        let json: serde_json::Value = serde_json::from_slice(&problem.to_json()).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "type": "https://fulmar.dev/errors/function-not-found",
+                "title": "No such function",
+                "status": 404,
+                "detail": "no function \"conter\" is deployed",
+                "code": "function-not-found",
+                "fix": "did you mean \"counter\"?",
+            })
+        );
+        assert_eq!(serde_json::from_value::<Problem>(json).unwrap(), problem);
+    }
+
+    #[test]
+    fn every_problem_has_advice() {
+        assert_eq!(
+            Problem::new(Code::QueueFull, "1024 are waiting").fix,
+            Code::QueueFull.fix()
+        );
+    }
+}
