@@ -11,6 +11,7 @@ pub mod schema;
 
 mod canonical;
 mod reader;
+mod suggest;
 #[cfg(test)]
 mod tests;
 

@@ -1,19 +1,18 @@
 //! From the tree of a TOML file to a [`Manifest`], collecting everything that is wrong on the way.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+mod granted;
+mod values;
+
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::str::FromStr;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ManifestError, ManifestIssue, issue};
-use super::grants::{FileGrant, FileMode, Grants, HostGrant, check_absolute};
-use super::schema::{self, Field, Rule};
+use super::schema::{self, Field};
+use super::suggest::nearest;
 use super::{Durability, ExecutionModel, Manifest, limits};
-use crate::id::FunctionName;
-use crate::units::{ByteSize, Duration};
 
 type Node<'i> = Spanned<DeValue<'i>>;
 
@@ -189,7 +188,7 @@ impl Reader<'_> {
                     "" => format!("move `{name}` above the first [table]"),
                     home => format!("move `{name}` below [{home}]"),
                 }
-            } else if let Some(near) = schema::nearest(name, &allowed) {
+            } else if let Some(near) = nearest(name, &allowed) {
                 format!("did you mean `{near}`?")
             } else {
                 "remove it".to_owned()
@@ -222,219 +221,6 @@ impl Reader<'_> {
             },
         };
         Section { table }
-    }
-
-    /// A required text.
-    fn required<'t>(
-        &mut self,
-        top: &'t Section<'_, '_>,
-        field: &Field,
-        example: &str,
-    ) -> Option<(&'t Node<'t>, &'t str)> {
-        let Some(node) = top.get(field.key) else {
-            self.report(
-                0..0,
-                format!("the key `{}` is missing", field.key),
-                format!("allowed is {}", field.rule.allowed()),
-                format!(
-                    "add a line such as {} = \"{example}\" at the top",
-                    field.key
-                ),
-            );
-            return None;
-        };
-        let DeValue::String(text) = node.get_ref() else {
-            self.refuse_type(node, field, "put it in double quotes");
-            return None;
-        };
-        Some((node, text))
-    }
-
-    fn name(&mut self, top: &Section<'_, '_>) -> Option<FunctionName> {
-        let (node, text) = self.required(top, &schema::NAME, "my-function")?;
-        match FunctionName::new(text) {
-            Ok(name) => Some(name),
-            Err(error) => {
-                self.refuse(
-                    node,
-                    &schema::NAME,
-                    error.to_string(),
-                    "choose another name",
-                );
-                None
-            }
-        }
-    }
-
-    fn artifact(&mut self, top: &Section<'_, '_>) -> Option<String> {
-        let (node, text) = self.required(
-            top,
-            &schema::ARTIFACT,
-            "target/wasm32-wasip2/release/my_function.wasm",
-        )?;
-        let fault = if text.is_empty() {
-            "the path is empty".to_owned()
-        } else if text.len() > limits::MAX_PATH_BYTES {
-            format!(
-                "the path has {} bytes, more than {}",
-                text.len(),
-                limits::MAX_PATH_BYTES
-            )
-        } else if text.chars().any(char::is_control) {
-            "the path has control characters".to_owned()
-        } else {
-            return Some(text.to_owned());
-        };
-        self.refuse(
-            node,
-            &schema::ARTIFACT,
-            fault,
-            "name the component that the build makes",
-        );
-        None
-    }
-
-    fn size(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut ByteSize) {
-        let Rule::Size { min, max } = field.rule else {
-            unreachable!("{} is a size", field.key)
-        };
-        self.quantity(section, field, min, max, into);
-    }
-
-    fn time(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut Duration) {
-        let Rule::Time { min, max } = field.rule else {
-            unreachable!("{} is a duration", field.key)
-        };
-        self.quantity(section, field, min, max, into);
-    }
-
-    fn quantity<T>(
-        &mut self,
-        section: &Section<'_, '_>,
-        field: &Field,
-        min: T,
-        max: T,
-        into: &mut T,
-    ) where
-        T: FromStr<Err: Display> + Display + PartialOrd + Copy,
-    {
-        let Some(node) = section.get(field.key) else {
-            return;
-        };
-        let DeValue::String(text) = node.get_ref() else {
-            return self.refuse_type(node, field, "write a number and a unit in double quotes");
-        };
-        match text.parse::<T>() {
-            Err(error) => self.refuse(node, field, error.to_string(), "correct the value"),
-            Ok(value) if value < min => {
-                let found = format!("{} is {value}", label(field));
-                self.refuse(node, field, found, format!("raise it to at least {min}"));
-            }
-            Ok(value) if value > max => {
-                let found = format!("{} is {value}", label(field));
-                self.refuse(node, field, found, format!("lower it to at most {max}"));
-            }
-            Ok(value) => *into = value,
-        }
-    }
-
-    fn count(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut u32) {
-        let Rule::Count { min, max } = field.rule else {
-            unreachable!("{} is a number", field.key)
-        };
-        let Some(node) = section.get(field.key) else {
-            return;
-        };
-        let DeValue::Integer(number) = node.get_ref() else {
-            return self.refuse_type(node, field, "write a number without quotes");
-        };
-        match u32::from_str_radix(number.as_str(), number.radix()) {
-            Ok(value) if (min..=max).contains(&value) => *into = value,
-            _ => {
-                let found = format!("{} is {}", label(field), shortened(&number.to_string()));
-                self.refuse(node, field, found, "choose a number in that range");
-            }
-        }
-    }
-
-    fn choice(&mut self, section: &Section<'_, '_>, field: &Field) -> Option<&'static str> {
-        let Rule::Choice { allowed, not_yet } = field.rule else {
-            unreachable!("{} is a choice", field.key)
-        };
-        let node = section.get(field.key)?;
-        let DeValue::String(text) = node.get_ref() else {
-            self.refuse_type(node, field, "put one of these words in double quotes");
-            return None;
-        };
-        if let Some(word) = allowed.iter().find(|word| **word == *text) {
-            return Some(word);
-        }
-        let found = format!("{} is {:?}", label(field), shortened(text));
-        if let Some((_, why)) = not_yet.iter().find(|(word, _)| *word == *text) {
-            self.refuse(
-                node,
-                field,
-                format!("{found}: {why}"),
-                "choose one of these for now",
-            );
-        } else {
-            self.refuse(node, field, found, suggestion(text, allowed));
-        }
-        None
-    }
-
-    fn methods(&mut self, top: &Section<'_, '_>) -> BTreeSet<String> {
-        let field = &schema::READ_ONLY_METHODS;
-        let mut methods = BTreeSet::new();
-        for (node, text) in self.texts(top, field) {
-            if schema::METHODS.contains(&text) {
-                methods.insert(text.to_owned());
-            } else {
-                let found = format!("{:?} is not such a method", shortened(text));
-                self.refuse(node, field, found, suggestion(text, schema::METHODS));
-            }
-        }
-        methods
-    }
-
-    /// The texts of a list; whatever is not a text is reported and left out.
-    fn texts<'t>(
-        &mut self,
-        section: &'t Section<'_, '_>,
-        field: &Field,
-    ) -> Vec<(&'t Node<'t>, &'t str)> {
-        let mut texts = Vec::new();
-        for node in self.list(section, field) {
-            match node.get_ref() {
-                DeValue::String(text) => texts.push((node, &**text)),
-                other => {
-                    let found = format!("{} holds {}", label(field), kind(other));
-                    self.refuse(node, field, found, "put each entry in double quotes");
-                }
-            }
-        }
-        texts
-    }
-
-    fn list<'t>(&mut self, section: &'t Section<'_, '_>, field: &Field) -> &'t [Node<'t>] {
-        let Some(node) = section.get(field.key) else {
-            return &[];
-        };
-        let DeValue::Array(list) = node.get_ref() else {
-            self.refuse_type(node, field, "put it in square brackets");
-            return &[];
-        };
-        if list.len() > limits::MAX_ENTRIES {
-            let found = format!("{} has {} entries", label(field), list.len());
-            self.refuse(
-                node,
-                field,
-                found,
-                format!("keep at most {}", limits::MAX_ENTRIES),
-            );
-            return &[];
-        }
-        list
     }
 
     fn entries(
@@ -487,125 +273,6 @@ impl Reader<'_> {
         }
         entries
     }
-
-    fn grants(&mut self, root: &DeTable<'_>) -> Grants {
-        let section = self.section(root, "grants");
-        let mut grants = Grants::default();
-        let field = &schema::GRANTS_HTTP;
-        for (node, text) in self.texts(&section, field) {
-            match HostGrant::new(text) {
-                Ok(host) if grants.http.contains(&host) => {
-                    self.refuse(
-                        node,
-                        field,
-                        format!("{host} is listed twice"),
-                        "remove one of them",
-                    );
-                }
-                Ok(host) => grants.http.push(host),
-                Err(fault) => self.refuse(node, field, fault, "write the bare name of the host"),
-            }
-        }
-        for node in self.list(&section, &schema::GRANTS_FILES) {
-            let Some(grant) = self.file_grant(node) else {
-                continue;
-            };
-            if grants.files.iter().any(|other| other.guest == grant.guest) {
-                let found = format!("the guest path {:?} is granted twice", grant.guest);
-                self.refuse(
-                    node,
-                    &schema::GRANTS_FILES,
-                    found,
-                    "give each grant a guest path of its own",
-                );
-                continue;
-            }
-            grants.files.push(grant);
-        }
-        grants
-    }
-
-    fn file_grant(&mut self, node: &Node<'_>) -> Option<FileGrant> {
-        let field = &schema::GRANTS_FILES;
-        let DeValue::Table(table) = node.get_ref() else {
-            let found = format!("{} holds {}", label(field), kind(node.get_ref()));
-            self.refuse(
-                node,
-                field,
-                found,
-                "write { host = ..., guest = ..., mode = ... }",
-            );
-            return None;
-        };
-        for key in table.keys() {
-            let name: &str = key.get_ref();
-            if !schema::FILE_GRANT_KEYS.contains(&name) {
-                self.report(
-                    key.span(),
-                    format!("unknown key `{}` in grants.files", shortened(name)),
-                    format!("allowed are {}", schema::FILE_GRANT_KEYS.join(", ")),
-                    suggestion(name, schema::FILE_GRANT_KEYS),
-                );
-            }
-        }
-        let host = self.grant_path(node, table, "host");
-        let guest = self.grant_path(node, table, "guest");
-        let mode = match table.get("mode") {
-            None => Some(FileMode::default()),
-            Some(mode) => match mode.get_ref() {
-                DeValue::String(word) if *word == "ro" => Some(FileMode::ReadOnly),
-                DeValue::String(word) if *word == "rw" => Some(FileMode::ReadWrite),
-                other => {
-                    let found = match other {
-                        DeValue::String(word) => format!("`mode` is {:?}", shortened(word)),
-                        other => format!("`mode` is {}", kind(other)),
-                    };
-                    self.report(
-                        mode.span(),
-                        found,
-                        "allowed are \"ro\" and \"rw\"",
-                        "choose one of them",
-                    );
-                    None
-                }
-            },
-        };
-        Some(FileGrant {
-            host: host?,
-            guest: guest?,
-            mode: mode?,
-        })
-    }
-
-    fn grant_path(&mut self, grant: &Node<'_>, table: &DeTable<'_>, key: &str) -> Option<String> {
-        let field = &schema::GRANTS_FILES;
-        let Some(node) = table.get(key) else {
-            let found = format!("the grant has no `{key}`");
-            self.refuse(
-                grant,
-                field,
-                found,
-                format!("add {key} = \"/some/directory\""),
-            );
-            return None;
-        };
-        let DeValue::String(path) = node.get_ref() else {
-            let found = format!("`{key}` is {}", kind(node.get_ref()));
-            self.refuse(node, field, found, "write a path in double quotes");
-            return None;
-        };
-        if let Err(fault) = check_absolute(path) {
-            let found = format!("`{key}` {fault}");
-            self.refuse(
-                node,
-                field,
-                found,
-                "write an absolute path without . and ..",
-            );
-            return None;
-        }
-        Some(path.to_string())
-    }
 }
 
 fn label(field: &Field) -> String {
@@ -628,7 +295,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 fn suggestion(found: &str, words: &[&str]) -> String {
-    match schema::nearest(found, words) {
+    match nearest(found, words) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "choose one of these".to_owned(),
     }
