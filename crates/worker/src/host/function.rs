@@ -1,0 +1,133 @@
+//! `fulmar:function`: context, state, messages.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use fulmar_model::{Bucket, FunctionName, SessionName};
+use fulmar_state::{StateError, Transaction};
+
+use super::Host;
+use crate::bindings::offered::fulmar::function::{context, messages, state};
+
+/// Keys of one page at most.
+const MAX_PAGE: usize = 10_000;
+
+impl context::Host for Host {
+    fn current(&mut self) -> wasmtime::Result<context::Invocation> {
+        let read_only = self.tx().is_some_and(|tx| tx.is_read_only());
+        let current = self
+            .current
+            .as_ref()
+            .ok_or_else(|| wasmtime::Error::msg("there is no invocation while the worker starts"))?;
+        Ok(context::Invocation {
+            id: current.id.to_string(),
+            function: current.function.to_string(),
+            session: current.session.as_ref().map(ToString::to_string),
+            idempotency_key: current.idempotency_key.as_deref().map(str::to_owned),
+            attempt: current.attempt,
+            deadline_unix_ms: current.deadline_unix_ms,
+            read_only,
+        })
+    }
+
+    fn now_unix_ms(&mut self) -> wasmtime::Result<u64> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Ok(now.map_or(0, |now| now.as_millis() as u64))
+    }
+}
+
+fn state_error(error: StateError) -> state::Error {
+    let text = error.to_string();
+    match error {
+        StateError::NoSession => state::Error::NoSession,
+        StateError::ReadOnly => state::Error::ReadOnly,
+        StateError::InvalidName(_) => state::Error::InvalidName(text),
+        StateError::TooLarge { .. } => state::Error::TooLarge(text),
+        StateError::WrongType(_) => state::Error::WrongType(text),
+        StateError::Storage(_) => state::Error::Storage(text),
+    }
+}
+
+impl Host {
+    fn with_state<T>(
+        &mut self,
+        bucket: &str,
+        use_state: impl FnOnce(&mut Transaction, Bucket<'_>) -> Result<T, StateError>,
+    ) -> wasmtime::Result<Result<T, state::Error>> {
+        let Some(tx) = self.tx() else {
+            return Ok(Err(state::Error::Storage("there is no invocation while the worker starts".into())));
+        };
+        let bucket = match Bucket::new(bucket) {
+            Ok(bucket) => bucket,
+            Err(error) => return Ok(Err(state::Error::InvalidName(error.to_string()))),
+        };
+        Ok(use_state(tx, bucket).map_err(state_error))
+    }
+}
+
+impl state::Host for Host {
+    fn get(&mut self, bucket: String, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, state::Error>> {
+        self.with_state(&bucket, |tx, bucket| Ok(tx.get(bucket, &key)?.map(Vec::from)))
+    }
+
+    fn set(&mut self, bucket: String, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), state::Error>> {
+        self.with_state(&bucket, |tx, bucket| tx.set(bucket, &key, value.into()))
+    }
+
+    fn delete(&mut self, bucket: String, key: String) -> wasmtime::Result<Result<(), state::Error>> {
+        self.with_state(&bucket, |tx, bucket| tx.delete(bucket, &key))
+    }
+
+    fn list_keys(
+        &mut self,
+        bucket: String,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> wasmtime::Result<Result<Vec<String>, state::Error>> {
+        let limit = (limit as usize).min(MAX_PAGE);
+        self.with_state(&bucket, |tx, bucket| tx.list_keys(bucket, &prefix, after.as_deref(), limit))
+    }
+
+    fn increment(&mut self, bucket: String, key: String, delta: i64) -> wasmtime::Result<Result<i64, state::Error>> {
+        self.with_state(&bucket, |tx, bucket| tx.increment(bucket, &key, delta))
+    }
+
+    fn compare_and_swap(
+        &mut self,
+        bucket: String,
+        key: String,
+        expected: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+    ) -> wasmtime::Result<Result<bool, state::Error>> {
+        self.with_state(&bucket, |tx, bucket| {
+            tx.compare_and_swap(bucket, &key, expected.as_deref(), value.map(Bytes::from))
+        })
+    }
+}
+
+impl messages::Host for Host {
+    fn send(
+        &mut self,
+        function: String,
+        session: Option<String>,
+        body: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), messages::Error>> {
+        let invalid = |error: fulmar_model::NameError| messages::Error::InvalidName(error.to_string());
+        let to = match FunctionName::new(&function) {
+            Ok(to) => to,
+            Err(error) => return Ok(Err(invalid(error))),
+        };
+        let session = match session.map(|session| SessionName::new(&session)).transpose() {
+            Ok(session) => session,
+            Err(error) => return Ok(Err(invalid(error))),
+        };
+        let Some(tx) = self.tx() else {
+            return Ok(Err(messages::Error::ReadOnly));
+        };
+        Ok(tx.send(to, session, body.into()).map_err(|error| match error {
+            StateError::ReadOnly => messages::Error::ReadOnly,
+            other => messages::Error::TooLarge(other.to_string()),
+        }))
+    }
+}

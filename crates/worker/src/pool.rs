@@ -1,0 +1,225 @@
+//! Live workers that wait for their next invocation.
+//!
+//! A worker that served a session waits for that session only, tagged with the session's version:
+//! what it remembers is true as long as nobody else changed the session. Workers without a session
+//! are interchangeable. Over the limit the one that waited longest goes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use fulmar_model::{FunctionName, SessionName};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use crate::worker::Worker;
+
+/// What a worker is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The function.
+    pub function: FunctionName,
+    /// Its deployed version.
+    pub version: u64,
+    /// The session whose state the worker may remember, if it has one.
+    pub session: Option<SessionName>,
+}
+
+struct Waiting<W> {
+    tag: u64,
+    worker: W,
+    expires: Instant,
+    /// Place in the order of use.
+    turn: u64,
+}
+
+struct Inner<W> {
+    waiting: FxHashMap<Key, VecDeque<Waiting<W>>>,
+    /// By turn: the first is the one that waited longest.
+    order: BTreeMap<u64, Key>,
+    next_turn: u64,
+}
+
+/// Live workers that wait. Generic only for its tests.
+pub struct Pool<W = Worker> {
+    inner: Mutex<Inner<W>>,
+    max: usize,
+}
+
+impl<W> Pool<W> {
+    /// A pool of at most `max` waiting workers.
+    pub fn new(max: usize) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                waiting: FxHashMap::default(),
+                order: BTreeMap::new(),
+                next_turn: 0,
+            }),
+            max,
+        }
+    }
+
+    /// The worker for the key that waited least, if what it remembers is of version `tag`; one of
+    /// another version is dropped.
+    pub fn take(&self, key: &Key, tag: u64) -> Option<W> {
+        let (found, _dropped_unlocked);
+        {
+            let mut inner = self.inner.lock();
+            let waiting = inner.waiting.get_mut(key)?;
+            let last = waiting.pop_back()?;
+            if waiting.is_empty() {
+                inner.waiting.remove(key);
+            }
+            inner.order.remove(&last.turn);
+            if last.tag == tag {
+                (found, _dropped_unlocked) = (Some(last.worker), None);
+            } else {
+                (found, _dropped_unlocked) = (None, Some(last.worker));
+            }
+        }
+        found
+    }
+
+    /// Lets a worker wait until `expires`.
+    pub fn put(&self, key: Key, tag: u64, worker: W, expires: Instant) {
+        let mut dropped_unlocked = Vec::new();
+        {
+            let mut inner = self.inner.lock();
+            let turn = inner.next_turn;
+            inner.next_turn += 1;
+            inner.order.insert(turn, key.clone());
+            inner.waiting.entry(key).or_default().push_back(Waiting {
+                tag,
+                worker,
+                expires,
+                turn,
+            });
+            while inner.order.len() > self.max {
+                let Some((_, oldest)) = inner.order.pop_first() else { break };
+                dropped_unlocked.extend(inner.pop_front(&oldest));
+            }
+        }
+        drop(dropped_unlocked);
+    }
+
+    /// Makes room for a fresh worker when the engine has no slot left: drops the one that waited
+    /// longest. False if none waits.
+    pub fn drop_oldest(&self) -> bool {
+        let dropped = {
+            let mut inner = self.inner.lock();
+            let oldest = inner.order.pop_first();
+            oldest.and_then(|(_, key)| inner.pop_front(&key))
+        };
+        dropped.is_some()
+    }
+
+    /// Drops the workers whose time is over.
+    pub fn sweep(&self, now: Instant) {
+        self.drop_where(|_, waiting| waiting.expires <= now);
+    }
+
+    /// Drops the workers of a session.
+    pub fn evict_session(&self, function: &FunctionName, session: &str) {
+        let is_of = |key: &Key| key.function == *function && key.session.as_ref().is_some_and(|name| name.as_str() == session);
+        self.drop_where(|key, _| is_of(key));
+    }
+
+    /// Drops the workers of a function.
+    pub fn evict_function(&self, function: &FunctionName) {
+        self.drop_where(|key, _| key.function == *function);
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.inner.lock().order.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn drop_where(&self, mut goes: impl FnMut(&Key, &Waiting<W>) -> bool) {
+        let mut dropped_unlocked = Vec::new();
+        {
+            let inner = &mut *self.inner.lock();
+            let order = &mut inner.order;
+            inner.waiting.retain(|key, waiting| {
+                let mut kept = VecDeque::with_capacity(waiting.len());
+                for worker in waiting.drain(..) {
+                    if goes(key, &worker) {
+                        order.remove(&worker.turn);
+                        dropped_unlocked.push(worker);
+                    } else {
+                        kept.push_back(worker);
+                    }
+                }
+                *waiting = kept;
+                !waiting.is_empty()
+            });
+        }
+        drop(dropped_unlocked);
+    }
+}
+
+impl<W> Inner<W> {
+    /// The worker of a key that waited longest; its turn is already gone.
+    fn pop_front(&mut self, key: &Key) -> Option<Waiting<W>> {
+        let waiting = self.waiting.get_mut(key)?;
+        let oldest = waiting.pop_front();
+        if waiting.is_empty() {
+            self.waiting.remove(key);
+        }
+        oldest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn key(session: Option<&str>) -> Key {
+        Key {
+            function: FunctionName::new("f").unwrap(),
+            version: 1,
+            session: session.map(|name| SessionName::new(name).unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_worker_that_remembers_another_version_is_dropped() {
+        let (pool, later) = (Pool::new(4), Instant::now() + Duration::from_secs(1));
+        pool.put(key(Some("a")), 7, "knows 7", later);
+        assert_eq!(pool.take(&key(Some("a")), 8), None);
+        assert_eq!(pool.take(&key(Some("a")), 7), None, "it is gone");
+        pool.put(key(Some("a")), 7, "knows 7", later);
+        assert_eq!(pool.take(&key(Some("a")), 7), Some("knows 7"));
+    }
+
+    #[test]
+    fn sessions_do_not_share_workers_and_the_oldest_goes_first() {
+        let (pool, later) = (Pool::new(2), Instant::now() + Duration::from_secs(1));
+        pool.put(key(Some("a")), 0, 1, later);
+        pool.put(key(Some("b")), 0, 2, later);
+        pool.put(key(None), 0, 3, later);
+        assert_eq!(pool.take(&key(Some("a")), 0), None, "waited longest");
+        assert_eq!(pool.take(&key(Some("b")), 0), Some(2));
+        assert_eq!(pool.take(&key(Some("b")), 0), None);
+        assert_eq!(pool.take(&key(None), 0), Some(3));
+        assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn sweeps_and_evictions_leave_the_others() {
+        let (pool, now) = (Pool::new(8), Instant::now());
+        pool.put(key(Some("a")), 0, 1, now);
+        pool.put(key(Some("b")), 0, 2, now + Duration::from_secs(2));
+        pool.sweep(now + Duration::from_secs(1));
+        assert_eq!(pool.len(), 1);
+        pool.put(key(None), 0, 3, now);
+        pool.evict_session(&key(None).function, "b");
+        assert_eq!(pool.len(), 1);
+        assert!(pool.drop_oldest());
+        assert!(!pool.drop_oldest());
+    }
+}

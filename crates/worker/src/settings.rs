@@ -1,0 +1,34 @@
+//! What a worker needs to know of its function's manifest.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use fulmar_model::manifest::HostGrant;
+
+/// Limits and grants of a function's workers. Nothing is granted by default.
+#[derive(Debug, Clone, Default)]
+pub struct FunctionSettings {
+    /// Linear memory of one worker, in bytes.
+    pub memory_bytes: usize,
+    /// Largest response, in bytes.
+    pub max_response_bytes: usize,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
+    /// Answers of `wasi:config/store`.
+    pub config: BTreeMap<String, String>,
+    /// Hosts that may be called over HTTP.
+    pub http: Vec<HostGrant>,
+    /// Folders that may be used.
+    pub files: Vec<FileGrant>,
+}
+
+/// A folder that a function may use.
+#[derive(Debug, Clone)]
+pub struct FileGrant {
+    /// Where it is on the node.
+    pub host: PathBuf,
+    /// Where the function sees it.
+    pub guest: String,
+    /// Whether files may be written, made and removed.
+    pub writable: bool,
+}

@@ -1,0 +1,215 @@
+//! One live instance of a function.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use fulmar_model::FunctionName;
+use fulmar_state::Transaction;
+use http_body_util::{BodyExt, Full};
+use tokio::sync::oneshot;
+use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime_wasi_http::p2::bindings::Proxy;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::WasiHttpView;
+
+use crate::artifact::{Artifact, Pre};
+use crate::bindings::function::{Failure, Function};
+use crate::call::{Call, CallError, Reply, Request};
+use crate::host::{Current, Host};
+use crate::logs::LogSink;
+use crate::settings::FunctionSettings;
+
+/// How long a worker may take to start: what its language's runtime does first.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One live instance: calls come one at a time.
+pub struct Worker {
+    store: Store<Host>,
+    instance: Instance,
+    artifact: Arc<Artifact>,
+}
+
+enum Instance {
+    Function(Function),
+    Http(Proxy),
+}
+
+impl Worker {
+    /// Starts an instance.
+    pub async fn start(
+        artifact: &Arc<Artifact>,
+        function: &FunctionName,
+        settings: &Arc<FunctionSettings>,
+        logs: &Arc<dyn LogSink>,
+    ) -> Result<Self, CallError> {
+        let host = Host::new(function, settings, logs)?;
+        let mut store = Store::new(artifact.runtime.engine(), host);
+        store.limiter(|host| &mut host.limits);
+        store.epoch_deadline_callback(|mut context| {
+            let host = context.data_mut();
+            if Instant::now() < host.deadline {
+                return Ok(UpdateDeadline::Yield(1));
+            }
+            host.timed_out = true;
+            Ok(UpdateDeadline::Interrupt)
+        });
+        store.set_epoch_deadline(1);
+        store.data_mut().deadline = Instant::now() + START_TIMEOUT;
+        let _running = artifact.runtime.running();
+        let started = match &artifact.pre {
+            Pre::Function(pre) => pre.instantiate_async(&mut store).await.map(Instance::Function),
+            Pre::Http(pre) => pre.instantiate_async(&mut store).await.map(Instance::Http),
+        };
+        match started {
+            Ok(instance) => Ok(Self {
+                store,
+                instance,
+                artifact: artifact.clone(),
+            }),
+            Err(error) => Err(match explain(&error, store.data()) {
+                CallError::Trap(text) => CallError::Start(text),
+                known => known,
+            }),
+        }
+    }
+
+    /// Runs one invocation on its transaction. After an error the worker must be dropped.
+    pub async fn call(&mut self, call: Call, tx: Transaction) -> (Transaction, Result<Reply, CallError>) {
+        let deadline = call.deadline;
+        let host = self.store.data_mut();
+        host.begin(&call, tx);
+        self.store.set_epoch_deadline(1);
+        let _running = self.artifact.runtime.running();
+        let result = match (&self.instance, call.request) {
+            (Instance::Function(function), Request::Bytes(input)) => {
+                let called = call_function(function, &mut self.store, input);
+                cut_off(called, deadline).await
+            }
+            (Instance::Http(proxy), Request::Http(request)) => {
+                let called = call_http(proxy, &mut self.store, request);
+                cut_off(called, deadline).await
+            }
+            (Instance::Function(_), Request::Http(_)) => Some(Err(CallError::Rejected(
+                "a function of fulmar:function takes bytes, not an HTTP request".into(),
+            ))),
+            (Instance::Http(_), Request::Bytes(_)) => Some(Err(CallError::Rejected(
+                "a function of wasi:http/proxy takes an HTTP request, not bytes".into(),
+            ))),
+        };
+        let host = self.store.data_mut();
+        let tx = host.end();
+        (tx, result.unwrap_or(Err(CallError::Timeout)))
+    }
+}
+
+async fn call_function(function: &Function, store: &mut Store<Host>, input: Bytes) -> Result<Reply, CallError> {
+    let max = store.data().settings.max_response_bytes;
+    match function.call_handle(&mut *store, &input).await {
+        Ok(Ok(output)) if output.len() > max => Err(CallError::ResponseTooLarge { limit: max }),
+        Ok(Ok(output)) => Ok(Reply::Bytes(output.into())),
+        Ok(Err(Failure::Failed(text))) => Err(CallError::Failed(text)),
+        Ok(Err(Failure::Rejected(text))) => Err(CallError::Rejected(text)),
+        Err(error) => Err(explain(&error, store.data())),
+    }
+}
+
+async fn call_http(proxy: &Proxy, store: &mut Store<Host>, request: http::Request<Bytes>) -> Result<Reply, CallError> {
+    let max = store.data().settings.max_response_bytes;
+    let (respond, response) = oneshot::channel();
+    let request = request.map(|body| Full::new(body).map_err(|never| match never {}));
+    let trap = |error: wasmtime::Error| CallError::Trap(format!("{error:#}"));
+    let mut http = store.data_mut().http();
+    let request = http
+        .new_incoming_request::<http_body_util::combinators::BoxBody<Bytes, wasmtime_wasi_http::Error>>(
+            Scheme::Http,
+            request.map(BodyExt::boxed),
+        )
+        .map_err(trap)?;
+    let out = http.new_response_outparam(respond).map_err(trap)?;
+    // The guest may go on writing its body after it has set the response, so both run together.
+    let collected = collect(response, max);
+    let called = async {
+        let called = proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, out).await;
+        called.map_err(|error| explain(&error, store.data()))
+    };
+    let (called, collected) = tokio::join!(called, collected);
+    called?;
+    collected
+}
+
+/// Waits for the response and reads its body.
+async fn collect(
+    response: oneshot::Receiver<Result<http::Response<HyperOutgoingBody>, ErrorCode>>,
+    max: usize,
+) -> Result<Reply, CallError> {
+    let response = match response.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(code)) => return Err(CallError::Failed(format!("the function answered with the error {code:?}"))),
+        Err(_) => return Err(CallError::NoResponse),
+    };
+    let (head, mut body) = response.into_parts();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => {
+                if let Ok(data) = frame.into_data() {
+                    if whole.len() + data.len() > max {
+                        return Err(CallError::ResponseTooLarge { limit: max });
+                    }
+                    whole.extend_from_slice(&data);
+                }
+            }
+            // The body was dropped unfinished.
+            Err(_) => return Err(CallError::NoResponse),
+        }
+    }
+    Ok(Reply::Http(http::Response::from_parts(head, whole.freeze())))
+}
+
+/// Ends a call at its deadline even if it waits for the host. Most calls never wait, so the timer is
+/// set only when one does. None: cut off.
+async fn cut_off<T>(called: impl Future<Output = T>, deadline: Instant) -> Option<T> {
+    let mut called = pin!(called);
+    let at_once = std::future::poll_fn(|context| match called.as_mut().poll(context) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await;
+    match at_once {
+        Some(result) => Some(result),
+        None => tokio::time::timeout_at(deadline.into(), called).await.ok(),
+    }
+}
+
+/// Why a call ended without a result.
+fn explain(error: &wasmtime::Error, host: &Host) -> CallError {
+    if host.timed_out {
+        return CallError::Timeout;
+    }
+    if host.limits.was_hit() {
+        return CallError::MemoryLimit { limit: host.limits.memory_bytes() };
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => CallError::StackOverflow,
+        Some(trap) => CallError::Trap(format!("{trap}{}", host.last_words())),
+        None => CallError::Trap(format!("{error:#}")),
+    }
+}
+
+impl Current {
+    pub(crate) fn of(call: &Call) -> Self {
+        Self {
+            id: call.id.clone(),
+            function: call.function.clone(),
+            session: call.session.clone(),
+            idempotency_key: call.idempotency_key.clone(),
+            attempt: call.attempt,
+            deadline_unix_ms: call.deadline_unix_ms,
+        }
+    }
+}
