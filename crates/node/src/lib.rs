@@ -1,1 +1,30 @@
-//! placeholder
+//! One node: takes invocations, runs them on workers, commits what they did, answers.
+//!
+//! The way of an invocation, each module calling the next and none calling back: [`ingress`]
+//! (connections) -> [`broker`] (path, headers, body) -> [`core`] (admission) -> [`execute`] (session
+//! queue, idempotency, worker, commit) -> the crates `worker` and `state` -> `broker` (response).
+//! Beside it: [`courier`] delivers messages, [`deploy`] changes what is deployed, [`keeper`] bounds
+//! memory and disk, [`admin`] is the operator's API.
+
+mod admin;
+mod artifacts;
+mod broker;
+mod clock;
+mod core;
+mod courier;
+mod deploy;
+mod execute;
+mod functions;
+mod hold;
+mod ingress;
+mod invocation;
+mod keeper;
+mod logs;
+mod metrics;
+mod node;
+mod respond;
+mod sessions;
+pub mod target;
+
+pub use core::NodeOptions;
+pub use node::{Node, StartError};

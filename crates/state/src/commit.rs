@@ -258,6 +258,11 @@ impl GroupCommit {
         Ticket(self.shared.applied.load(Ordering::Acquire))
     }
 
+    /// The last ticket handed out.
+    pub fn submitted(&self) -> Ticket {
+        Ticket(self.shared.queue.lock().next)
+    }
+
     pub(crate) fn applied_counter(&self) -> Arc<AtomicU64> {
         self.shared.applied.clone()
     }

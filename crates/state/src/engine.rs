@@ -93,6 +93,9 @@ pub trait Engine: Send + Sync + 'static {
     /// may occur twice in a table.
     fn write(&self, writes: &[Write<'_>], sync: bool) -> Result<(), EngineError>;
 
+    /// About how many keys a table has.
+    fn approximate_len(&self, table: Table) -> usize;
+
     /// Makes everything written before durable.
     fn sync(&self) -> Result<(), EngineError>;
 }

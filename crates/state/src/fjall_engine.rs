@@ -98,6 +98,10 @@ impl Engine for FjallEngine {
         batch.commit().map_err(failed)
     }
 
+    fn approximate_len(&self, table: Table) -> usize {
+        self.table(table).approximate_len()
+    }
+
     fn sync(&self) -> Result<(), EngineError> {
         self.database.persist(PersistMode::SyncData).map_err(failed)
     }

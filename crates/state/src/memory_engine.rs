@@ -55,6 +55,10 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn approximate_len(&self, table: Table) -> usize {
+        self.tables[table as usize].read().len()
+    }
+
     fn sync(&self) -> Result<(), EngineError> {
         Ok(())
     }

@@ -8,11 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxBuildHasher, FxHashMap};
+use tokio::sync::Notify;
 
 use crate::commit::{Batch, Ticket};
 use crate::engine::{Engine, EngineError, Table};
@@ -53,6 +55,8 @@ struct Shard {
 pub(crate) struct SharedBuckets {
     shards: [Mutex<Shard>; SHARDS],
     engine: Arc<dyn Engine>,
+    /// Rings when reserved keys are given back.
+    given_back: Notify,
 }
 
 /// The locks of a commit's shards, held from the check to the submission.
@@ -65,6 +69,7 @@ impl SharedBuckets {
         Self {
             shards: Default::default(),
             engine,
+            given_back: Notify::new(),
         }
     }
 
@@ -121,9 +126,21 @@ impl SharedBuckets {
         Ok(checked)
     }
 
-    /// Reserves keys for an invocation that runs again: all or none, so that a caller which waits
-    /// holds nothing.
-    pub(crate) fn reserve(&self, keys: &[Path], who: u64) -> bool {
+    /// Waits until all the keys are reserved for an invocation that runs again. They are taken all
+    /// or none, so that whoever waits holds nothing.
+    pub(crate) async fn reserve(&self, keys: &[Path], who: u64) {
+        loop {
+            let mut given_back = pin!(self.given_back.notified());
+            // Listens from here on, so that nothing given back during the try is missed.
+            given_back.as_mut().enable();
+            if self.try_reserve(keys, who) {
+                return;
+            }
+            given_back.await;
+        }
+    }
+
+    fn try_reserve(&self, keys: &[Path], who: u64) -> bool {
         for (at, path) in keys.iter().enumerate() {
             let mut shard = self.shards[Self::shard_of(path)].lock();
             if shard.reserved.get(path).is_some_and(|by| *by != who) {
@@ -144,6 +161,7 @@ impl SharedBuckets {
                 shard.reserved.remove(path);
             }
         }
+        self.given_back.notify_waiters();
     }
 
     /// Up to `limit` committed paths that start with `prefix` and come after `after`, in order.

@@ -96,6 +96,11 @@ impl Bookkeeping {
         self.recent.push((table, key.to_vec(), Some(bytes.into())));
     }
 
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
     /// Deletes a record.
     pub fn delete(&mut self, table: Table, key: &[u8]) {
         self.batch.delete(table, &[key]);
@@ -271,6 +276,21 @@ impl Store {
         }
     }
 
+    /// Writes everything submitted and makes it durable; the calling thread waits.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let (done, wait) = std::sync::mpsc::channel();
+        let release = Box::new(move |result| {
+            // Whoever waits cannot have gone away: it waits right below.
+            let _ = done.send(result);
+        });
+        self.commit.when_durable(self.commit.submitted(), release);
+        match wait.recv() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failure)) => Err(EngineError(failure.to_string()).into()),
+            Err(_) => Err(EngineError("the commit thread is gone".into()).into()),
+        }
+    }
+
     /// Runs `release` once `ticket` is durable at the level.
     pub fn release(&self, ticket: Ticket, durability: Durability, release: Release) {
         match durability {
@@ -283,9 +303,9 @@ impl Store {
         }
     }
 
-    /// Reserves the keys of a conflict for the writer; false if another writer has one of them.
-    pub fn reserve(&self, keys: &ReservedKeys, writer: u64) -> bool {
-        self.shared.reserve(&keys.0, writer)
+    /// Waits until the keys of a conflict are reserved for the writer.
+    pub async fn reserve(&self, keys: &ReservedKeys, writer: u64) {
+        self.shared.reserve(&keys.0, writer).await;
     }
 
     /// Gives reserved keys back.
@@ -316,6 +336,11 @@ impl Store {
             .map(decode)
             .transpose()?
             .map(|record| (record, ticket)))
+    }
+
+    /// About how many records a table has.
+    pub fn approximate_len(&self, table: Table) -> usize {
+        self.engine.approximate_len(table)
     }
 
     /// Visits the applied records of a table in the order of their keys.

@@ -12,12 +12,14 @@ use crate::bindings::offered::wasi::keyvalue0_2_0_draft::{atomics, batch, store}
 pub(crate) const PAGE: usize = 1000;
 
 /// An opened bucket.
-pub(crate) struct Bucket {
+#[allow(unreachable_pub)] // The generated bindings name it.
+pub struct Bucket {
     name: String,
 }
 
 /// A compare-and-swap in progress: what was there when it began.
-pub(crate) struct Cas {
+#[allow(unreachable_pub)] // The generated bindings name it.
+pub struct Cas {
     pub(crate) bucket: String,
     pub(crate) key: String,
     pub(crate) seen: Option<Bytes>,

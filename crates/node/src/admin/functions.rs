@@ -1,0 +1,118 @@
+//! Deploying functions: artefacts by digest, then the manifest that names one.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{Response, StatusCode};
+use axum::routing::{get, put};
+use fulmar_model::{Code, Manifest, Problem};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, Failed, bad_request, json, no_content};
+use crate::artifacts::is_digest;
+use crate::clock;
+use crate::core::Core;
+use crate::deploy;
+use crate::functions::Function;
+
+/// Largest component in bytes: a Python interpreter with its library is about 40 MiB.
+const MAX_ARTIFACT_BYTES: usize = 256 << 20;
+/// Largest deployment request in bytes: a manifest.
+const MAX_DEPLOY_BYTES: usize = 1 << 20;
+
+pub(super) fn routes() -> Router<Arc<Core>> {
+    Router::new()
+        .route("/admin/artifacts/{digest}", put(upload).head(exists))
+        .route("/admin/functions", get(list))
+        .route("/admin/functions/{name}", get(show).put(put_function).delete(remove))
+}
+
+async fn exists(State(core): State<Arc<Core>>, Path(digest): Path<String>) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    if !core.artifacts.has(&digest) {
+        *response.status_mut() = StatusCode::NOT_FOUND;
+    }
+    response
+}
+
+async fn upload(State(core): State<Arc<Core>>, Path(digest): Path<String>, body: Body) -> Answer {
+    if !is_digest(&digest) {
+        return Err(bad_request("the artefact's path has to end in its SHA-256 digest, 64 lower-case hexadecimal digits"));
+    }
+    let wasm = super::read(body, MAX_ARTIFACT_BYTES).await?;
+    let size = wasm.len();
+    let name = digest.clone();
+    let stored = tokio::task::spawn_blocking(move || core.artifacts.store(&core.runtime, &name, &wasm)).await;
+    stored.map_err(|error| Problem::new(Code::Internal, format!("compiling the artefact: {error}")))??;
+    Ok(json(&json!({ "artifact": digest, "bytes": size })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deployment {
+    manifest: String,
+    artifact: String,
+}
+
+async fn put_function(State(core): State<Arc<Core>>, Path(name): Path<String>, body: Body) -> Answer {
+    let body = super::read(body, MAX_DEPLOY_BYTES).await?;
+    let deployment: Deployment =
+        serde_json::from_slice(&body).map_err(|error| bad_request(format!("the deployment is not as expected: {error}")))?;
+    let manifest = Manifest::parse(&deployment.manifest, "fulmar.toml")
+        .map_err(|error| Problem::new(Code::ManifestInvalid, error.to_string()))?;
+    if manifest.name.as_str() != name {
+        let detail = format!("the manifest names the function {}, the path {name}", manifest.name);
+        return Err(bad_request(detail));
+    }
+    let (function, changed) = deploy::deploy(&core, manifest, &deployment.artifact).await?;
+    let current = function.current();
+    Ok(json(&json!({
+        "name": function.name,
+        "version": current.version,
+        "artifact": current.digest,
+        "changed": changed,
+    })))
+}
+
+fn summary(function: &Function) -> Value {
+    let current = function.current();
+    let (hot, waiting) = function.sessions.count();
+    json!({
+        "name": function.name,
+        "version": current.version,
+        "artifact": current.digest,
+        "world": current.world().to_string(),
+        "durability": current.manifest.durability,
+        "deployed_at": clock::rfc3339(current.deployed_unix_ms),
+        "sessions_hot": hot,
+        "queued": waiting + function.waiting(),
+    })
+}
+
+async fn list(State(core): State<Arc<Core>>) -> Response<Body> {
+    let functions: Vec<Value> = core.functions.all().iter().map(|function| summary(function)).collect();
+    json(&json!({ "functions": functions }))
+}
+
+async fn show(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer {
+    let function = find(&core, &name)?;
+    let mut shown = summary(&function);
+    let current = function.current();
+    shown["manifest"] = json!(current.manifest);
+    Ok(json(&shown))
+}
+
+async fn remove(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer {
+    find(&core, &name)?;
+    deploy::remove(&core, &name).await?;
+    Ok(no_content())
+}
+
+fn find(core: &Core, name: &str) -> Result<Arc<Function>, Failed> {
+    core.functions
+        .get(name)
+        .ok_or_else(|| Failed(Problem::new(Code::FunctionNotFound, format!("no function {name:?} is deployed"))))
+}

@@ -1,0 +1,58 @@
+//! `/healthz`, `/readyz`, `/metrics`, `/admin/node`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Response, StatusCode};
+use axum::routing::get;
+use fulmar_model::{Code, Problem};
+use fulmar_state::datadir;
+use serde_json::json;
+
+use super::{Answer, Failed};
+use crate::core::Core;
+use crate::respond;
+
+pub(super) fn routes() -> Router<Arc<Core>> {
+    Router::new()
+        .route("/healthz", get(healthy))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/admin/node", get(node))
+}
+
+/// The process lives.
+async fn healthy() -> Response<Body> {
+    super::json(&json!({ "status": "ok" }))
+}
+
+/// The node takes invocations; if not, why.
+async fn ready(State(core): State<Arc<Core>>) -> Answer {
+    if core.stopping.is_cancelled() {
+        return Err(Failed(Problem::new(Code::ShuttingDown, "the node stops")));
+    }
+    core.refuses_writes().map_or_else(|| Ok(super::json(&json!({ "status": "ready" }))), |problem| Err(Failed(problem)))
+}
+
+async fn metrics(State(core): State<Arc<Core>>) -> Answer {
+    let text = core.metrics.render().map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    Ok(respond::bytes(StatusCode::OK, "text/plain; version=0.0.4", text).map(Body::new))
+}
+
+async fn node(State(core): State<Arc<Core>>) -> Response<Body> {
+    super::json(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "data": core.data_path,
+        "format": datadir::FORMAT,
+        "uptime_seconds": core.started.elapsed().as_secs_f64(),
+        "functions": core.functions.all().len(),
+        "invocations": core.admission.invocations(),
+        "workers_idle": core.pool.len(),
+        "allocation": core.runtime.allocation(),
+        "epoch": core.store.epoch().0,
+        "commit": core.store.commits().durable().0,
+        "storage": core.refuses_writes().map_or("ok", |problem| problem.code.as_str()),
+    }))
+}

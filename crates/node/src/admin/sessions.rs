@@ -1,0 +1,140 @@
+//! Sessions: listed, shown, removed.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::routing::{any, get};
+use fulmar_model::{Bucket, Code, Group, Problem};
+use fulmar_state::record::{Record, SessionRecord};
+use fulmar_state::{Table, key};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, Failed, bad_request, function_name, json, no_content, page, segments, session_name};
+use crate::clock;
+use crate::core::Core;
+use crate::hold::Hold;
+
+/// Keys counted when a session is listed; of a larger one the numbers are left out.
+const COUNTED_KEYS: usize = 1000;
+/// Keys deleted by one commit.
+const DELETED_KEYS: usize = 5000;
+
+pub(super) fn routes() -> Router<Arc<Core>> {
+    Router::new()
+        .route("/admin/sessions", get(list))
+        .route("/admin/sessions/{*path}", any(one))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    function: Option<String>,
+    prefix: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn list(State(core): State<Arc<Core>>, Query(options): Query<Options>) -> Answer {
+    let limit = page(options.limit);
+    let prefix = match (&options.function, options.prefix.as_deref().unwrap_or_default()) {
+        (Some(function), prefix) => format!("{}\0{prefix}", function_name(function)?),
+        (None, "") => String::new(),
+        (None, _) => return Err(bad_request("prefix needs a function")),
+    };
+    // `after` is what `next` gave: function and session, joined by a slash.
+    let after = options.after.as_deref().and_then(|after| after.split_once('/'));
+    let after = after.map(|(function, session)| format!("{function}\0{session}"));
+    let after = after.as_deref().filter(|after| *after >= prefix.as_str()).map(str::as_bytes);
+    let mut found = Vec::new();
+    core.store.scan(Table::Sessions, prefix.as_bytes(), after, &mut |key, value| {
+        if let Some((function, session)) = key::parse_session(key) {
+            found.push((function.to_owned(), session.to_owned(), SessionRecord::decode(value)));
+        }
+        found.len() < limit
+    })?;
+    let next = found.last().filter(|_| found.len() == limit).map(|(function, session, _)| format!("{function}/{session}"));
+    let mut sessions = Vec::with_capacity(found.len());
+    for (function, session, record) in found {
+        let record = record.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let group = Group {
+            function: function_name(&function)?,
+            session: session_name(&session)?,
+        };
+        sessions.push(describe(&core, &group, &record, COUNTED_KEYS)?);
+    }
+    Ok(json(&json!({ "sessions": sessions, "next": next })))
+}
+
+fn describe(core: &Core, group: &Group, record: &SessionRecord, count_at_most: usize) -> Result<Value, Failed> {
+    let hot = core
+        .functions
+        .get(group.function.as_str())
+        .and_then(|function| function.sessions.peek(group.session.as_str()))
+        .and_then(|session| session.state());
+    let prefix = key::session_state(group);
+    let (mut keys, mut bytes) = (0_usize, 0_usize);
+    core.store.scan(Table::State, &prefix, None, &mut |key, value| {
+        keys += 1;
+        bytes += key.len() - prefix.len() + value.len();
+        keys < count_at_most
+    })?;
+    let counted = keys < count_at_most;
+    let version = hot.as_ref().map_or(record.version, |hot| hot.version().max(record.version));
+    Ok(json!({
+        "function": group.function,
+        "session": group.session,
+        "version": version.0,
+        "keys": counted.then_some(keys),
+        "bytes": counted.then_some(bytes),
+        "hot": hot.is_some(),
+        "hot_bytes": hot.map_or(0, |hot| hot.hot_bytes()),
+        "epoch": record.epoch.0,
+        "updated_at": clock::rfc3339(record.updated_unix_ms),
+    }))
+}
+
+async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
+    let segments = segments(request.uri(), "/admin/sessions/")?;
+    let [function, session] = &segments[..] else {
+        return Err(bad_request("the path has to be /admin/sessions/FUNCTION/SESSION, each percent-encoded"));
+    };
+    let group = Group {
+        function: function_name(function)?,
+        session: session_name(session)?,
+    };
+    let unknown = || Failed(Problem::new(Code::SessionNotFound, format!("no session {group} is stored")));
+    match request.method().as_str() {
+        "GET" => {
+            let hold = Hold::session(&core, &group).await?;
+            hold.settled().await?;
+            let record = core.store.session_record(&group)?.ok_or_else(unknown)?;
+            Ok(json(&describe(&core, &group, &record, usize::MAX)?))
+        }
+        "DELETE" => {
+            let hold = Hold::session(&core, &group).await?;
+            hold.settled().await?;
+            core.store.session_record(&group)?.ok_or_else(unknown)?;
+            loop {
+                let mut tx = hold.begin();
+                let keys = tx.list_keys(Bucket::Session, "", None, DELETED_KEYS).map_err(super::state::problem)?;
+                for key in &keys {
+                    tx.delete(Bucket::Session, key).map_err(super::state::problem)?;
+                }
+                let last = keys.len() < DELETED_KEYS;
+                let mut bookkeeping = fulmar_state::Bookkeeping::default();
+                if last {
+                    bookkeeping.delete(Table::Sessions, &key::session(&group));
+                }
+                hold.commit(tx, bookkeeping).await?;
+                if last {
+                    break;
+                }
+            }
+            hold.forget();
+            Ok(no_content())
+        }
+        other => Err(Failed(Problem::new(Code::MethodNotAllowed, format!("{other} is not allowed here; GET and DELETE are")))),
+    }
+}

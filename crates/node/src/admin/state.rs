@@ -1,0 +1,324 @@
+//! Buckets and keys: read, written, listed, exported, imported.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::routing::{any, get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use fulmar_model::{Bucket, Code, Group, Problem};
+use fulmar_state::{Bookkeeping, MAX_VALUE_BYTES, StateError, Table, key};
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{Answer, Failed, bad_request, function_name, json, no_content, page, segments, session_name};
+use crate::core::Core;
+use crate::hold::Hold;
+use crate::respond;
+
+/// Longest line of an import in bytes: the largest value as base64, and its names.
+const MAX_LINE_BYTES: usize = MAX_VALUE_BYTES / 3 * 4 + (16 << 10);
+/// Entries that an export holds in memory.
+const EXPORT_STEP: usize = 256;
+
+pub(super) fn routes() -> Router<Arc<Core>> {
+    Router::new()
+        .route("/admin/state/shared", get(buckets))
+        .route("/admin/state/{*path}", any(keys))
+        .route("/admin/state-export", get(export))
+        .route("/admin/state-import", post(import))
+}
+
+pub(super) fn problem(error: StateError) -> Failed {
+    let code = match &error {
+        StateError::InvalidName(_) => Code::KeyInvalid,
+        StateError::TooLarge { .. } => Code::BodyTooLarge,
+        StateError::NoSession | StateError::ReadOnly | StateError::WrongType(_) => Code::BadRequest,
+        StateError::Storage(_) => Code::Internal,
+    };
+    Failed(Problem::new(code, error.to_string()))
+}
+
+/// Where keys are: a shared bucket or a session.
+enum Scope {
+    Shared(String),
+    Session(Group),
+}
+
+impl Scope {
+    /// From path segments; gives back what is behind the scope.
+    fn parse(segments: &[String]) -> Result<(Self, &[String]), Failed> {
+        match segments {
+            [kind, bucket, rest @ ..] if kind == "shared" => match Bucket::new(bucket) {
+                Ok(Bucket::Shared(_)) => Ok((Self::Shared(bucket.clone()), rest)),
+                Ok(Bucket::Session) => Err(bad_request("the bucket `session` is private to each session: use session/FUNCTION/SESSION")),
+                Err(error) => Err(Failed(Problem::new(Code::KeyInvalid, error.to_string()))),
+            },
+            [kind, function, session, rest @ ..] if kind == "session" => {
+                let group = Group {
+                    function: function_name(function)?,
+                    session: session_name(session)?,
+                };
+                Ok((Self::Session(group), rest))
+            }
+            _ => Err(bad_request("the scope has to be shared/BUCKET or session/FUNCTION/SESSION, each percent-encoded")),
+        }
+    }
+
+    async fn hold(&self, core: &Arc<Core>) -> Result<Hold, Problem> {
+        match self {
+            Self::Shared(_) => Ok(Hold::shared(core)),
+            Self::Session(group) => Hold::session(core, group).await,
+        }
+    }
+
+    fn bucket(&self) -> Bucket<'_> {
+        match self {
+            Self::Shared(name) => Bucket::Shared(name),
+            Self::Session(_) => Bucket::Session,
+        }
+    }
+}
+
+async fn buckets(State(core): State<Arc<Core>>) -> Answer {
+    let mut buckets: Vec<String> = Vec::new();
+    // Skips from bucket to bucket: their keys are not looked at.
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let mut found = None;
+        core.store.scan(Table::Shared, &[], after.as_deref(), &mut |path, _| {
+            found = path.split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
+            false
+        })?;
+        let Some(bucket) = found else { break };
+        buckets.push(String::from_utf8_lossy(&bucket).into_owned());
+        // The separator plus one: greater than every key of the bucket.
+        after = Some([&bucket[..], b"\x01"].concat());
+    }
+    Ok(json(&json!({ "buckets": buckets })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listing {
+    prefix: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn keys(State(core): State<Arc<Core>>, request: Request) -> Answer {
+    let segments = segments(request.uri(), "/admin/state/")?;
+    let (scope, rest) = Scope::parse(&segments)?;
+    let method = request.method().clone();
+    match rest {
+        [keys] if keys == "keys" && method == "GET" => {
+            let Query(options) =
+                Query::<Listing>::try_from_uri(request.uri()).map_err(|error| bad_request(error.to_string()))?;
+            let limit = page(options.limit);
+            let prefix = options.prefix.unwrap_or_default();
+            let hold = scope.hold(&core).await?;
+            let listed = hold.begin().list_keys(scope.bucket(), &prefix, options.after.as_deref(), limit);
+            let keys = listed.map_err(problem)?;
+            let next = keys.last().filter(|_| keys.len() == limit);
+            Ok(json(&json!({ "keys": keys, "next": next })))
+        }
+        [kind, key] if kind == "key" => {
+            let hold = scope.hold(&core).await?;
+            let mut tx = hold.begin();
+            match method.as_str() {
+                "GET" => match tx.get(scope.bucket(), key).map_err(problem)? {
+                    Some(value) => {
+                        hold.settled().await?;
+                        Ok(respond::bytes(StatusCode::OK, "application/octet-stream", value).map(Body::new))
+                    }
+                    None => Err(Failed(Problem::new(Code::KeyNotFound, format!("there is no key {key:?}")))),
+                },
+                "PUT" => {
+                    let value = super::read(request.into_body(), MAX_VALUE_BYTES).await?;
+                    tx.set(scope.bucket(), key, value).map_err(problem)?;
+                    hold.commit(tx, Bookkeeping::default()).await?;
+                    Ok(no_content())
+                }
+                "DELETE" => {
+                    tx.delete(scope.bucket(), key).map_err(problem)?;
+                    hold.commit(tx, Bookkeeping::default()).await?;
+                    Ok(no_content())
+                }
+                other => Err(Failed(Problem::new(
+                    Code::MethodNotAllowed,
+                    format!("{other} is not allowed here; GET, PUT and DELETE are"),
+                ))),
+            }
+        }
+        _ => Err(bad_request("the path has to go on with /keys or /key/KEY")),
+    }
+}
+
+/// One key and value, as exported and imported.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "scope", rename_all = "lowercase", deny_unknown_fields)]
+enum Entry {
+    Shared { bucket: String, key: String, value: String },
+    Session { function: String, session: String, key: String, value: String },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExportOptions {
+    scope: Option<String>,
+}
+
+async fn export(State(core): State<Arc<Core>>, Query(options): Query<ExportOptions>) -> Answer {
+    Hold::shared(&core).settled().await?;
+    let ranges: Vec<(Table, Vec<u8>)> = match options.scope {
+        None => vec![(Table::Shared, Vec::new()), (Table::State, Vec::new())],
+        Some(scope) => {
+            let segments: Option<Vec<String>> =
+                scope.split('/').map(|segment| crate::target::decode_segment(segment).map(String::from)).collect();
+            let segments = segments.ok_or_else(|| bad_request("the scope is not percent-encoded UTF-8"))?;
+            match Scope::parse(&segments)?.0 {
+                Scope::Shared(bucket) => vec![(Table::Shared, key::bucket(&bucket))],
+                Scope::Session(group) => vec![(Table::State, key::session_state(&group))],
+            }
+        }
+    };
+    let (lines, exported) = mpsc::channel::<Result<Bytes, std::io::Error>>(4);
+    tokio::task::spawn_blocking(move || {
+        for (table, prefix) in ranges {
+            if let Err(error) = export_range(&core, table, &prefix, &lines) {
+                // Breaks the response off, so that it does not look whole.
+                let _ = lines.blocking_send(Err(std::io::Error::other(error)));
+                return;
+            }
+        }
+    });
+    let stream = futures_util::stream::unfold(exported, |mut exported| async move {
+        exported.recv().await.map(|chunk| (chunk, exported))
+    });
+    let mut response = Response::new(Body::from_stream(stream));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+    Ok(response)
+}
+
+/// Exports a range in steps, so that neither the engine nor memory is held by a slow client.
+fn export_range(
+    core: &Core,
+    table: Table,
+    prefix: &[u8],
+    lines: &mpsc::Sender<Result<Bytes, std::io::Error>>,
+) -> Result<(), String> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let (mut chunk, mut seen, mut last) = (Vec::new(), 0, None);
+        core.store
+            .scan(table, prefix, after.as_deref(), &mut |path, value| {
+                if let Some(entry) = entry(table, path, value)
+                    && serde_json::to_writer(&mut chunk, &entry).is_ok()
+                {
+                    chunk.push(b'\n');
+                }
+                seen += 1;
+                last = Some(path.to_vec());
+                seen < EXPORT_STEP && chunk.len() < MAX_LINE_BYTES
+            })
+            .map_err(|error| error.to_string())?;
+        let Some(last) = last else { return Ok(()) };
+        after = Some(last);
+        if lines.blocking_send(Ok(chunk.into())).is_err() {
+            // The client went away.
+            return Ok(());
+        }
+    }
+}
+
+fn entry(table: Table, path: &[u8], value: &[u8]) -> Option<Entry> {
+    let value = BASE64.encode(value);
+    let path = std::str::from_utf8(path).ok()?;
+    let (first, rest) = path.split_once('\0')?;
+    let first = first.to_owned();
+    if table == Table::Shared {
+        return Some(Entry::Shared { bucket: first, key: rest.to_owned(), value });
+    }
+    let (session, key) = rest.split_once('\0')?;
+    Some(Entry::Session { function: first, session: session.to_owned(), key: key.to_owned(), value })
+}
+
+async fn import(State(core): State<Arc<Core>>, request: Request) -> Answer {
+    let mut stream = request.into_body().into_data_stream();
+    let (mut buffer, mut line_number, mut imported) = (Vec::new(), 0_usize, 0_usize);
+    let mut batch = Vec::new();
+    loop {
+        let chunk = stream.next().await.transpose().map_err(|error| bad_request(format!("the body broke off: {error}")))?;
+        let ended = chunk.is_none();
+        buffer.extend_from_slice(&chunk.unwrap_or_default());
+        let mut start = 0;
+        while start < buffer.len() {
+            let end = match buffer[start..].iter().position(|byte| *byte == b'\n') {
+                Some(at) => start + at,
+                None if ended => buffer.len(),
+                None => break,
+            };
+            line_number += 1;
+            let line = &buffer[start..end];
+            if !line.trim_ascii().is_empty() {
+                let entry = serde_json::from_slice::<Entry>(line)
+                    .map_err(|error| bad_request(format!("line {line_number} is not an exported entry: {error}")))?;
+                batch.push((line_number, entry));
+            }
+            start = end + 1;
+        }
+        buffer.drain(..start.min(buffer.len()));
+        if buffer.len() > MAX_LINE_BYTES {
+            return Err(bad_request(format!("line {} is longer than {MAX_LINE_BYTES} bytes", line_number + 1)));
+        }
+        imported += batch.len();
+        write(&core, &mut batch).await?;
+        if ended {
+            return Ok(json(&json!({ "imported": imported })));
+        }
+    }
+}
+
+/// Writes entries: consecutive ones of one scope in one commit.
+async fn write(core: &Arc<Core>, batch: &mut Vec<(usize, Entry)>) -> Result<(), Failed> {
+    let mut entries = std::mem::take(batch).into_iter().peekable();
+    while let Some((line, entry)) = entries.next() {
+        let (scope, first) = split(line, entry)?;
+        let hold = scope.hold(core).await?;
+        let mut tx = hold.begin();
+        tx.set(scope.bucket(), &first.0, first.1).map_err(problem)?;
+        while let Some((line, entry)) = entries.next_if(|(_, next)| is_in(next, &scope)) {
+            let (_, (key, value)) = split(line, entry)?;
+            tx.set(scope.bucket(), &key, value).map_err(problem)?;
+        }
+        hold.commit(tx, Bookkeeping::default()).await?;
+    }
+    Ok(())
+}
+
+fn is_in(entry: &Entry, scope: &Scope) -> bool {
+    match (entry, scope) {
+        (Entry::Shared { bucket, .. }, Scope::Shared(name)) => bucket == name,
+        (Entry::Session { function, session, .. }, Scope::Session(group)) => {
+            function == group.function.as_str() && session == group.session.as_str()
+        }
+        _ => false,
+    }
+}
+
+fn split(line: usize, entry: Entry) -> Result<(Scope, (String, Bytes)), Failed> {
+    let (segments, key, value) = match entry {
+        Entry::Shared { bucket, key, value } => (vec!["shared".to_owned(), bucket], key, value),
+        Entry::Session { function, session, key, value } => (vec!["session".to_owned(), function, session], key, value),
+    };
+    let (scope, _) = Scope::parse(&segments)?;
+    let value = BASE64
+        .decode(value)
+        .map_err(|error| bad_request(format!("the value in line {line} is not base64: {error}")))?;
+    Ok((scope, (key, value.into())))
+}

@@ -1,0 +1,163 @@
+//! What all parts of a node share: the state, the workers, the functions, the limits.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use fulmar_model::{Code, Problem};
+use fulmar_state::Store;
+use fulmar_worker::{LogSink, Pool, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use crate::artifacts::Artifacts;
+use crate::courier::Courier;
+use crate::execute::storage_failed;
+use crate::functions::Functions;
+use crate::invocation::InvocationId;
+use crate::keeper::Keeper;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+
+/// Limits of a node; the defaults suit a machine with 512 MB.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Memory for hot sessions, in bytes; above it idle ones are let go.
+    pub hot_bytes: usize,
+    /// Room on the disk, in bytes, below which invocations are refused.
+    pub reserve_disk_bytes: u64,
+    /// Time that a client has to send its request's head.
+    pub header_timeout: Duration,
+    /// Time that a client has to begin with its body, and between two parts of it.
+    pub body_timeout: Duration,
+    /// Time that running invocations have to finish when the node stops.
+    pub drain_timeout: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Invocations at once, waiting ones included.
+    pub max_invocations: usize,
+    /// Request bodies held at once, in bytes.
+    pub max_body_bytes: usize,
+    /// Live workers at once.
+    pub max_workers: u32,
+    /// Messages delivered at once.
+    pub max_deliveries: usize,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            hot_bytes: 64 << 20,
+            reserve_disk_bytes: 64 << 20,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            max_connections: 10_000,
+            max_invocations: 20_000,
+            max_body_bytes: 256 << 20,
+            max_workers: 2_000,
+            max_deliveries: 256,
+        }
+    }
+}
+
+/// What all parts of a node share.
+pub(crate) struct Core {
+    pub(crate) options: NodeOptions,
+    pub(crate) store: Arc<Store>,
+    /// The data directory; none when everything is in memory.
+    pub(crate) data_path: Option<PathBuf>,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) runtime: Runtime,
+    pub(crate) pool: Pool,
+    pub(crate) functions: Functions,
+    /// Held while what is deployed changes.
+    pub(crate) deploying: tokio::sync::Mutex<()>,
+    pub(crate) courier: Courier,
+    pub(crate) keeper: Keeper,
+    pub(crate) logs: Arc<Logs>,
+    /// The same, as workers see it.
+    pub(crate) log_sink: Arc<dyn LogSink>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) admission: Admission,
+    /// Set when the node stops taking new work.
+    pub(crate) stopping: CancellationToken,
+    pub(crate) started: Instant,
+    pub(crate) next_invocation: AtomicU64,
+}
+
+impl Core {
+    /// An identifier for a new invocation.
+    pub(crate) fn next_id(&self) -> InvocationId {
+        InvocationId {
+            epoch: self.store.epoch().0,
+            number: self.next_invocation.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Why nothing may be run now, if so.
+    pub(crate) fn refuses_writes(&self) -> Option<Problem> {
+        if self.store.commits().has_failed() {
+            let failure = self.store.commits().failure();
+            return Some(failure.map_or_else(
+                || Problem::new(Code::StorageFailed, "a write failed"),
+                |failure| storage_failed(&failure),
+            ));
+        }
+        self.keeper.disk_is_full().then(|| {
+            let reserve = self.options.reserve_disk_bytes;
+            Problem::new(Code::StorageFull, format!("less than {reserve} bytes are free where the data directory is"))
+        })
+    }
+}
+
+/// Bounds what is in the node at once; over it clients are told to come back.
+#[derive(Default)]
+pub(crate) struct Admission {
+    invocations: AtomicUsize,
+    body_bytes: AtomicUsize,
+}
+
+/// An invocation's place in the node, given back when dropped.
+pub(crate) struct Admitted {
+    core: Arc<Core>,
+    body_bytes: usize,
+}
+
+impl Admission {
+    /// Takes a place for an invocation, or says how busy the node is.
+    pub(crate) fn admit(core: &Arc<Core>) -> Result<Admitted, Problem> {
+        let admitted = Admitted { core: core.clone(), body_bytes: 0 };
+        let before = core.admission.invocations.fetch_add(1, Ordering::Relaxed);
+        if before >= core.options.max_invocations {
+            let detail = format!("{before} invocations are in the node; at most {} may be", core.options.max_invocations);
+            return Err(Problem::new(Code::QueueFull, detail));
+        }
+        Ok(admitted)
+    }
+
+    /// Invocations in the node.
+    pub(crate) fn invocations(&self) -> usize {
+        self.invocations.load(Ordering::Relaxed)
+    }
+}
+
+impl Admitted {
+    /// Accounts for the invocation's body.
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.body_bytes += bytes;
+        let before = self.core.admission.body_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > self.core.options.max_body_bytes {
+            return Err(Problem::new(Code::QueueFull, "the node holds too many request bodies at once"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let admission = &self.core.admission;
+        admission.invocations.fetch_sub(1, Ordering::Relaxed);
+        admission.body_bytes.fetch_sub(self.body_bytes, Ordering::Relaxed);
+    }
+}

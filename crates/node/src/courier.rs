@@ -1,0 +1,363 @@
+//! Delivery of messages: exactly once, in order per sending and receiving session.
+//!
+//! A message is stored with its sender's commit and deleted with its receiver's, so that it is
+//! delivered once whatever happens in between. Between the two this module drives it: messages with
+//! the same sending and receiving session share a lane that delivers one at a time; the others share
+//! a lane per receiver that delivers several at once. Delivery need not wait until the sender's
+//! commit is durable: the receiver's commit comes later in the order of commits, and so does
+//! everything that is released because of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fulmar_model::{Code, Problem};
+use fulmar_state::record::{Address, InvocationRecord, InvocationStatus, MessageRecord, Record};
+use fulmar_state::{Bookkeeping, StoreError, Table};
+use fulmar_worker::{Request, World};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::clock;
+use crate::core::Core;
+use crate::execute;
+use crate::functions::Function;
+use crate::invocation::{Invocation, Origin};
+
+/// Deliveries at once of a lane without order.
+const UNORDERED_WIDTH: usize = 64;
+/// Waiting messages held in memory, in bytes; of those beyond only the key is held.
+const HELD_BYTES: usize = 32 << 20;
+/// Pause before a message is offered again to a full queue: it was not tried, so it does not count.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// A message's key: the commit that sent it and its place there.
+pub(crate) type MessageKey = [u8; 12];
+
+/// Who a lane is between; no sender for those without order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Lane {
+    from: Option<Address>,
+    to: Address,
+}
+
+impl Lane {
+    fn of(message: &MessageRecord) -> Self {
+        let ordered = message.to.session.is_some() && message.from.as_ref().is_some_and(|from| from.session.is_some());
+        Self {
+            from: message.from.clone().filter(|_| ordered),
+            to: message.to.clone(),
+        }
+    }
+
+    fn width(&self) -> usize {
+        if self.from.is_some() { 1 } else { UNORDERED_WIDTH }
+    }
+}
+
+struct Waiting {
+    key: MessageKey,
+    /// None: too many waited when it came; read again when its turn comes.
+    message: Option<Box<MessageRecord>>,
+}
+
+#[derive(Default)]
+struct LaneState {
+    waiting: VecDeque<Waiting>,
+    running: usize,
+}
+
+/// Drives the messages of the node.
+pub(crate) struct Courier {
+    lanes: Mutex<HashMap<Lane, LaneState>>,
+    /// Bounds the deliveries of the node.
+    deliveries: Arc<Semaphore>,
+    held_bytes: AtomicUsize,
+}
+
+impl Courier {
+    pub(crate) fn new(max_deliveries: usize) -> Self {
+        Self {
+            lanes: Mutex::default(),
+            deliveries: Arc::new(Semaphore::new(max_deliveries)),
+            held_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes over messages that were just committed, in the order of sending.
+    pub(crate) fn post(&self, core: &Arc<Core>, messages: Vec<(MessageKey, MessageRecord)>) {
+        for (key, message) in messages {
+            self.enqueue(core, key, message);
+        }
+    }
+
+    fn enqueue(&self, core: &Arc<Core>, key: MessageKey, message: MessageRecord) {
+        core.metrics.messages_pending.inc();
+        let lane = Lane::of(&message);
+        let bytes = message.request.body.len();
+        let held = self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let message = if held > HELD_BYTES {
+            self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            None
+        } else {
+            Some(Box::new(message))
+        };
+        let mut lanes = self.lanes.lock();
+        let state = lanes.entry(lane.clone()).or_default();
+        state.waiting.push_back(Waiting { key, message });
+        if state.running < lane.width() && !core.stopping.is_cancelled() {
+            state.running += 1;
+            drop(lanes);
+            tokio::spawn(run_lane(core.clone(), lane));
+        }
+    }
+
+    /// The lane's next message; if there is none, one runner fewer.
+    fn next(&self, lane: &Lane) -> Option<Waiting> {
+        let mut lanes = self.lanes.lock();
+        let state = lanes.get_mut(lane)?;
+        if let Some(next) = state.waiting.pop_front() {
+            return Some(next);
+        }
+        state.running -= 1;
+        if state.running == 0 {
+            lanes.remove(lane);
+        }
+        None
+    }
+
+    /// Takes up the messages that an earlier run of the node left.
+    pub(crate) fn recover(&self, core: &Arc<Core>) -> Result<usize, StoreError> {
+        let (mut found, mut bad) = (0, None);
+        core.store.scan(Table::Messages, &[], None, &mut |key, value| {
+            let message = MessageRecord::decode(value).map_err(|error| StoreError::Record { table: Table::Messages, error });
+            match (MessageKey::try_from(key), message) {
+                (Ok(key), Ok(message)) => self.enqueue(core, key, message),
+                (Err(_), _) => tracing::warn!("a message with a bad key was left out"),
+                (_, Err(error)) => bad = Some(error),
+            }
+            found += 1;
+            bad.is_none()
+        })?;
+        bad.map_or(Ok(found), Err)
+    }
+}
+
+/// Delivers a lane's messages until none waits.
+async fn run_lane(core: Arc<Core>, lane: Lane) {
+    while let Some(waiting) = core.courier.next(&lane) {
+        if core.stopping.is_cancelled() {
+            // It stays in the store and is taken up at the next start.
+            return;
+        }
+        let message = match waiting.message {
+            Some(message) => {
+                core.courier.held_bytes.fetch_sub(message.request.body.len(), Ordering::Relaxed);
+                Some(message)
+            }
+            None => read_again(&core, &waiting.key).await,
+        };
+        if let Some(message) = message {
+            match deliver(&core, waiting.key, message).await {
+                Delivery::Settled => {}
+                Delivery::Stopped => return,
+                // In order: those behind it wait until it is delivered or parked.
+                Delivery::Again(message, pause) if lane.from.is_some() => {
+                    if !retry(&core, waiting.key, message, pause).await {
+                        return;
+                    }
+                }
+                Delivery::Again(message, pause) => {
+                    let core = core.clone();
+                    tokio::spawn(async move { retry(&core, waiting.key, message, pause).await });
+                }
+            }
+        }
+    }
+}
+
+/// A message of which only the key was held.
+async fn read_again(core: &Arc<Core>, key: &MessageKey) -> Option<Box<MessageRecord>> {
+    let (done, written) = oneshot::channel::<()>();
+    let last = core.store.commits().submitted();
+    let release = Box::new(move |_| drop(done));
+    core.store.commits().when_durable(last, release);
+    let _ = written.await;
+    match core.store.record::<MessageRecord>(Table::Messages, key) {
+        Ok(message) => message.map(Box::new),
+        Err(error) => {
+            tracing::error!(%error, "a message cannot be read; it stays in the data store");
+            None
+        }
+    }
+}
+
+/// What became of a delivery.
+enum Delivery {
+    /// Delivered, or given up and parked.
+    Settled,
+    /// To be tried again after a pause.
+    Again(Box<MessageRecord>, Duration),
+    /// The node stops or its storage failed: the next start goes on.
+    Stopped,
+}
+
+/// Tries a message again until it is settled; false if the node stops before.
+async fn retry(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageRecord>, mut pause: Duration) -> bool {
+    loop {
+        tokio::select! {
+            () = core.stopping.cancelled() => return false,
+            () = tokio::time::sleep(pause) => {}
+        }
+        match deliver(core, key, message).await {
+            Delivery::Settled => return true,
+            Delivery::Stopped => return false,
+            Delivery::Again(again, next_pause) => (message, pause) = (again, next_pause),
+        }
+    }
+}
+
+async fn deliver(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageRecord>) -> Delivery {
+    let Ok(_permit) = core.courier.deliveries.acquire().await else {
+        return Delivery::Stopped;
+    };
+    let function = core.functions.get(message.to.function.as_str());
+    let problem = match &function {
+        None => Problem::new(Code::FunctionNotFound, format!("no function {} is deployed", message.to.function)),
+        Some(function) => match hand_in(core, function, key, &message).await {
+            Ok(Ok(())) => {
+                core.metrics.delivered.inc();
+                core.metrics.messages_pending.dec();
+                return Delivery::Settled;
+            }
+            Ok(Err(problem)) => problem,
+            Err(execute::QueueFull) => return Delivery::Again(message, QUEUE_FULL_PAUSE),
+        },
+    };
+    match problem.code {
+        Code::StorageFailed | Code::ShuttingDown => return Delivery::Stopped,
+        Code::StorageFull => return Delivery::Again(message, Duration::from_secs(1)),
+        _ => {}
+    }
+    core.metrics.redelivered.inc();
+    message.attempts += 1;
+    message.error = format!("{}: {}", problem.code.as_str(), problem.detail);
+    let policy = function.map(|function| function.current().manifest.messages.clone()).unwrap_or_default();
+    let mut bookkeeping = Bookkeeping::default();
+    if message.invocation.is_some() {
+        // A client's invocation is tried once; the client decides whether to try again.
+        give_answer(&mut bookkeeping, &message, &problem, key);
+    } else if message.attempts >= policy.max_attempts || problem.code == Code::RejectedByFunction {
+        tracing::warn!(from = ?message.from, to = ?message.to, error = message.error, "a message is parked as a dead letter");
+        message.at_unix_ms = clock::unix_ms();
+        bookkeeping.delete(Table::Messages, &key);
+        bookkeeping.put(Table::DeadLetters, &key, &*message);
+        core.metrics.parked.inc();
+        core.metrics.dead_letters.inc();
+    } else {
+        // So that a restart goes on counting; nobody waits for it.
+        bookkeeping.put(Table::Messages, &key, &*message);
+        if core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {})).is_err() {
+            return Delivery::Stopped;
+        }
+        let pause = backoff(policy.backoff_initial.get(), policy.backoff_max.get(), message.attempts, fastrand::f64());
+        return Delivery::Again(message, pause);
+    }
+    core.metrics.messages_pending.dec();
+    match core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {})) {
+        Ok(_) => Delivery::Settled,
+        Err(_) => Delivery::Stopped,
+    }
+}
+
+/// Exponential backoff with full jitter over its upper half. `random` is in 0..1.
+fn backoff(initial: Duration, max: Duration, attempts: u32, random: f64) -> Duration {
+    let doubled = initial.saturating_mul(1 << (attempts.saturating_sub(1)).min(20));
+    doubled.min(max).mul_f64(0.5 + random / 2.0)
+}
+
+/// Runs the delivery as an invocation; its commit deletes the message.
+async fn hand_in(
+    core: &Arc<Core>,
+    function: &Arc<Function>,
+    key: MessageKey,
+    message: &MessageRecord,
+) -> Result<Result<(), Problem>, execute::QueueFull> {
+    let request = match request(function, message) {
+        Ok(request) => request,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let (done, outcome) = oneshot::channel();
+    core.metrics.invocations.inc();
+    let invocation = Invocation {
+        id: core.next_id(),
+        session: message.to.session.clone(),
+        request,
+        idempotency: None,
+        idempotency_key: message.idempotency_key.as_deref().map(Arc::from),
+        read_only: false,
+        attempt: message.attempts + 1,
+        arrived: Instant::now(),
+        origin: Origin::Message {
+            key,
+            record: Box::new(message.clone()),
+            done,
+        },
+    };
+    execute::submit(core, function, invocation)?;
+    let gone = || Err(Problem::new(Code::ShuttingDown, "the node stops"));
+    Ok(outcome.await.unwrap_or_else(|_| gone()))
+}
+
+/// The message as what its receiver understands.
+fn request(function: &Function, message: &MessageRecord) -> Result<Request, Problem> {
+    let stored = &message.request;
+    let body = Bytes::copy_from_slice(&stored.body);
+    match function.current().world() {
+        World::Function => Ok(Request::Bytes(body)),
+        World::Http => {
+            let mut request = http::Request::builder().method(stored.method.as_str()).uri(stored.path.as_str());
+            for (name, value) in &stored.headers {
+                request = request.header(name.as_str(), value.as_slice());
+            }
+            let request = request.body(body);
+            request.map(Request::Http).map_err(|error| Problem::new(Code::BadRequest, error.to_string()))
+        }
+    }
+}
+
+/// Stores why an asynchronous invocation has no result.
+fn give_answer(bookkeeping: &mut Bookkeeping, message: &MessageRecord, problem: &Problem, key: MessageKey) {
+    bookkeeping.delete(Table::Messages, &key);
+    if let Some(invocation) = &message.invocation {
+        let now = clock::unix_ms();
+        let record = InvocationRecord {
+            to: message.to.clone(),
+            submitted_unix_ms: message.at_unix_ms,
+            finished_unix_ms: now,
+            status: InvocationStatus::Failed(problem.to_json()),
+            expires_unix_ms: now + FAILED_RETENTION_MS,
+        };
+        bookkeeping.put(Table::Invocations, invocation.as_bytes(), &record);
+    }
+}
+
+/// How long the failure of an asynchronous invocation is kept, in milliseconds: a day, as its
+/// function may be gone and its manifest with it.
+const FAILED_RETENTION_MS: u64 = 24 * 3600 * 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_its_limit_and_is_spread() {
+        let ms = Duration::from_millis;
+        assert_eq!(backoff(ms(100), ms(1000), 1, 1.0), ms(100));
+        assert_eq!(backoff(ms(100), ms(1000), 1, 0.0), ms(50));
+        assert_eq!(backoff(ms(100), ms(1000), 3, 1.0), ms(400));
+        assert_eq!(backoff(ms(100), ms(1000), 60, 1.0), ms(1000));
+    }
+}

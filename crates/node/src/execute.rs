@@ -1,0 +1,512 @@
+//! Running an invocation: session queue, idempotency, worker, commit.
+//!
+//! The room between the broker and the crates `worker` and `state`. [`submit`] puts an invocation
+//! into its session's queue and, if the session was idle, runs the queue at once on the caller's
+//! task; only if that has to wait for something does it move to a task of its own. A client that
+//! goes away therefore never interrupts an invocation half way.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use fulmar_model::{Code, Group, Problem, SessionName};
+use fulmar_state::record::{IdempotencyRecord, InvocationRecord, InvocationStatus};
+use fulmar_state::{Bookkeeping, ReservedKeys, SessionState, StoreFailure, Table, Transaction, key};
+use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::core::Core;
+use crate::functions::{Deployed, Function};
+use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, Outcome, Turn, restore_reply, store_reply};
+use crate::sessions::{Enqueued, Session, Work};
+
+/// Invocations of one queue that run before other tasks of the thread get a turn.
+const BACK_TO_BACK: usize = 32;
+/// Runs of an invocation that keeps meeting changed shared keys; reserving makes two enough, unless
+/// it wants other keys each time.
+const MAX_CONFLICTS: u32 = 32;
+
+/// Why an invocation was not accepted.
+pub(crate) struct QueueFull;
+
+/// Hands an invocation in; its outcome goes to its origin.
+pub(crate) fn submit(core: &Arc<Core>, function: &Arc<Function>, invocation: Invocation) -> Result<(), QueueFull> {
+    let max = function.current().manifest.queue.max as usize;
+    match lane(function, &invocation) {
+        Some(session) => match session.enqueue(Work::Invocation(invocation), max) {
+            Enqueued::Full => Err(QueueFull),
+            Enqueued::Waits => Ok(()),
+            Enqueued::Run => {
+                start(run_queue(core.clone(), function.clone(), session));
+                Ok(())
+            }
+        },
+        None => {
+            if function.waiting() >= max {
+                return Err(QueueFull);
+            }
+            start(run_sessionless(core.clone(), function.clone(), invocation));
+            Ok(())
+        }
+    }
+}
+
+/// The queue that orders the invocation: its session's, or one of its idempotency key, so that two
+/// with the same key do not run at once.
+fn lane(function: &Function, invocation: &Invocation) -> Option<Arc<Session>> {
+    match (&invocation.session, &invocation.idempotency) {
+        (Some(session), _) => Some(function.sessions.of(session.shared())),
+        (None, Some(idempotency)) => Some(function.keyed.of(&idempotency.key)),
+        (None, None) => None,
+    }
+}
+
+/// Waits for the exclusive use of a session.
+pub(crate) async fn turn(core: &Arc<Core>, function: &Arc<Function>, session: &Arc<Session>) -> Result<Turn, Problem> {
+    let (give, take) = oneshot::channel();
+    if let Enqueued::Run = session.enqueue(Work::Turn(give), usize::MAX) {
+        start(run_queue(core.clone(), function.clone(), session.clone()));
+    }
+    take.await.map_err(|_| Problem::new(Code::Internal, "the session's queue went away"))
+}
+
+/// Runs a future on this task as far as it goes without waiting, and the rest on a task of its own.
+pub(crate) fn start(future: impl Future<Output = ()> + Send + 'static) {
+    let mut future: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(future);
+    // What wakes this first poll is lost, but spawning polls again.
+    if future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        tokio::spawn(future);
+    }
+}
+
+/// Runs what is queued, until the queue is empty.
+async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Session>) {
+    let mut in_a_row = BACK_TO_BACK - 1;
+    while let Some(work) = session.next() {
+        match work {
+            Work::Invocation(invocation) if invocation.read_only => {
+                let turn = session.turn.clone().read_owned().await;
+                let (core, function, session) = (core.clone(), function.clone(), session.clone());
+                start(async move {
+                    run(&core, &function, Some(&session), invocation).await;
+                    drop(turn);
+                });
+            }
+            Work::Invocation(invocation) => {
+                let _turn = session.turn.write().await;
+                run(&core, &function, Some(&session), invocation).await;
+            }
+            Work::Turn(give) => {
+                let _turn = session.turn.write().await;
+                let (done, given_back) = oneshot::channel();
+                if give.send(Turn { _done: done }).is_ok() {
+                    // Ends when the turn is dropped: nothing is ever sent.
+                    let _ = given_back.await;
+                }
+            }
+        }
+        in_a_row += 1;
+        if in_a_row >= BACK_TO_BACK {
+            in_a_row = 0;
+            if session.waiting() > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Runs an invocation without a session as soon as the function has a worker free.
+async fn run_sessionless(core: Arc<Core>, function: Arc<Function>, invocation: Invocation) {
+    let deployed = function.current();
+    let permit = match deployed.workers.clone().try_acquire_owned() {
+        Ok(permit) => Ok(permit),
+        Err(_) => {
+            let _waiting = function.wait();
+            deployed.workers.clone().acquire_owned().await
+        }
+    };
+    run(&core, &function, None, invocation).await;
+    drop(permit);
+}
+
+/// Runs one invocation; the outcome goes to its origin once it is durable.
+async fn run(core: &Arc<Core>, function: &Arc<Function>, session: Option<&Arc<Session>>, invocation: Invocation) {
+    if invocation.origin.is_abandoned() {
+        return;
+    }
+    let run = Run {
+        core,
+        function,
+        deployed: function.current(),
+        started: Instant::now(),
+    };
+    core.metrics.queue_seconds.observe((run.started - invocation.arrived).as_secs_f64());
+    if let Err((origin, problem)) = run.invoke(session, invocation).await {
+        run.finish_failed(origin, problem);
+    }
+}
+
+struct Run<'a> {
+    core: &'a Arc<Core>,
+    function: &'a Arc<Function>,
+    deployed: Arc<Deployed>,
+    started: Instant,
+}
+
+/// An invocation that ran and may commit.
+struct Finished<'a> {
+    session: Option<&'a str>,
+    idempotency: &'a Option<IdempotencyKey>,
+    id: Arc<str>,
+    reply: Reply,
+    worker: Worker,
+    pool_key: &'a PoolKey,
+    now_unix_ms: u64,
+}
+
+impl Run<'_> {
+    async fn invoke(&self, session: Option<&Arc<Session>>, invocation: Invocation) -> Result<(), (Origin, Problem)> {
+        let Invocation { id, session: name, request, idempotency, idempotency_key, read_only, attempt, origin, .. } = invocation;
+        let store = &self.core.store;
+        if let Some(failure) = self.core.refuses_writes() {
+            return Err((origin, failure));
+        }
+        let mut origin = match &idempotency {
+            None => origin,
+            Some(idempotency) => match self.replay(name.as_ref().map(SessionName::as_str), idempotency, origin) {
+                Some(origin) => origin,
+                None => return Ok(()),
+            },
+        };
+        let state = match (session, &name) {
+            (Some(session), Some(name)) => match self.state(session, name) {
+                Ok(state) => Some(state),
+                Err(problem) => return Err((origin, problem)),
+            },
+            _ => None,
+        };
+        let pool_key = PoolKey {
+            function: self.function.name.clone(),
+            version: self.deployed.version,
+            session: name.clone(),
+        };
+        let id: Arc<str> = id.to_string().into();
+        let mut reserved: Option<(ReservedKeys, u64)> = None;
+        for conflicts in 0..MAX_CONFLICTS {
+            let mut worker = match self.worker(&pool_key, state.as_ref()).await {
+                Ok(worker) => worker,
+                Err(problem) => return Err((origin, problem)),
+            };
+            let timeout = self.deployed.manifest.limits.timeout.get();
+            let now_unix_ms = clock::unix_ms();
+            let call = Call {
+                id: id.clone(),
+                function: self.function.name.clone(),
+                session: name.clone(),
+                idempotency_key: idempotency_key.clone(),
+                attempt,
+                deadline: self.started + timeout,
+                deadline_unix_ms: now_unix_ms + timeout.as_millis() as u64,
+                request: request.clone(),
+            };
+            let tx = store.begin(state.clone(), read_only);
+            let called = Instant::now();
+            let (tx, result) = worker.call(call, tx).await;
+            self.core.metrics.execute_seconds.observe(called.elapsed().as_secs_f64());
+            let reply = match result {
+                Ok(reply) if !is_server_error(&reply) => reply,
+                Ok(reply) => {
+                    // Nothing is kept of it, so the worker's own memory of it must go as well.
+                    drop((tx, worker));
+                    self.unreserve(reserved);
+                    return self.finish_unkept(origin, id, reply);
+                }
+                Err(error) => {
+                    drop((tx, worker));
+                    self.unreserve(reserved);
+                    return Err((origin, self.call_problem(error)));
+                }
+            };
+            let writer = reserved.as_ref().map_or(0, |(_, writer)| *writer);
+            let finished = Finished {
+                session: name.as_ref().map(SessionName::as_str),
+                idempotency: &idempotency,
+                id: id.clone(),
+                reply,
+                worker,
+                pool_key: &pool_key,
+                now_unix_ms,
+            };
+            let committed = self.commit(tx, writer, origin, finished);
+            self.unreserve(reserved.take());
+            match committed {
+                Ok(()) => return Ok(()),
+                Err((keys, back)) => {
+                    origin = back;
+                    self.core.metrics.conflicts.inc();
+                    if conflicts > 0 {
+                        let writer = store.next_writer();
+                        store.reserve(&keys, writer).await;
+                        reserved = Some((keys, writer));
+                    }
+                }
+            }
+        }
+        self.unreserve(reserved);
+        let detail = format!("the shared keys it depends on changed {MAX_CONFLICTS} times while it ran");
+        Err((origin, Problem::new(Code::Internal, detail)))
+    }
+
+    /// Commits what ran, lets its worker wait for the next, posts its messages. If something that it
+    /// depends on changed meanwhile, gives back what the next try needs.
+    fn commit(&self, tx: Transaction, writer: u64, origin: Origin, finished: Finished<'_>) -> Result<(), (ReservedKeys, Origin)> {
+        let prepared = match self.core.store.prepare(tx, writer) {
+            Ok(prepared) => prepared,
+            // The worker goes as well: it remembers writes that did not happen.
+            Err(keys) => return Err((keys, origin)),
+        };
+        let Finished { session, idempotency, id, reply, worker, pool_key, now_unix_ms } = finished;
+        let bookkeeping = self.bookkeeping(session, idempotency, &origin, &id, &reply, now_unix_ms);
+        let (release, done) = self.release(origin, id, reply);
+        let committed = prepared.commit(self.deployed.manifest.durability, bookkeeping, now_unix_ms, release);
+        let result = match committed {
+            Ok(committed) => {
+                let tag = committed.version.map_or(0, |version| version.0);
+                let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
+                self.core.pool.put(pool_key.clone(), tag, worker, expires);
+                self.core.courier.post(self.core, committed.messages);
+                Ok(())
+            }
+            Err(failure) => Err(storage_failed(&failure)),
+        };
+        if let Some(done) = done {
+            // The courier may have stopped listening; what is committed stays so.
+            let _ = done.send(result);
+        }
+        Ok(())
+    }
+
+    fn unreserve(&self, reserved: Option<(ReservedKeys, u64)>) {
+        if let Some((keys, writer)) = reserved {
+            self.core.store.unreserve(&keys, writer);
+        }
+    }
+
+    /// Answers from the record of the idempotency key, if there is one; gives the origin back if not.
+    fn replay(&self, session: Option<&str>, idempotency: &IdempotencyKey, origin: Origin) -> Option<Origin> {
+        let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
+        let found = self.core.store.record_with_ticket::<IdempotencyRecord>(Table::Idempotency, &key);
+        let (record, ticket) = match found {
+            Ok(Some((record, ticket))) if record.expires_unix_ms > clock::unix_ms() => (record, ticket),
+            Ok(_) => return Some(origin),
+            Err(error) => {
+                self.finish_failed(origin, Problem::new(Code::Internal, error.to_string()));
+                return None;
+            }
+        };
+        if record.request != idempotency.request {
+            let detail = format!("the key was used by invocation {} for another request", record.invocation);
+            self.finish_failed(origin, Problem::new(Code::IdempotencyKeyReused, detail));
+            return None;
+        }
+        match restore_reply(record.reply) {
+            Err(problem) => self.finish_failed(origin, problem),
+            Ok(reply) => {
+                let answer = Answer {
+                    reply,
+                    invocation: record.invocation.into(),
+                    replayed: true,
+                };
+                self.core.metrics.replays.inc();
+                match origin {
+                    Origin::Client(to) => {
+                        let release = Box::new(move |durable: Result<(), StoreFailure>| {
+                            let _ = to.send(durable.map(|()| answer).map_err(|failure| storage_failed(&failure)));
+                        });
+                        self.core.store.release(ticket, self.deployed.manifest.durability, release);
+                    }
+                    // An asynchronous invocation under a key that was answered meanwhile.
+                    origin @ Origin::Message { .. } => {
+                        let id = answer.invocation.clone();
+                        let bookkeeping = self.bookkeeping(session, &None, &origin, &id, &answer.reply, clock::unix_ms());
+                        self.settle(origin, bookkeeping, Ok(()));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The session's state: hot, or loaded now.
+    fn state(&self, session: &Arc<Session>, name: &fulmar_model::SessionName) -> Result<Arc<SessionState>, Problem> {
+        if let Some(state) = session.state() {
+            return Ok(state);
+        }
+        let group = Group {
+            function: self.function.name.clone(),
+            session: name.clone(),
+        };
+        let started = Instant::now();
+        let state = self
+            .core
+            .store
+            .load_session(&group)
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        self.core.metrics.load_seconds.observe(started.elapsed().as_secs_f64());
+        self.core.keeper.loaded(state.hot_bytes());
+        session.set_state(Some(state.clone()));
+        Ok(state)
+    }
+
+    /// A live worker that knows the session's present state, or a fresh one.
+    async fn worker(&self, key: &PoolKey, state: Option<&Arc<SessionState>>) -> Result<Worker, Problem> {
+        let tag = state.map_or(0, |state| state.version().0);
+        if let Some(worker) = self.core.pool.take(key, tag) {
+            return Ok(worker);
+        }
+        let started = Instant::now();
+        let worker = Worker::start(&self.deployed.artifact, &self.function.name, &self.deployed.settings, &self.core.log_sink).await;
+        self.core.metrics.start_seconds.observe(started.elapsed().as_secs_f64());
+        worker.map_err(|error| self.call_problem(error))
+    }
+
+    /// The node's own writes that belong to the commit.
+    fn bookkeeping(
+        &self,
+        session: Option<&str>,
+        idempotency: &Option<IdempotencyKey>,
+        origin: &Origin,
+        id: &Arc<str>,
+        reply: &Reply,
+        now_unix_ms: u64,
+    ) -> Bookkeeping {
+        let mut bookkeeping = Bookkeeping::default();
+        let retention = self.deployed.manifest.idempotency.retention.get().as_millis() as u64;
+        let expires_unix_ms = now_unix_ms + retention;
+        if let Some(idempotency) = idempotency {
+            let record = IdempotencyRecord {
+                request: idempotency.request,
+                invocation: id.to_string(),
+                reply: store_reply(reply),
+                expires_unix_ms,
+            };
+            let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
+            bookkeeping.put(Table::Idempotency, &key, &record);
+        }
+        if let Origin::Message { key, record, .. } = origin {
+            bookkeeping.delete(Table::Messages, key);
+            if let Some(invocation) = &record.invocation {
+                let status = InvocationStatus::Done(store_reply(reply));
+                let record = InvocationRecord {
+                    to: record.to.clone(),
+                    submitted_unix_ms: record.at_unix_ms,
+                    finished_unix_ms: now_unix_ms,
+                    status,
+                    expires_unix_ms,
+                };
+                bookkeeping.put(Table::Invocations, invocation.as_bytes(), &record);
+            }
+        }
+        bookkeeping
+    }
+
+    /// What happens when the commit is durable, and for a message whom to tell before that.
+    fn release(&self, origin: Origin, id: Arc<str>, reply: Reply) -> (fulmar_state::Release, Option<oneshot::Sender<Result<(), Problem>>>) {
+        let committed = Instant::now();
+        let metrics = self.core.metrics.clone();
+        match origin {
+            Origin::Client(to) => {
+                let release = move |durable: Result<(), StoreFailure>| {
+                    metrics.commit_seconds.observe(committed.elapsed().as_secs_f64());
+                    let answer = Answer { reply, invocation: id, replayed: false };
+                    // The client may be gone; the commit stands.
+                    let _ = to.send(durable.map(|()| answer).map_err(|failure| storage_failed(&failure)));
+                };
+                (Box::new(release), None)
+            }
+            Origin::Message { done, .. } => (Box::new(|_| {}), Some(done)),
+        }
+    }
+
+    /// A response with a server error: answered, but nothing of it is kept.
+    fn finish_unkept(&self, origin: Origin, invocation: Arc<str>, reply: Reply) -> Result<(), (Origin, Problem)> {
+        match origin {
+            Origin::Client(to) => {
+                let _ = to.send(Ok(Answer { reply, invocation, replayed: false }));
+                Ok(())
+            }
+            origin @ Origin::Message { .. } => {
+                let detail = match &reply {
+                    Reply::Http(response) => format!(
+                        "the function answered {}: {}",
+                        response.status(),
+                        String::from_utf8_lossy(&response.body()[..response.body().len().min(200)])
+                    ),
+                    Reply::Bytes(_) => "the function failed".to_owned(),
+                };
+                Err((origin, Problem::new(Code::FunctionFailed, detail)))
+            }
+        }
+    }
+
+    /// Tells the origin that there is no answer.
+    fn finish_failed(&self, origin: Origin, problem: Problem) {
+        self.core.metrics.failed(problem.code);
+        match origin {
+            Origin::Client(to) => {
+                let _ = to.send(Outcome::Err(problem));
+            }
+            Origin::Message { done, .. } => {
+                let _ = done.send(Err(problem));
+            }
+        }
+    }
+
+    /// Commits bookkeeping alone and tells a message's courier.
+    fn settle(&self, origin: Origin, bookkeeping: Bookkeeping, result: Result<(), Problem>) {
+        let result = match self.core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {})) {
+            Ok(_) => result,
+            Err(failure) => Err(storage_failed(&failure)),
+        };
+        if let Origin::Message { done, .. } = origin {
+            let _ = done.send(result);
+        }
+    }
+
+    fn call_problem(&self, error: CallError) -> Problem {
+        let name = &self.function.name;
+        let limits = &self.deployed.manifest.limits;
+        match error {
+            CallError::Trap(text) => Problem::new(Code::FunctionTrap, format!("{name} trapped: {text}")),
+            CallError::Timeout => Problem::new(
+                Code::FunctionTimeout,
+                format!("{name} ran for longer than its limit of {}", limits.timeout),
+            ),
+            CallError::MemoryLimit { .. } => Problem::new(
+                Code::MemoryLimit,
+                format!("{name} asked for more than its limit of {}", limits.memory),
+            ),
+            CallError::StackOverflow => Problem::new(Code::StackOverflow, format!("{name} used up its stack")),
+            CallError::Failed(text) => Problem::new(Code::FunctionFailed, text),
+            CallError::Rejected(text) => Problem::new(Code::RejectedByFunction, text),
+            CallError::NoResponse => Problem::new(Code::NoResponse, format!("{name} returned without a response")),
+            CallError::ResponseTooLarge { .. } => Problem::new(
+                Code::ResponseTooLarge,
+                format!("{name} answered more than its limit of {}", limits.max_response),
+            ),
+            CallError::Start(text) => Problem::new(Code::Internal, format!("a worker of {name} could not start: {text}")),
+        }
+    }
+}
+
+fn is_server_error(reply: &Reply) -> bool {
+    matches!(reply, Reply::Http(response) if response.status().is_server_error())
+}
+
+/// The node's storage failed: nothing is acknowledged any more.
+pub(crate) fn storage_failed(failure: &StoreFailure) -> Problem {
+    Problem::new(Code::StorageFailed, failure.to_string())
+}

@@ -1,0 +1,110 @@
+//! The deployed functions of the node, and each one's sessions.
+//!
+//! A function keeps its entry across deployments; what is deployed changes inside it, so that new
+//! invocations take the new version while running ones finish on the old.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fulmar_model::{FunctionName, Manifest};
+use fulmar_worker::{Artifact, FunctionSettings, World};
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
+
+use crate::sessions::Sessions;
+
+/// One deployed version of a function.
+pub(crate) struct Deployed {
+    pub(crate) version: u64,
+    pub(crate) manifest: Manifest,
+    /// SHA-256 of the component, in hexadecimal.
+    pub(crate) digest: String,
+    pub(crate) deployed_unix_ms: u64,
+    pub(crate) artifact: Arc<Artifact>,
+    pub(crate) settings: Arc<FunctionSettings>,
+    /// One permit per worker without a session.
+    pub(crate) workers: Arc<Semaphore>,
+}
+
+impl Deployed {
+    pub(crate) fn world(&self) -> World {
+        self.artifact.world()
+    }
+}
+
+/// A function of the node.
+pub(crate) struct Function {
+    pub(crate) name: FunctionName,
+    current: RwLock<Arc<Deployed>>,
+    pub(crate) sessions: Sessions,
+    /// Sessionless invocations by idempotency key, so that two with the same key run one by one.
+    pub(crate) keyed: Sessions,
+    /// Sessionless invocations that wait for a worker.
+    waiting: AtomicUsize,
+}
+
+/// Counts a waiting invocation while it lives.
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Function {
+    /// What new invocations run.
+    pub(crate) fn current(&self) -> Arc<Deployed> {
+        self.current.read().clone()
+    }
+
+    /// Counts a sessionless invocation as waiting until what comes back is dropped.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting)
+    }
+
+    /// Sessionless invocations that wait for a worker.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// The functions of the node, by name.
+#[derive(Default)]
+pub(crate) struct Functions(RwLock<BTreeMap<FunctionName, Arc<Function>>>);
+
+impl Functions {
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Function>> {
+        self.0.read().get(name).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Function>> {
+        self.0.read().values().cloned().collect()
+    }
+
+    /// Makes `deployed` what new invocations run.
+    pub(crate) fn deploy(&self, deployed: Deployed) -> Arc<Function> {
+        let name = deployed.manifest.name.clone();
+        let deployed = Arc::new(deployed);
+        let mut functions = self.0.write();
+        if let Some(function) = functions.get(&name) {
+            *function.current.write() = deployed;
+            return function.clone();
+        }
+        let function = Arc::new(Function {
+            name: name.clone(),
+            current: RwLock::new(deployed),
+            sessions: Sessions::default(),
+            keyed: Sessions::default(),
+            waiting: AtomicUsize::new(0),
+        });
+        functions.insert(name, function.clone());
+        function
+    }
+
+    pub(crate) fn remove(&self, name: &str) -> Option<Arc<Function>> {
+        self.0.write().remove(name)
+    }
+}

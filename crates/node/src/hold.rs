@@ -1,0 +1,117 @@
+//! An operator's hold on state: a session, in its turn, or the shared buckets.
+//!
+//! Goes through the same transactions and commits as invocations do, so that the same promises hold.
+
+use std::sync::Arc;
+
+use fulmar_model::{Code, Durability, Group, Problem};
+use fulmar_state::{Bookkeeping, SessionState, Transaction};
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::core::Core;
+use crate::execute::{self, storage_failed};
+use crate::functions::Function;
+use crate::invocation::Turn;
+use crate::sessions::Session;
+
+/// Exclusive use of a session, or use of the shared buckets.
+pub(crate) struct Hold {
+    core: Arc<Core>,
+    state: Option<Arc<SessionState>>,
+    session: Option<(Arc<Function>, Arc<Session>, Group)>,
+    /// Last, so that it is given back when all else is done.
+    _turn: Option<Turn>,
+}
+
+impl Hold {
+    /// Waits for a session's turn. Sessions of a function that is not deployed can be held as well.
+    pub(crate) async fn session(core: &Arc<Core>, group: &Group) -> Result<Self, Problem> {
+        let internal = |error: fulmar_state::StoreError| Problem::new(Code::Internal, error.to_string());
+        let Some(function) = core.functions.get(group.function.as_str()) else {
+            let state = core.store.load_session(group).map_err(internal)?;
+            return Ok(Self {
+                core: core.clone(),
+                state: Some(state),
+                session: None,
+                _turn: None,
+            });
+        };
+        let session = function.sessions.of(group.session.shared());
+        let turn = execute::turn(core, &function, &session).await?;
+        let state = match session.state() {
+            Some(state) => state,
+            None => {
+                let state = core.store.load_session(group).map_err(internal)?;
+                session.set_state(Some(state.clone()));
+                state
+            }
+        };
+        Ok(Self {
+            core: core.clone(),
+            state: Some(state),
+            session: Some((function, session, group.clone())),
+            _turn: Some(turn),
+        })
+    }
+
+    /// The shared buckets.
+    pub(crate) fn shared(core: &Arc<Core>) -> Self {
+        Self {
+            core: core.clone(),
+            state: None,
+            session: None,
+            _turn: None,
+        }
+    }
+
+    /// Begins a transaction.
+    pub(crate) fn begin(&self) -> Transaction {
+        self.core.store.begin(self.state.clone(), false)
+    }
+
+    /// Waits until everything committed so far is durable, and so in the engine.
+    pub(crate) async fn settled(&self) -> Result<(), Problem> {
+        let (durable, settled) = oneshot::channel();
+        let commits = self.core.store.commits();
+        let release = Box::new(move |result| {
+            let _ = durable.send(result);
+        });
+        commits.when_durable(commits.submitted(), release);
+        wait(settled).await
+    }
+
+    /// Commits and waits until it is durable.
+    pub(crate) async fn commit(&self, tx: Transaction, bookkeeping: Bookkeeping) -> Result<(), Problem> {
+        if let Some(refused) = self.core.refuses_writes() {
+            return Err(refused);
+        }
+        let (durable, committed) = oneshot::channel();
+        {
+            let release = Box::new(move |result| {
+                let _ = durable.send(result);
+            });
+            let prepared = self.core.store.prepare(tx, 0).map_err(|_| {
+                Problem::new(Code::QueueFull, "a running invocation wants the same shared key; try again")
+            })?;
+            // What the release hears is what counts.
+            let _ = prepared.commit(Durability::Local, bookkeeping, clock::unix_ms(), release);
+        }
+        wait(committed).await
+    }
+
+    /// Lets the hot state and the live worker of the session go: what they know is no longer so.
+    pub(crate) fn forget(&self) {
+        if let Some((function, session, group)) = &self.session {
+            session.set_state(None);
+            self.core.pool.evict_session(&function.name, group.session.as_str());
+        }
+    }
+}
+
+async fn wait(durable: oneshot::Receiver<Result<(), fulmar_state::StoreFailure>>) -> Result<(), Problem> {
+    match durable.await {
+        Ok(result) => result.map_err(|failure| storage_failed(&failure)),
+        Err(_) => Err(Problem::new(Code::ShuttingDown, "the node stopped before it was stored")),
+    }
+}

@@ -1,0 +1,142 @@
+//! A node from start to stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use fulmar_state::{DataDir, DataDirError, Store, StoreError};
+use fulmar_worker::{Pool, Runtime, RuntimeError, RuntimeOptions};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::artifacts::Artifacts;
+use crate::core::{Admission, Core, NodeOptions};
+use crate::courier::Courier;
+use crate::functions::Functions;
+use crate::keeper::{self, Keeper};
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::{admin, deploy, ingress};
+
+/// A node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The local data store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The WebAssembly runtime cannot be set up.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; give another port with --port (0 takes a free one)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file or folder of the data directory.
+    #[error("cannot use {path}: {source}")]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// What is stored cannot be taken up.
+    #[error("cannot take up what is stored: {0}")]
+    Recover(fulmar_model::Problem),
+    /// The metrics contradict each other: a fault in the node.
+    #[error("cannot set up the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A running node.
+pub struct Node {
+    core: Arc<Core>,
+    address: SocketAddr,
+    tasks: TaskTracker,
+    /// Held as long as the node runs.
+    data: DataDir,
+}
+
+impl Node {
+    /// Opens the data directory, takes up what is stored there and listens.
+    pub async fn start(data: &Path, listen: SocketAddr, options: NodeOptions) -> Result<Self, StartError> {
+        let data = DataDir::open(data)?;
+        let metrics = Metrics::new()?;
+        let store = Store::local(&data, metrics.clone())?;
+        let runtime = Runtime::new(&RuntimeOptions {
+            max_workers: options.max_workers,
+            ..RuntimeOptions::default()
+        })?;
+        let artifacts = Artifacts::open(data.artifacts()).map_err(|source| StartError::Io {
+            path: data.artifacts(),
+            source,
+        })?;
+        let logs = Arc::new(Logs::default());
+        let core = Arc::new(Core {
+            store,
+            data_path: Some(data.path().to_owned()),
+            artifacts,
+            pool: Pool::new(options.max_workers as usize),
+            runtime,
+            functions: Functions::default(),
+            deploying: tokio::sync::Mutex::default(),
+            courier: Courier::new(options.max_deliveries),
+            keeper: Keeper::default(),
+            log_sink: logs.clone(),
+            logs,
+            metrics,
+            admission: Admission::default(),
+            stopping: CancellationToken::new(),
+            started: Instant::now(),
+            next_invocation: 1.into(),
+            options,
+        });
+        deploy::recover(&core).map_err(StartError::Recover)?;
+        let listener = TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
+        let tasks = TaskTracker::new();
+        tasks.spawn(keeper::run(core.clone(), core.stopping.clone()));
+        tasks.spawn(ingress::serve(core.clone(), listener, admin::router(core.clone())));
+        let waiting = core.courier.recover(&core)?;
+        if waiting > 0 {
+            tracing::info!(messages = waiting, "taking up messages that were not delivered yet");
+        }
+        Ok(Self { core, address, tasks, data })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Names of the deployed functions.
+    pub fn functions(&self) -> Vec<String> {
+        self.core.functions.all().iter().map(|function| function.name.to_string()).collect()
+    }
+
+    /// Takes nothing new, finishes what runs, and makes everything durable.
+    pub async fn stop(self) -> Result<(), StoreError> {
+        self.core.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let deadline = Instant::now() + self.core.options.drain_timeout;
+        while self.core.admission.invocations() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        self.core.store.flush()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! The sessions of a function that are in use: each one's queue and, while it is hot, its state.
+//!
+//! Invocations of one session run one at a time, in order of arrival, by whoever finds the session
+//! idle; those that arrive meanwhile wait in its queue and are run back to back on the hot state.
+//! Declared read-only invocations that follow each other run together.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use fulmar_state::{SessionState, Ticket};
+use parking_lot::Mutex;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use tokio::sync::{RwLock, oneshot};
+
+use crate::invocation::{Invocation, Turn};
+
+/// Locks that the sessions are spread over.
+const SHARDS: usize = 16;
+
+/// A session in use.
+pub(crate) struct Session {
+    queue: Mutex<Queue>,
+    /// Read-only invocations hold it shared, the others alone.
+    pub(crate) turn: Arc<RwLock<()>>,
+    /// Sweep in which the session was last used.
+    last_used: AtomicU32,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Work>,
+    running: bool,
+    state: Option<Arc<SessionState>>,
+}
+
+/// What waits in a session's queue.
+pub(crate) enum Work {
+    /// An invocation of the function.
+    Invocation(Invocation),
+    /// The operator wants the session for itself: gets a [`Turn`] and gives it back by dropping it.
+    Turn(oneshot::Sender<Turn>),
+}
+
+/// What became of an invocation that was put into a session's queue.
+pub(crate) enum Enqueued {
+    /// The session was idle: the caller has to run the queue now.
+    Run,
+    /// Somebody runs the queue already.
+    Waits,
+    /// Too many wait: it was not taken.
+    Full,
+}
+
+impl Session {
+    fn new(sweep: u32) -> Self {
+        Self {
+            queue: Mutex::default(),
+            turn: Arc::default(),
+            last_used: AtomicU32::new(sweep),
+        }
+    }
+
+    /// Puts an invocation at the end of the queue, unless `max` wait there already.
+    pub(crate) fn enqueue(&self, work: Work, max: usize) -> Enqueued {
+        let mut queue = self.queue.lock();
+        if queue.waiting.len() >= max {
+            return Enqueued::Full;
+        }
+        queue.waiting.push_back(work);
+        if std::mem::replace(&mut queue.running, true) {
+            Enqueued::Waits
+        } else {
+            Enqueued::Run
+        }
+    }
+
+    /// The next invocation; if there is none, the session is idle from then on.
+    pub(crate) fn next(&self) -> Option<Work> {
+        let mut queue = self.queue.lock();
+        let next = queue.waiting.pop_front();
+        queue.running = next.is_some();
+        next
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.lock().waiting.len()
+    }
+
+    /// The hot state, if the session is hot. Only whoever runs the queue may load it.
+    pub(crate) fn state(&self) -> Option<Arc<SessionState>> {
+        self.queue.lock().state.clone()
+    }
+
+    /// Sets or drops the hot state; only for whoever runs the queue.
+    pub(crate) fn set_state(&self, state: Option<Arc<SessionState>>) {
+        self.queue.lock().state = state;
+    }
+}
+
+/// Sessions in use, by name, over several locks.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    shards: [Mutex<FxHashMap<Arc<str>, Arc<Session>>>; SHARDS],
+    sweep: AtomicU32,
+}
+
+/// An idle session, for the choice of what to let go.
+pub(crate) struct Idle {
+    pub(crate) name: Arc<str>,
+    pub(crate) hot_bytes: usize,
+    /// Sweeps since its last use.
+    pub(crate) age: u32,
+}
+
+impl Sessions {
+    fn shard(&self, name: &str) -> &Mutex<FxHashMap<Arc<str>, Arc<Session>>> {
+        &self.shards[FxBuildHasher.hash_one(name) as usize % SHARDS]
+    }
+
+    /// The session, which becomes one in use if it was not.
+    pub(crate) fn of(&self, name: &Arc<str>) -> Arc<Session> {
+        let sweep = self.sweep.load(Ordering::Relaxed);
+        let mut shard = self.shard(name).lock();
+        if let Some(session) = shard.get(name) {
+            session.last_used.store(sweep, Ordering::Relaxed);
+            return session.clone();
+        }
+        let session = Arc::new(Session::new(sweep));
+        shard.insert(name.clone(), session.clone());
+        session
+    }
+
+    /// The session, if it is in use.
+    pub(crate) fn peek(&self, name: &str) -> Option<Arc<Session>> {
+        self.shard(name).lock().get(name).cloned()
+    }
+
+    /// Sessions in use, and invocations that wait in their queues.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        self.shards.iter().fold((0, 0), |(sessions, waiting), shard| {
+            let shard = shard.lock();
+            let queued: usize = shard.values().map(|session| session.waiting()).sum();
+            (sessions + shard.len(), waiting + queued)
+        })
+    }
+
+    /// Starts a sweep: what every hot session holds in bytes, and which of them could go. A session
+    /// can go if nobody uses it and the engine answers all that it has committed.
+    pub(crate) fn sweep(&self, applied: Ticket) -> (usize, Vec<Idle>) {
+        let now = self.sweep.fetch_add(1, Ordering::Relaxed) + 1;
+        let (mut bytes, mut idle) = (0, Vec::new());
+        for shard in &self.shards {
+            for (name, session) in &*shard.lock() {
+                let hot_bytes = session.hot_bytes();
+                bytes += hot_bytes;
+                if Arc::strong_count(session) == 1 && session.can_go(applied) {
+                    idle.push(Idle {
+                        name: name.clone(),
+                        hot_bytes,
+                        age: now.wrapping_sub(session.last_used.load(Ordering::Relaxed)),
+                    });
+                }
+            }
+        }
+        (bytes, idle)
+    }
+
+    /// Lets a session go if it still can.
+    pub(crate) fn evict(&self, name: &str, applied: Ticket) -> bool {
+        let mut shard = self.shard(name).lock();
+        // Under the shard's lock nobody can get hold of a session that only the map holds.
+        let goes = shard
+            .get(name)
+            .is_some_and(|session| Arc::strong_count(session) == 1 && session.can_go(applied));
+        if goes {
+            shard.remove(name);
+        }
+        goes
+    }
+}
+
+/// What an entry costs besides its state: map slot, queue, lock.
+const SESSION_BYTES: usize = 320;
+
+impl Session {
+    fn hot_bytes(&self) -> usize {
+        let queue = self.queue.lock();
+        SESSION_BYTES + queue.state.as_ref().map_or(0, |state| state.hot_bytes())
+    }
+
+    fn can_go(&self, applied: Ticket) -> bool {
+        let queue = self.queue.lock();
+        !queue.running && queue.state.as_ref().is_none_or(|state| state.last_commit() <= applied)
+    }
+}
