@@ -23,7 +23,16 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
             // Not `workspace.cargo()`: the outer cargo pins the stable toolchain.
             let mut command = workspace.command("cargo");
             command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
-            command.args(["+nightly", "fuzz", "run", target, "--", &limit, "-rss_limit_mb=2048"]);
+            command.args(["+nightly", "fuzz", "run", target]);
+            // Found inputs go to the first directory, which must exist; the others are only read.
+            let corpus = format!("fuzz/corpus/{target}");
+            std::fs::create_dir_all(workspace.root().join(&corpus))?;
+            command.arg(corpus);
+            let seeds = format!("fuzz/seeds/{target}");
+            if workspace.root().join(&seeds).is_dir() {
+                command.arg(seeds);
+            }
+            command.args(["--", &limit, "-rss_limit_mb=2048"]);
             steps::run(&mut command).context(
                 "if the tools are missing: `rustup toolchain install nightly` and `cargo install cargo-fuzz`",
             )?;
