@@ -1,5 +1,6 @@
 //! `cargo xtask docs`: reference pages that cannot drift from the code.
 
+mod cli;
 mod configuration;
 mod errors;
 
@@ -72,7 +73,7 @@ fn first_difference(old: &str, new: &str) -> String {
     format!("at line {}, which should be {expected:?}", same + 1)
 }
 
-/// The pages of the command line, printed by the program itself.
+/// The page of the command line, from the program itself.
 fn cli_page(workspace: &Workspace) -> Result<String> {
     // With `--tests` the dependencies have the same features as in `cargo test --workspace`,
     // and are not compiled again.
@@ -81,25 +82,7 @@ fn cli_page(workspace: &Workspace) -> Result<String> {
             .cargo()
             .args(["build", "--workspace", "--bins", "--tests"]),
     )?;
-    let program = workspace.program("debug", "fulmar")?;
-    let output = workspace
-        .command(&program)
-        .arg("reference")
-        .output()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    if !output.status.success() {
-        bail!(
-            "`fulmar reference` ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    let page = String::from_utf8(output.stdout)
-        .context("`fulmar reference` printed something that is not UTF-8")?;
-    if page.trim().is_empty() {
-        bail!("`fulmar reference` printed nothing");
-    }
-    Ok(page)
+    cli::page(workspace, &workspace.program("debug", "fulmar")?)
 }
 
 #[cfg(test)]
