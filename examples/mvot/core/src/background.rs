@@ -1,0 +1,127 @@
+//! The empty scene of a camera, and what differs from it.
+
+use crate::image::{Image, ImageError};
+use crate::mask::Mask;
+
+/// Smallest difference that counts, in levels of a channel.
+const MIN_THRESHOLD: u32 = 16;
+/// Largest threshold, in levels: noisier images are not worth more.
+const MAX_THRESHOLD: u32 = 60;
+/// The threshold in standard deviations of the noise.
+const NOISE_FACTOR: f64 = 4.5;
+/// Every how many pixels gain and noise are sampled.
+const SAMPLE_STEP: usize = 7;
+
+/// The median of each pixel over frames of one camera: whoever passes through is not in it.
+pub fn median(frames: &[Image]) -> Result<Image, ImageError> {
+    let first = frames.first().ok_or(ImageError::Empty)?;
+    if let Some(other) = frames.iter().find(|frame| frame.size() != first.size()) {
+        return Err(ImageError::SizesDiffer(first.size(), other.size()));
+    }
+    let mut background = Image::new(first.width(), first.height());
+    let mut values = vec![0; frames.len()];
+    let middle = frames.len() / 2;
+    for (i, out) in background.data_mut().iter_mut().enumerate() {
+        for (value, frame) in values.iter_mut().zip(frames) {
+            *value = frame.data()[i];
+        }
+        *out = *values.select_nth_unstable(middle).1;
+    }
+    Ok(background)
+}
+
+/// Pixels of `frame` that differ from `background`, after allowing for a change of the light (one gain per
+/// channel) and for the noise of the frame.
+pub fn difference(frame: &Image, background: &Image) -> Result<Mask, ImageError> {
+    if frame.size() != background.size() {
+        return Err(ImageError::SizesDiffer(frame.size(), background.size()));
+    }
+    let tables = [0, 1, 2].map(|channel| gain_table(gain(frame, background, channel)));
+    let threshold = threshold(frame, background, &tables);
+    let mut mask = Mask::new(frame.width(), frame.height());
+    let pixels = frame.data().chunks_exact(3).zip(background.data().chunks_exact(3));
+    for (out, (f, b)) in mask.data_mut().iter_mut().zip(pixels) {
+        let red = f[0].abs_diff(tables[0][b[0] as usize]);
+        let green = f[1].abs_diff(tables[1][b[1] as usize]);
+        let blue = f[2].abs_diff(tables[2][b[2] as usize]);
+        *out = u8::from(u32::from(red.max(green).max(blue)) > threshold);
+    }
+    Ok(mask)
+}
+
+/// The median of frame / background: how much brighter the light has become.
+fn gain(frame: &Image, background: &Image, channel: usize) -> f64 {
+    let pairs = frame.data().chunks_exact(3).zip(background.data().chunks_exact(3)).step_by(SAMPLE_STEP);
+    let usable = pairs.map(|(f, b)| (f[channel], b[channel])).filter(|(f, b)| *b >= 24 && *f < 250);
+    let mut ratios: Vec<f32> = usable.map(|(f, b)| f32::from(f) / f32::from(b)).collect();
+    if ratios.is_empty() {
+        return 1.0;
+    }
+    let middle = ratios.len() / 2;
+    f64::from(*ratios.select_nth_unstable_by(middle, f32::total_cmp).1)
+}
+
+fn gain_table(gain: f64) -> [u8; 256] {
+    std::array::from_fn(|level| (level as f64 * gain).round().clamp(0.0, 255.0) as u8)
+}
+
+/// From the median difference, which belongs to the noise as long as people cover less than half.
+fn threshold(frame: &Image, background: &Image, tables: &[[u8; 256]; 3]) -> u32 {
+    let mut counts = [0u32; 256];
+    let mut total = 0;
+    for (f, b) in frame.data().chunks_exact(3).zip(background.data().chunks_exact(3)).step_by(SAMPLE_STEP) {
+        for channel in 0..3 {
+            counts[f[channel].abs_diff(tables[channel][b[channel] as usize]) as usize] += 1;
+            total += 1;
+        }
+    }
+    let mut below = 0;
+    let mut median = 0.0;
+    for (level, count) in counts.iter().enumerate() {
+        if (below + count) * 2 >= total {
+            // Between whole levels, by how far into the level's count the middle lies.
+            median = level as f64 - 0.5 + (f64::from(total) / 2.0 - f64::from(below)) / f64::from((*count).max(1));
+            break;
+        }
+        below += count;
+    }
+    let sigma = median.max(0.0) * 1.4826;
+    ((sigma * NOISE_FACTOR) as u32).clamp(MIN_THRESHOLD, MAX_THRESHOLD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flat(level: u8) -> Image {
+        let mut image = Image::new(20, 20);
+        image.data_mut().fill(level);
+        image
+    }
+
+    fn with_square(mut image: Image, level: u8) -> Image {
+        for y in 5..9 {
+            for x in 5..9 {
+                image.data_mut()[(y * 20 + x) * 3 + 1] = level;
+            }
+        }
+        image
+    }
+
+    #[test]
+    fn who_passes_is_not_in_the_median() {
+        let frames = [flat(100), with_square(flat(101), 255), flat(102)];
+        assert_eq!(median(&frames).unwrap(), flat(101));
+        assert!(matches!(median(&[]), Err(ImageError::Empty)));
+        assert!(median(&[flat(1), Image::new(3, 3)]).is_err());
+    }
+
+    #[test]
+    fn a_change_of_light_is_no_difference_but_a_person_is() {
+        let brighter = difference(&flat(130), &flat(100)).unwrap();
+        assert_eq!(brighter.count(), 0);
+        let person = difference(&with_square(flat(130), 60), &flat(100)).unwrap();
+        assert_eq!(person.count(), 16);
+        assert!(person.is_set(6, 7) && !person.is_set(4, 7));
+    }
+}

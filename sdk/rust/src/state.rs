@@ -1,0 +1,14 @@
+//! State of the session, typed, and of shared buckets, as bytes.
+//!
+//! Typed values live in [`cache`] between the invocations of a worker, as Rust values under their
+//! stored key; what an invocation changed is written when it succeeds, each key once. The node drops
+//! the worker whenever somebody else changed the session, or when an invocation failed, so what is
+//! cached is always what is stored.
+
+pub mod bucket;
+pub mod cache;
+pub mod counter;
+pub mod host;
+pub mod list;
+pub mod map;
+pub mod value;
