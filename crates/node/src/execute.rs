@@ -368,9 +368,18 @@ impl Run<'_> {
             return Ok(worker);
         }
         let started = Instant::now();
-        let worker = Worker::start(&self.deployed.artifact, &self.function.name, &self.deployed.settings, &self.core.log_sink).await;
-        self.core.metrics.start_seconds.observe(started.elapsed().as_secs_f64());
-        worker.map_err(|error| self.call_problem(error))
+        let Deployed { artifact, settings, .. } = &*self.deployed;
+        loop {
+            match Worker::start(artifact, &self.function.name, settings, &self.core.log_sink).await {
+                Ok(worker) => {
+                    self.core.metrics.start_seconds.observe(started.elapsed().as_secs_f64());
+                    return Ok(worker);
+                }
+                // One that waits makes room; if all are busy, the client has to come back.
+                Err(CallError::NoRoom) if self.core.pool.drop_oldest() => {}
+                Err(error) => return Err(self.call_problem(error)),
+            }
+        }
     }
 
     /// The node's own writes that belong to the commit.
@@ -497,6 +506,7 @@ impl Run<'_> {
                 Code::ResponseTooLarge,
                 format!("{name} answered more than its limit of {}", limits.max_response),
             ),
+            CallError::NoRoom => Problem::new(Code::QueueFull, "all workers that the node can have are busy"),
             CallError::Start(text) => Problem::new(Code::Internal, format!("a worker of {name} could not start: {text}")),
         }
     }

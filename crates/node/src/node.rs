@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use fulmar_state::{DataDir, DataDirError, Store, StoreError};
+use fulmar_state::{DataDir, DataDirError, RunReleases, Store, StoreError};
 use fulmar_worker::{Pool, Runtime, RuntimeError, RuntimeOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,11 @@ impl Node {
     pub async fn start(data: &Path, listen: SocketAddr, options: NodeOptions) -> Result<Self, StartError> {
         let data = DataDir::open(data)?;
         let metrics = Metrics::new()?;
-        let store = Store::local(&data, metrics.clone())?;
+        let runtime = tokio::runtime::Handle::current();
+        let run_releases: RunReleases = Arc::new(move |releases| {
+            runtime.spawn(async move { releases() });
+        });
+        let store = Store::local(&data, metrics.clone(), run_releases)?;
         let runtime = Runtime::new(&RuntimeOptions {
             max_workers: options.max_workers,
             ..RuntimeOptions::default()

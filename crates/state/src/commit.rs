@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashSet;
@@ -25,6 +25,15 @@ use crate::observe::CommitObserver;
 /// Submitted but unwritten bytes from which on even `memory` commits wait for the disk, so that the
 /// queue is bounded by the number of invocations in flight.
 const BACKPRESSURE_BYTES: usize = 64 << 20;
+
+/// A batch lingers for others only if the last one had at least so many commits: with fewer clients
+/// waiting would only cost latency.
+const LINGER_FROM_COMMITS: usize = 8;
+/// Longest time that a batch lingers, as a part of the time that the last one took to write: what
+/// is waited is less than what the saved sync would have cost.
+const LINGER_PART: u32 = 2;
+/// Never linger longer than this, however slow the disk was.
+const LINGER_MAX: Duration = Duration::from_micros(500);
 
 /// A commit's place in the order of all commits of the node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +49,10 @@ pub struct StoreFailure {
 
 /// What to do once a commit is durable, or never will be.
 pub type Release = Box<dyn FnOnce(Result<(), StoreFailure>) + Send>;
+
+/// Runs the releases of a batch somewhere else than on the commit thread (the node: a task of its
+/// runtime), so that the next batch is not held up by them.
+pub type RunReleases = Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
 
 /// The writes of one commit, copied into one buffer.
 #[derive(Default)]
@@ -136,7 +149,8 @@ struct Queue {
     in_flight: Vec<Release>,
     in_flight_last: u64,
     in_flight_sync: bool,
-    writer_waits: bool,
+    /// The writer sleeps until so many commits wait; 0 while it works.
+    writer_wants: usize,
     closed: bool,
     failure: Option<StoreFailure>,
 }
@@ -151,6 +165,7 @@ struct Shared {
     failed: AtomicBool,
     engine: Arc<dyn Engine>,
     observer: Arc<dyn CommitObserver>,
+    run_releases: RunReleases,
 }
 
 /// The writer of the local data store. Dropping it writes what is queued and joins the thread.
@@ -165,6 +180,7 @@ impl GroupCommit {
         engine: Arc<dyn Engine>,
         first: Ticket,
         observer: Arc<dyn CommitObserver>,
+        run_releases: RunReleases,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
@@ -178,6 +194,7 @@ impl GroupCommit {
             failed: AtomicBool::new(false),
             engine,
             observer,
+            run_releases,
         });
         let writer = std::thread::Builder::new()
             .name("fulmar-commit".into())
@@ -246,7 +263,11 @@ impl GroupCommit {
     }
 
     fn wake_writer(&self, mut queue: parking_lot::MutexGuard<'_, Queue>) {
-        let wake = std::mem::take(&mut queue.writer_waits);
+        let wanted = queue.writer_wants;
+        let wake = wanted > 0 && queue.commits + queue.releases.len() >= wanted;
+        if wake {
+            queue.writer_wants = 0;
+        }
         drop(queue);
         if wake {
             self.shared.work.notify_one();
@@ -303,6 +324,7 @@ impl Drop for GroupCommit {
 /// The writing thread: until closed, take what is queued, write it, sync, release.
 fn write_batches(shared: &Shared) {
     let mut batch = Batch::default();
+    let (mut last_commits, mut last_took) = (0, Duration::ZERO);
     loop {
         let (last, commits, sync) = {
             let mut queue = shared.queue.lock();
@@ -310,9 +332,16 @@ fn write_batches(shared: &Shared) {
                 if queue.closed {
                     return;
                 }
-                queue.writer_waits = true;
+                queue.writer_wants = 1;
                 shared.work.wait(&mut queue);
             }
+            if last_commits >= LINGER_FROM_COMMITS && queue.commits < last_commits && !queue.closed {
+                let linger = (last_took / LINGER_PART).min(LINGER_MAX);
+                // A commit is also counted with its release, hence twice as many.
+                queue.writer_wants = 2 * last_commits;
+                shared.work.wait_for(&mut queue, linger);
+            }
+            queue.writer_wants = 0;
             batch.clear();
             std::mem::swap(&mut queue.batch, &mut batch);
             queue.in_flight = std::mem::take(&mut queue.releases);
@@ -337,16 +366,19 @@ fn write_batches(shared: &Shared) {
                 if sync {
                     shared.durable.store(last, Ordering::Release);
                 }
-                shared
-                    .observer
-                    .batch_written(commits, batch.bytes.len(), sync, started.elapsed());
+                (last_commits, last_took) = (commits, started.elapsed());
+                shared.observer.batch_written(commits, batch.bytes.len(), sync, last_took);
                 let released = {
                     let mut queue = shared.queue.lock();
                     queue.in_flight_sync = false;
                     std::mem::take(&mut queue.in_flight)
                 };
-                for release in released {
-                    release(Ok(()));
+                if !released.is_empty() {
+                    (shared.run_releases)(Box::new(move || {
+                        for release in released {
+                            release(Ok(()));
+                        }
+                    }));
                 }
             }
             Err(error) => return fail(shared, &error.to_string()),

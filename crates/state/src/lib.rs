@@ -19,7 +19,7 @@ mod shared;
 mod store;
 mod transaction;
 
-pub use commit::{GroupCommit, Release, StoreFailure, Ticket};
+pub use commit::{GroupCommit, Release, RunReleases, StoreFailure, Ticket};
 pub use datadir::{DataDir, DataDirError};
 pub use engine::Table;
 pub use observe::CommitObserver;

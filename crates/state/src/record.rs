@@ -57,11 +57,11 @@ pub trait Record: Serialize + DeserializeOwned {
 /// One session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
-    /// Commits so far.
+    /// The last version that the session may have reached; it goes on after it when it is loaded.
     pub version: Version,
     /// Epoch of the home that made the last commit.
     pub epoch: Epoch,
-    /// Time of the last commit in milliseconds since the Unix epoch.
+    /// When the record was written, in milliseconds since the Unix epoch.
     pub updated_unix_ms: u64,
 }
 

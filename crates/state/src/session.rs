@@ -24,6 +24,9 @@ const LOAD_WHOLE_BYTES: usize = 256 << 10;
 const HOT_BYTES: usize = 4 << 20;
 /// What an entry costs besides its key and value: map node, pointers, counters.
 const ENTRY_BYTES: usize = 96;
+/// Versions that one session record covers: the record is written when they are used up rather than
+/// with every commit, and a session loaded again goes on after them. Versions only ever grow.
+const VERSIONS_PER_RECORD: u64 = 256;
 /// Marks entries that the running invocation has touched.
 const TOUCHED: Ticket = Ticket(u64::MAX);
 
@@ -66,6 +69,8 @@ pub struct SessionState {
 
 struct Hot {
     version: Version,
+    /// The last version that the stored record covers.
+    covered: Version,
     /// The last commit of this session; what it wrote may not be durable yet.
     last: Ticket,
     entries: BTreeMap<Arc<str>, Entry>,
@@ -78,7 +83,7 @@ struct Hot {
 
 impl SessionState {
     /// Loads a session: nothing to read for a new one, the whole of a small one, only the record
-    /// of a large one. `version` comes from its record (0 for a new session).
+    /// of a large one. `version` is the last that its record covers (0 for a new session).
     pub(crate) fn load(
         group: Group,
         engine: Arc<dyn Engine>,
@@ -88,6 +93,7 @@ impl SessionState {
         let prefix = key::session_state(&group).into_boxed_slice();
         let mut hot = Hot {
             version,
+            covered: version,
             last: Ticket(0),
             last_delete: Ticket(0),
             entries: BTreeMap::new(),
@@ -117,7 +123,13 @@ impl SessionState {
         &self.prefix[..self.prefix.len() - key::SEPARATOR.len()]
     }
 
-    /// How many commits the session has seen.
+    /// The version that the record has to cover before the next commit, if it does not yet.
+    pub(crate) fn uncovered(&self) -> Option<Version> {
+        let hot = self.hot.lock();
+        (hot.version >= hot.covered).then(|| Version(hot.version.0 + VERSIONS_PER_RECORD))
+    }
+
+    /// Grows with every commit; after a restart it may skip some numbers.
     pub fn version(&self) -> Version {
         self.hot.lock().version
     }
@@ -180,9 +192,10 @@ impl SessionState {
     }
 
     /// Marks the invocation's writes as committed under `ticket`, and bounds what is held.
-    pub(crate) fn committed(&self, undo: Undo, ticket: Ticket) {
+    pub(crate) fn committed(&self, undo: Undo, ticket: Ticket, covered: Option<Version>) {
         let mut hot = self.hot.lock();
         hot.version = hot.version.next();
+        hot.covered = covered.unwrap_or(hot.covered);
         hot.last = ticket;
         for (key, _) in undo.0 {
             let complete = hot.complete;

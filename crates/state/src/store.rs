@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use fulmar_model::{Durability, Epoch, Group, Version};
 
-use crate::commit::{Batch, GroupCommit, Release, StoreFailure, Ticket};
+use crate::commit::{Batch, GroupCommit, Release, RunReleases, StoreFailure, Ticket};
 use crate::datadir::DataDir;
 use crate::engine::{Engine, EngineError, Table, Visit};
 use crate::fjall_engine::FjallEngine;
@@ -123,19 +123,24 @@ impl Store {
     pub fn local(
         dir: &DataDir,
         observer: Arc<dyn CommitObserver>,
+        run_releases: RunReleases,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::open(Arc::new(FjallEngine::open(&dir.store())?), observer)
+        Self::open(Arc::new(FjallEngine::open(&dir.store())?), observer, run_releases)
     }
 
     /// Opens the home `memory`: nothing survives the process.
-    pub fn memory(observer: Arc<dyn CommitObserver>) -> Result<Arc<Self>, StoreError> {
-        Self::open(Arc::new(MemoryEngine::default()), observer)
+    pub fn memory(
+        observer: Arc<dyn CommitObserver>,
+        run_releases: RunReleases,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::open(Arc::new(MemoryEngine::default()), observer, run_releases)
     }
 
     /// Opens a store on any engine: every start has an epoch of its own.
     pub fn open(
         engine: Arc<dyn Engine>,
         observer: Arc<dyn CommitObserver>,
+        run_releases: RunReleases,
     ) -> Result<Arc<Self>, StoreError> {
         let table = Table::System;
         let epoch = match engine.get(table, NODE_KEY)? {
@@ -155,7 +160,7 @@ impl Store {
         engine.write(&[write], true)?;
         let first = Ticket(epoch.0 << TICKETS_PER_EPOCH_BITS);
         Ok(Arc::new(Self {
-            commit: GroupCommit::start(engine.clone(), first, observer)?,
+            commit: GroupCommit::start(engine.clone(), first, observer, run_releases)?,
             shared: SharedBuckets::new(engine.clone()),
             recent: Recent::default(),
             engine,
@@ -406,14 +411,18 @@ impl Prepared<'_> {
         }
         let mut batch = bookkeeping.batch;
         Checked::collect(&tx.shared, &mut batch);
+        let mut covered = None;
         if let Some(session) = session.as_ref().filter(|_| !tx.undo.is_empty()) {
             session.collect(&tx.undo, &mut batch);
-            let record = SessionRecord {
-                version: session.version().next(),
-                epoch: store.epoch,
-                updated_unix_ms: now_unix_ms,
-            };
-            batch.put(Table::Sessions, &[session.record_key()], &record.encode());
+            covered = session.uncovered();
+            if let Some(version) = covered {
+                let record = SessionRecord {
+                    version,
+                    epoch: store.epoch,
+                    updated_unix_ms: now_unix_ms,
+                };
+                batch.put(Table::Sessions, &[session.record_key()], &record.encode());
+            }
         }
         let messages = outgoing(&mut tx, now_unix_ms);
         let encoded: Vec<Vec<u8>> = messages.iter().map(Record::encode).collect();
@@ -445,7 +454,7 @@ impl Prepared<'_> {
         store.remember(bookkeeping.recent, ticket);
         let version = session.map(|session| {
             if !tx.undo.is_empty() {
-                session.committed(std::mem::take(&mut tx.undo), ticket);
+                session.committed(std::mem::take(&mut tx.undo), ticket, covered);
             }
             session.version()
         });

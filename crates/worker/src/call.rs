@@ -78,6 +78,9 @@ pub enum CallError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The engine has no slot left for another live worker.
+    #[error("the node has no room for another live worker")]
+    NoRoom,
     /// It could not be started.
     #[error("could not start: {0}")]
     Start(String),

@@ -25,6 +25,8 @@ const CORE_INSTANCES_PER_WORKER: u32 = 8;
 const MEMORIES_PER_WORKER: u32 = 1;
 /// Tables of one component on average.
 const TABLES_PER_WORKER: u32 = 4;
+/// Slots beyond the workers that wait: for those that start before an old one is let go.
+const SPARE_WORKERS: u32 = 128;
 /// Bytes of a memory or stack kept in place when its slot is used again.
 const KEEP_RESIDENT_BYTES: usize = 64 << 10;
 
@@ -126,7 +128,7 @@ fn config(pooled_workers: Option<u32>) -> Config {
         .async_stack_size(ASYNC_STACK_BYTES)
         .concurrency_support(false)
         .wasm_component_model(true);
-    if let Some(workers) = pooled_workers {
+    if let Some(workers) = pooled_workers.map(|workers| workers.saturating_add(SPARE_WORKERS)) {
         let mut pool = PoolingAllocationConfig::default();
         pool.total_component_instances(workers)
             .total_core_instances(workers.saturating_mul(CORE_INSTANCES_PER_WORKER))

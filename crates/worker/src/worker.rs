@@ -11,7 +11,7 @@ use fulmar_model::FunctionName;
 use fulmar_state::Transaction;
 use http_body_util::{BodyExt, Full};
 use tokio::sync::oneshot;
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
@@ -190,6 +190,9 @@ async fn cut_off<T>(called: impl Future<Output = T>, deadline: Instant) -> Optio
 fn explain(error: &wasmtime::Error, host: &Host) -> CallError {
     if host.timed_out {
         return CallError::Timeout;
+    }
+    if error.is::<PoolConcurrencyLimitError>() {
+        return CallError::NoRoom;
     }
     if host.limits.was_hit() {
         return CallError::MemoryLimit { limit: host.limits.memory_bytes() };
