@@ -1,0 +1,276 @@
+//! A real node as a real process, and a plain client for it.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longest that anything may take here before the test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The components that the tests deploy, built once.
+pub fn guest(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--release", "--target", "wasm32-wasip2"])
+            .args(["-p", "counter", "-p", "guest-faults", "-p", "counter-http"])
+            .current_dir(&root)
+            .status()
+            .unwrap();
+        assert!(status.success(), "building the test components failed");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+        target.join("wasm32-wasip2/release")
+    });
+    folder.join(format!("{}.wasm", name.replace('-', "_")))
+}
+
+/// A running node. Killed when dropped.
+pub struct Node {
+    child: Child,
+    pub port: u16,
+    pub data: PathBuf,
+    _folder: Option<tempfile::TempDir>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Node {
+    /// Starts a node on a fresh data directory.
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let environment: Vec<(String, String)> =
+            environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let (child, port) = launch(&data, &arguments, &environment);
+        Self { child, port, data, _folder: Some(folder), arguments, environment }
+    }
+
+    /// Kills the node as a power cut would, and starts it again.
+    pub fn crash_and_restart(&mut self) {
+        self.crash();
+        (self.child, self.port) = launch(&self.data, &self.arguments, &self.environment);
+    }
+
+    /// Starts the node again after [`Node::crash`].
+    pub fn start_again(&mut self) {
+        (self.child, self.port) = launch(&self.data, &self.arguments, &self.environment);
+    }
+
+    pub fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Stops the node with SIGTERM; it has to exit with 0.
+    pub fn stop(&mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the node stopped with {status}");
+    }
+
+    pub fn restart(&mut self) {
+        self.stop();
+        (self.child, self.port) = launch(&self.data, &self.arguments, &self.environment);
+    }
+
+    /// Deploys a component with further manifest text.
+    pub fn deploy(&self, name: &str, component: &str, manifest: &str) {
+        let wasm = std::fs::read(guest(component)).unwrap();
+        let reply = self.try_deploy(name, &wasm, manifest);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+
+    pub fn try_deploy(&self, name: &str, wasm: &[u8], manifest: &str) -> Reply {
+        let digest = sha256(wasm);
+        let reply = self.request("PUT", &format!("/admin/artifacts/{digest}"), &[], wasm);
+        if reply.status != 200 {
+            return reply;
+        }
+        let manifest = format!("name = {name:?}\nartifact = \"x.wasm\"\n{manifest}");
+        let body = serde_json::json!({ "manifest": manifest, "artifact": digest }).to_string();
+        self.request("PUT", &format!("/admin/functions/{name}"), &[], body.as_bytes())
+    }
+
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        Connection::open(self.port).request(method, path, headers, body).unwrap()
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        self.request("GET", path, &[], b"")
+    }
+
+    /// Invokes and expects success.
+    pub fn invoke(&self, path: &str, body: &str) -> String {
+        let reply = self.request("POST", &format!("/fn/{path}"), &[], body.as_bytes());
+        assert_eq!(reply.status, 200, "{path} {body}: {}", reply.text());
+        reply.text()
+    }
+
+    /// Invokes and expects a problem with this code and status.
+    pub fn invoke_fails(&self, path: &str, body: &str, status: u16, code: &str) -> Reply {
+        let reply = self.request("POST", &format!("/fn/{path}"), &[], body.as_bytes());
+        reply.expect_problem(status, code);
+        reply
+    }
+
+    /// Asks until the answer is as expected: for effects that come on their own.
+    pub fn eventually(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Already gone is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn launch(data: &Path, arguments: &[String], environment: &[(String, String)]) -> (Child, u16) {
+    let ports = data.with_extension("ports");
+    // A file of an earlier start would name its port.
+    let _ = std::fs::remove_file(&ports);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fulmar"))
+        .args(["dev", "--port", "0", "--data"])
+        .arg(data)
+        .arg("--ports-file")
+        .arg(&ports)
+        .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(text) = std::fs::read_to_string(&ports) {
+            let ports: Value = serde_json::from_str(&text).unwrap();
+            return (child, u16::try_from(ports["http"].as_u64().unwrap()).unwrap());
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("the node ended with {status} before it was ready");
+        }
+        assert!(Instant::now() < deadline, "the node did not become ready");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A response.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn expect_problem(&self, status: u16, code: &str) {
+        assert_eq!((self.status, self.json()["code"].as_str()), (status, Some(code)), "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+    }
+}
+
+/// One keep-alive connection.
+pub struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    pub fn open(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.get_mut().write_all(bytes)
+    }
+
+    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Reply> {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let mut whole = format!("{head}\r\n").into_bytes();
+        whole.extend_from_slice(body);
+        // A node that refuses early may close before it has read everything: its answer counts.
+        let sent = self.send(&whole);
+        self.read_reply(method == "HEAD").or_else(|error| sent.and(Err(error)))
+    }
+
+    pub fn read_reply(&mut self, headless: bool) -> std::io::Result<Reply> {
+        let bad = |text: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, text.to_owned());
+        let mut line = String::new();
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| bad(&line))?;
+        let mut headers = Vec::new();
+        loop {
+            line.clear();
+            self.0.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            headers.push((name.to_lowercase(), value.to_owned()));
+        }
+        let mut reply = Reply { status, headers, body: Vec::new() };
+        if headless {
+            return Ok(reply);
+        }
+        if reply.header("transfer-encoding") == Some("chunked") {
+            loop {
+                line.clear();
+                self.0.read_line(&mut line)?;
+                let size = usize::from_str_radix(line.trim(), 16).map_err(|_| bad(&line))?;
+                let mut chunk = vec![0; size + 2];
+                self.0.read_exact(&mut chunk)?;
+                if size == 0 {
+                    return Ok(reply);
+                }
+                reply.body.extend_from_slice(&chunk[..size]);
+            }
+        }
+        let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+        reply.body = vec![0; length];
+        self.0.read_exact(&mut reply.body)?;
+        Ok(reply)
+    }
+}
