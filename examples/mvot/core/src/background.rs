@@ -9,6 +9,8 @@ const MIN_THRESHOLD: u32 = 16;
 const MAX_THRESHOLD: u32 = 60;
 /// The threshold in standard deviations of the noise.
 const NOISE_FACTOR: f64 = 4.5;
+/// Light that is left in a shadow at least, in percent; what is darker is somebody.
+const DARKEST_SHADOW: u32 = 80;
 /// Every how many pixels gain and noise are sampled.
 const SAMPLE_STEP: usize = 7;
 
@@ -44,9 +46,21 @@ pub fn difference(frame: &Image, background: &Image) -> Result<Mask, ImageError>
         let red = f[0].abs_diff(tables[0][b[0] as usize]);
         let green = f[1].abs_diff(tables[1][b[1] as usize]);
         let blue = f[2].abs_diff(tables[2][b[2] as usize]);
-        *out = u8::from(u32::from(red.max(green).max(blue)) > threshold);
+        let differs = u32::from(red.max(green).max(blue)) > threshold;
+        *out = u8::from(differs && !is_shadow(f, [0, 1, 2].map(|channel| tables[channel][b[channel] as usize]), threshold));
     }
     Ok(mask)
+}
+
+/// Whether a pixel is the background in a faint shadow: all channels darker by about the same share.
+fn is_shadow(frame: &[u8], background: [u8; 3], threshold: u32) -> bool {
+    let sum = |levels: &[u8]| levels.iter().map(|level| u32::from(*level)).sum::<u32>();
+    let (light, full) = (sum(frame), sum(&background));
+    if light >= full || light * 100 < full * DARKEST_SHADOW {
+        return false;
+    }
+    let near = |(level, full_level): (&u8, &u8)| u32::from(*level).abs_diff(u32::from(*full_level) * light / full.max(1)) * 10 <= threshold * 6;
+    frame.iter().zip(&background).all(near)
 }
 
 /// The median of frame / background: how much brighter the light has become.
@@ -117,9 +131,19 @@ mod tests {
     }
 
     #[test]
+    fn a_faint_shadow_is_nobody() {
+        let mut frame = flat(150);
+        frame.data_mut()[..60].fill(126);
+        assert_eq!(difference(&frame, &flat(150)).unwrap().count(), 0);
+        frame.data_mut()[..60].fill(100);
+        assert_eq!(difference(&frame, &flat(150)).unwrap().count(), 20);
+    }
+
+    #[test]
     fn a_change_of_light_is_no_difference_but_a_person_is() {
         let brighter = difference(&flat(130), &flat(100)).unwrap();
         assert_eq!(brighter.count(), 0);
+        assert_eq!(difference(&with_square(flat(130), 170), &flat(100)).unwrap().count(), 16);
         let person = difference(&with_square(flat(130), 60), &flat(100)).unwrap();
         assert_eq!(person.count(), 16);
         assert!(person.is_set(6, 7) && !person.is_set(4, 7));

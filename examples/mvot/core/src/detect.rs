@@ -178,7 +178,7 @@ impl Detector {
         let height = figure.height();
         let foot_shows = fit.lowest_row(figure).is_some();
         // People differ in height by 5 %: that is what the place is worth when only the head shows.
-        let down = if foot_shows { 0.6 + 0.02 * height } else { 1.5 + 0.08 * height };
+        let down = if foot_shows { 0.6 + 0.03 * height } else { 1.5 + 0.1 * height };
         let across = 0.5 + figure.width * (0.05 + 0.25 * (1.0 - visible));
         let factor = self.factor as f64;
         let full = |pixel: f64| (pixel + 0.5) * factor - 0.5;
@@ -205,6 +205,11 @@ struct Parts {
     legs: Rect,
 }
 
+/// The first pixel whose centre is not before a coordinate.
+fn edge(coordinate: f64) -> i32 {
+    coordinate.ceil() as i32
+}
+
 fn part(figure: &Figure, half_width: f64, from: f64, to: f64) -> Rect {
     let height = figure.height();
     // The body leans with the perspective: its axis goes from foot to head.
@@ -212,10 +217,10 @@ fn part(figure: &Figure, half_width: f64, from: f64, to: f64) -> Rect {
     let x = figure.foot[0] + (figure.head[0] - figure.foot[0]) * middle;
     let half = half_width * figure.width;
     Rect {
-        x0: (x - half).round() as i32,
-        x1: ((x + half).round() as i32).max((x - half).round() as i32 + 1),
-        y0: (figure.head[1] + from * height).round() as i32,
-        y1: (figure.head[1] + to * height).round() as i32,
+        x0: edge(x - half),
+        x1: edge(x + half).max(edge(x - half) + 1),
+        y0: edge(figure.head[1] + from * height),
+        y1: edge(figure.head[1] + to * height),
     }
 }
 
