@@ -137,8 +137,8 @@ async fn call_http(proxy: &Proxy, store: &mut Store<Host>, request: http::Reques
         let called = proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, out).await;
         called.map_err(|error| explain(&error, store.data()))
     };
-    let (called, collected) = tokio::join!(called, collected);
-    called?;
+    // A guest that traps leaves the response's sender behind in its table: nothing more will come.
+    let ((), collected) = tokio::try_join!(called, async { Ok(collected.await) })?;
     collected
 }
 
