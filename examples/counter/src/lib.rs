@@ -8,7 +8,9 @@ static COUNT: Counter = Counter::new("count");
 fn handle(delta: String) -> Result<String, Error> {
     let delta = match delta.trim() {
         "" => 1,
-        text => text.parse().map_err(|_| Error::rejected(format!("{text:?} is not a whole number")))?,
+        text => text
+            .parse()
+            .map_err(|_| Error::rejected(format!("{text:?} is not a whole number")))?,
     };
     Ok(COUNT.add(delta)?.to_string())
 }

@@ -5,7 +5,10 @@ use fulmar::Error;
 
 #[fulmar::function]
 fn handle(delta: String) -> Result<String, Error> {
-    let delta: i64 = delta.trim().parse().map_err(|_| Error::rejected("the body is not a whole number"))?;
+    let delta: i64 = delta
+        .trim()
+        .parse()
+        .map_err(|_| Error::rejected("the body is not a whole number"))?;
     let state = fulmar::session();
     let mut sum = 0;
     for key in ["a", "b", "c", "d", "e"] {

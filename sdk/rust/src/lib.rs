@@ -1,26 +1,43 @@
 //! Write functions for Fulmar in Rust.
 //!
-//! ```ignore
-//! use fulmar::Counter;
+//! ```
+//! use fulmar::{Context, Counter, Error};
+//!
+//! static COUNT: Counter = Counter::new("count");
 //!
 //! #[fulmar::function]
-//! fn handle(delta: String) -> Result<String, fulmar::Error> {
-//!     let count = Counter::new("count");
-//!     Ok(count.add(delta.trim().parse()?)?.to_string())
+//! fn handle(context: Context, delta: &str) -> Result<String, Error> {
+//!     let delta = delta.trim().parse().map_err(Error::rejected)?;
+//!     fulmar::info!("adding {delta} in {:?}", context.session());
+//!     Ok(COUNT.add(delta)?.to_string())
 //! }
+//! # fn main() {}
 //! ```
 //!
 //! Everything that an invocation writes and sends becomes visible together with its answer, or not
 //! at all. Typed state ([`Counter`], [`Value`], [`Map`], [`List`]) belongs to the invocation's
-//! session; it stays deserialized while the session's worker lives, and is written key by key.
+//! session; it stays deserialized while the session's worker lives, and is written key by key, so
+//! an event costs what it touches however much state there is. Shared state is in a [`Bucket`].
+//!
+//! The way of an invocation: [`run`] <- the handler -> [`state`] -> [`host`], which is the node in a
+//! component and a map in memory elsewhere, so that functions are tested as they are ([`testing`]).
 
+// Examples of a component are whole crates; and this crate's own tests need its name.
+#![allow(clippy::needless_doctest_main)]
+
+mod context;
 mod error;
+mod host;
 mod io;
+mod log;
+mod messages;
 mod state;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
 
 /// Generated from the WIT of `fulmar:function`.
 #[doc(hidden)]
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, unsafe_code, unreachable_pub, clippy::all)]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "wit",
@@ -32,87 +49,44 @@ pub mod bindings {
     });
 }
 
-pub use bindings::fulmar::function::context::Invocation;
+pub use bindings::wasi::logging::logging::Level;
+pub use context::{Context, config, context, now_unix_ms};
 pub use error::Error;
 pub use fulmar_macros::function;
-pub use io::{Input, Json, Output};
+pub use io::{Input, Json, Output, Raw};
+pub use log::log;
+pub use messages::{send, send_json};
 pub use state::bucket::{Bucket, bucket, session};
 pub use state::counter::Counter;
 pub use state::list::List;
 pub use state::map::Map;
+#[cfg(feature = "postcard")]
+pub use state::stored::Bin;
+pub use state::stored::Stored;
 pub use state::value::Value;
 
-use bindings::fulmar::function::{context as host_context, messages};
-pub use bindings::wasi::logging::logging::Level;
+/// What [`function`] expands to uses these.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::error::Answer;
 
-/// What is known about the running invocation: function, session, deadline, idempotency key, attempt.
-pub fn context() -> Invocation {
-    host_context::current()
-}
-
-/// The node's clock, in milliseconds since the Unix epoch.
-pub fn now_unix_ms() -> u64 {
-    host_context::now_unix_ms()
-}
-
-/// Sends a message: delivered exactly once, after this invocation commits, in order per sending and
-/// receiving session.
-pub fn send(function: &str, session: Option<&str>, body: &[u8]) -> Result<(), Error> {
-    messages::send(function, session, body).map_err(|error| Error::failed(format!("send to {function}: {error:?}")))
-}
-
-/// A value of the manifest's `[config]`.
-pub fn config(key: &str) -> Option<String> {
-    bindings::wasi::config::store::get(key).ok().flatten()
-}
-
-/// Writes a line to the function's log.
-pub fn log(level: Level, message: &str) {
-    bindings::wasi::logging::logging::log(level, "", message);
-}
-
-/// Writes a line of level info to the function's log, formatted as by `format!`.
-#[macro_export]
-macro_rules! info {
-    ($($text:tt)*) => { $crate::log($crate::Level::Info, &format!($($text)*)) };
-}
-
-/// Writes a line of level warn to the function's log, formatted as by `format!`.
-#[macro_export]
-macro_rules! warn {
-    ($($text:tt)*) => { $crate::log($crate::Level::Warn, &format!($($text)*)) };
-}
-
-/// Writes a line of level error to the function's log, formatted as by `format!`.
-#[macro_export]
-macro_rules! error {
-    ($($text:tt)*) => { $crate::log($crate::Level::Error, &format!($($text)*)) };
+    /// Runs a handler and, if it succeeds, writes what it changed.
+    pub fn run(
+        handler: impl FnOnce() -> Result<Vec<u8>, crate::Error>,
+    ) -> Result<Vec<u8>, crate::bindings::Failure> {
+        crate::run(handler).map_err(Into::into)
+    }
 }
 
 /// Runs a handler and, if it succeeds, writes what it changed.
-#[doc(hidden)]
-pub fn run(handler: impl FnOnce() -> Result<Vec<u8>, Error>) -> Result<Vec<u8>, bindings::Failure> {
-    let result = handler().and_then(|output| {
-        state::cache::flush(&state::host::Node)?;
-        Ok(output)
+fn run<R>(handler: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    let result = handler().and_then(|answer| {
+        state::cache::finish()?;
+        Ok(answer)
     });
-    result.map_err(|error| {
-        // What was cached did not happen; the node starts a fresh worker, and so does a test.
+    if result.is_err() {
+        // What is cached did not happen. The node goes on with a fresh worker; a test, with this one.
         state::cache::clear();
-        error.into()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_interface_is_the_node_s() {
-        for file in ["fulmar.wit", "deps/logging/logging.wit", "deps/config/store.wit"] {
-            let ours = std::fs::read_to_string(format!("wit/{file}")).unwrap();
-            match std::fs::read_to_string(format!("../../wit/{file}")) {
-                Ok(theirs) => assert_eq!(ours, theirs, "{file}"),
-                Err(_) => eprintln!("SKIPPED: not in the repository, nothing to compare {file} with"),
-            }
-        }
     }
+    result
 }

@@ -5,10 +5,11 @@
 //! the worker whenever somebody else changed the session, or when an invocation failed, so what is
 //! cached is always what is stored.
 
-pub mod bucket;
-pub mod cache;
-pub mod counter;
-pub mod host;
-pub mod list;
-pub mod map;
-pub mod value;
+pub(crate) mod bucket;
+pub(crate) mod cache;
+pub(crate) mod counter;
+pub(crate) mod list;
+pub(crate) mod map;
+mod name;
+pub(crate) mod stored;
+pub(crate) mod value;

@@ -1,149 +1,388 @@
 //! The session's values in use, deserialized, under their keys.
+//!
+//! Bounded: two generations, each of at most [`MAX_ENTRIES`] and about [`MAX_BYTES`]. Values that are
+//! used move to the young one; when it is full it becomes the old one, and what the old one still
+//! held is let go. Values with changes that are not written yet stay.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
 
 use crate::Error;
-use crate::state::host::Host;
+use crate::host::{HOST, Host};
+use crate::state::stored::Stored;
 
 /// The bucket of everything cached here.
 pub(crate) const SESSION: &str = "session";
-/// Values held between invocations; beyond it those that are written are let go.
-const MAX_HELD: usize = 1024;
 
-type Encode = fn(&dyn Any) -> Result<Vec<u8>, Error>;
+/// Values of a generation.
+const MAX_ENTRIES: usize = 1024;
+/// Stored bytes of the values of a generation; in memory they may take a few times as much.
+const MAX_BYTES: usize = 4 << 20;
+/// Changes held back; more are written before the invocation ends.
+const MAX_UNWRITTEN: usize = 256;
+/// What an entry takes besides key and value, in bytes, roughly.
+const ENTRY_BYTES: usize = 64;
 
-struct Held {
-    /// None: absent, or deleted.
-    value: Option<Box<dyn Any>>,
+/// Does [`Stored::to_stored`] for a slot whose type is not known.
+type Encode = fn(&dyn Any) -> Result<Encoded, Error>;
+
+enum Encoded {
+    Present(Vec<u8>),
+    Absent,
+    /// A closure is changing it.
+    InUse,
+}
+
+/// A value in use; `None` when the key is known to be absent.
+type Slot<T> = RefCell<Option<T>>;
+
+#[derive(Clone)]
+struct Entry {
+    /// A `Slot<T>`.
+    slot: Rc<dyn Any>,
     encode: Encode,
     changed: bool,
+    /// Roughly, in bytes.
+    weight: usize,
+}
+
+#[derive(Default)]
+struct Generation {
+    entries: HashMap<Rc<str>, Entry, BuildHasherDefault<KeyHasher>>,
+    weight: usize,
 }
 
 #[derive(Default)]
 struct Cache {
-    held: HashMap<String, Held>,
+    young: Generation,
+    old: Generation,
     /// Changed keys in the order of their first change.
-    changed: Vec<String>,
+    changed: Vec<Rc<str>>,
+    /// Why changes could not be written before the end.
+    failed: Option<Error>,
 }
 
 thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();
+    static LIMITS: Cell<(usize, usize, usize)> =
+        const { Cell::new((MAX_ENTRIES, MAX_BYTES, MAX_UNWRITTEN)) };
 }
 
-/// How a type is stored.
-pub(crate) struct Codec<T> {
-    pub(crate) decode: fn(&[u8]) -> Result<T, Error>,
-    pub(crate) encode: Encode,
-}
-
-/// Stored as JSON.
-pub(crate) fn json<T: serde::Serialize + serde::de::DeserializeOwned + 'static>() -> Codec<T> {
-    Codec {
-        decode: |bytes| Ok(serde_json::from_slice(bytes)?),
-        encode: |value| match value.downcast_ref::<T>() {
-            Some(value) => Ok(serde_json::to_vec(value)?),
-            None => Err(mixed_types()),
-        },
-    }
-}
-
-fn mixed_types() -> Error {
-    Error::failed("one key is used with two types")
-}
-
-/// Reads a value: from the cache, or loaded.
-pub(crate) fn read<T: 'static, R>(
-    host: &impl Host,
+/// Looks at a value: the one in the cache, or it is loaded.
+pub(crate) fn read<T: Stored, R>(
     key: &str,
-    codec: &Codec<T>,
-    use_value: impl FnOnce(Option<&T>) -> R,
+    look: impl FnOnce(Option<&T>) -> R,
 ) -> Result<R, Error> {
-    load(host, key, codec)?;
-    CACHE.with_borrow(|cache| match cache.held.get(key).and_then(|held| held.value.as_ref()) {
-        None => Ok(use_value(None)),
-        Some(value) => Ok(use_value(Some(value.downcast_ref::<T>().ok_or_else(mixed_types)?))),
-    })
+    let slot = slot::<T>(key)?;
+    let slot = slot
+        .downcast_ref::<Slot<T>>()
+        .ok_or_else(|| mixed_types(key))?;
+    let value = slot.try_borrow().map_err(|_| in_use(key))?;
+    Ok(look(value.as_ref()))
 }
 
-/// Changes a value in place.
-pub(crate) fn update<T: 'static, R>(
-    host: &impl Host,
+/// Changes a value in place. `change` may use other state.
+pub(crate) fn update<T: Stored, R>(
     key: &str,
-    codec: &Codec<T>,
     change: impl FnOnce(&mut Option<T>) -> R,
 ) -> Result<R, Error> {
-    load(host, key, codec)?;
-    CACHE.with_borrow_mut(|cache| {
-        let held = cache.held.get_mut(key).ok_or_else(|| Error::failed("the value was loaded and is gone"))?;
-        let mut value = match held.value.take() {
-            None => None,
-            Some(value) => Some(*value.downcast::<T>().map_err(|_| mixed_types())?),
-        };
-        let result = change(&mut value);
-        held.value = value.map(|value| Box::new(value) as Box<dyn Any>);
-        if !std::mem::replace(&mut held.changed, true) {
-            cache.changed.push(key.to_owned());
-        }
-        Ok(result)
-    })
+    let slot = slot::<T>(key)?;
+    let slot = slot
+        .downcast_ref::<Slot<T>>()
+        .ok_or_else(|| mixed_types(key))?;
+    let mut value = slot.try_borrow_mut().map_err(|_| in_use(key))?;
+    // Before it changes, so that it is not let go if `change` loads much.
+    CACHE.with_borrow_mut(|cache| cache.mark(key));
+    let result = change(&mut value);
+    drop(value);
+    bound();
+    Ok(result)
 }
 
-/// Writes a value (none deletes) whatever was there: nothing is loaded.
-pub(crate) fn put<T: 'static>(key: &str, codec: &Codec<T>, value: Option<T>) {
+/// Writes a value (none deletes) whatever was there: nothing is loaded. If that cannot be done, the
+/// invocation fails at its end.
+pub(crate) fn put<T: Stored>(key: &str, value: Option<T>) {
     CACHE.with_borrow_mut(|cache| {
-        let value = value.map(|value| Box::new(value) as Box<dyn Any>);
-        let held = Held { value, encode: codec.encode, changed: true };
-        let before = cache.held.insert(key.to_owned(), held);
-        if !before.is_some_and(|before| before.changed) {
-            cache.changed.push(key.to_owned());
-        }
-    });
-}
-
-fn load<T: 'static>(host: &impl Host, key: &str, codec: &Codec<T>) -> Result<(), Error> {
-    if CACHE.with_borrow(|cache| cache.held.contains_key(key)) {
-        return Ok(());
-    }
-    let value = host.get(SESSION, key)?.map(|bytes| (codec.decode)(&bytes)).transpose()?;
-    let value = value.map(|value| Box::new(value) as Box<dyn Any>);
-    CACHE.with_borrow_mut(|cache| {
-        if cache.held.len() >= MAX_HELD {
-            cache.held.retain(|_, held| held.changed);
-        }
-        cache.held.insert(key.to_owned(), Held { value, encode: codec.encode, changed: false });
-    });
-    Ok(())
-}
-
-/// Keys changed and not written yet, with whether they are present.
-pub(crate) fn unwritten(prefix: &str) -> Vec<(String, bool)> {
-    CACHE.with_borrow(|cache| {
-        let of_prefix = cache.changed.iter().filter(|key| key.starts_with(prefix));
-        of_prefix.map(|key| (key.clone(), cache.held.get(key).is_some_and(|held| held.value.is_some()))).collect()
-    })
-}
-
-/// Writes what changed, each key once.
-pub(crate) fn flush(host: &impl Host) -> Result<(), Error> {
-    CACHE.with_borrow_mut(|cache| {
-        for key in std::mem::take(&mut cache.changed) {
-            let Some(held) = cache.held.get_mut(&key) else { continue };
-            held.changed = false;
-            match &held.value {
-                Some(value) => host.set(SESSION, &key, &(held.encode)(&**value)?)?,
-                None => host.delete(SESSION, &key)?,
+        match cache.find(key) {
+            None => cache.insert(key.into(), Entry::new(value, 0)),
+            Some(slot) => {
+                let slot = slot
+                    .downcast_ref::<Slot<T>>()
+                    .ok_or_else(|| mixed_types(key));
+                let free = slot.and_then(|slot| slot.try_borrow_mut().map_err(|_| in_use(key)));
+                match free {
+                    Ok(mut slot) => *slot = value,
+                    Err(error) => {
+                        cache.failed.get_or_insert(error);
+                    }
+                }
             }
         }
-        if cache.held.len() > MAX_HELD {
-            cache.held.clear();
+        cache.mark(key);
+    });
+    bound();
+}
+
+/// Writes what changed, each key once, so that the node knows what the cache knows.
+pub(crate) fn flush() -> Result<(), Error> {
+    let changed = CACHE.with_borrow_mut(|cache| std::mem::take(&mut cache.changed));
+    let mut left = Vec::new();
+    let mut result = Ok(());
+    for key in changed {
+        match result.is_ok().then(|| write(&key)) {
+            Some(Ok(true)) => {}
+            Some(Err(error)) => {
+                result = Err(error);
+                left.push(key);
+            }
+            Some(Ok(false)) | None => left.push(key),
         }
-        Ok(())
-    })
+    }
+    CACHE.with_borrow_mut(|cache| {
+        cache.changed.splice(0..0, left);
+        cache.grow_old();
+    });
+    result
+}
+
+/// Ends a successful invocation: writes what changed.
+pub(crate) fn finish() -> Result<(), Error> {
+    match CACHE.with_borrow_mut(|cache| cache.failed.take()) {
+        Some(error) => Err(error),
+        None => flush(),
+    }
 }
 
 /// Forgets everything, as a fresh worker does.
 pub(crate) fn clear() {
-    CACHE.with_borrow_mut(|cache| *cache = Cache::default());
+    CACHE.set(Cache::default());
+}
+
+/// Forgets one key, which somebody writes past the cache.
+pub(crate) fn forget(key: &str) {
+    CACHE.with_borrow_mut(|cache| {
+        cache.young.remove(key);
+        cache.old.remove(key);
+    });
+}
+
+/// The slot of a key, loaded if need be.
+fn slot<T: Stored>(key: &str) -> Result<Rc<dyn Any>, Error> {
+    if let Some(slot) = CACHE.with_borrow_mut(|cache| cache.find(key)) {
+        return Ok(slot);
+    }
+    let bytes = HOST.get(SESSION, key)?;
+    let weight = bytes.as_ref().map_or(0, Vec::len);
+    let value = bytes.map(|bytes| T::from_stored(&bytes)).transpose();
+    let value = value.map_err(|error| {
+        let expected = std::any::type_name::<T>();
+        error.while_doing(format!("the state under {key:?} is not a {expected}"))
+    })?;
+    let entry = Entry::new(value, weight);
+    let slot = entry.slot.clone();
+    CACHE.with_borrow_mut(|cache| {
+        // First, so that what is used now stays.
+        cache.grow_old();
+        cache.insert(key.into(), entry);
+    });
+    Ok(slot)
+}
+
+/// Writes one changed key; false: it is in use, so its time is later.
+fn write(key: &Rc<str>) -> Result<bool, Error> {
+    let entry = CACHE.with_borrow(|cache| cache.peek(key).cloned());
+    let Some(entry) = entry.filter(|entry| entry.changed) else {
+        return Ok(true);
+    };
+    let encoded = (entry.encode)(&*entry.slot)
+        .map_err(|error| error.while_doing(format!("the state under {key:?}")))?;
+    let weight = match encoded {
+        Encoded::Present(bytes) => {
+            HOST.set(SESSION, key, &bytes)?;
+            bytes.len()
+        }
+        Encoded::Absent => {
+            HOST.delete(SESSION, key)?;
+            0
+        }
+        Encoded::InUse => return Ok(false),
+    };
+    CACHE.with_borrow_mut(|cache| cache.written(key, weight));
+    Ok(true)
+}
+
+/// Writes early when many changes wait. Who changes a value learns at the end if that failed.
+fn bound() {
+    let (_, _, max_unwritten) = LIMITS.get();
+    if CACHE.with_borrow(|cache| cache.changed.len()) < max_unwritten {
+        return;
+    }
+    if let Err(error) = flush() {
+        CACHE.with_borrow_mut(|cache| {
+            cache.failed.get_or_insert(error);
+        });
+    }
+}
+
+#[cold]
+fn mixed_types(key: &str) -> Error {
+    Error::failed(format!("the state under {key:?} is used with two types"))
+}
+
+#[cold]
+fn in_use(key: &str) -> Error {
+    Error::failed(format!(
+        "the state under {key:?} is used inside a closure that changes it; use what the closure is given"
+    ))
+}
+
+impl Entry {
+    fn new<T: Stored>(value: Option<T>, weight: usize) -> Self {
+        Self {
+            slot: Rc::new(RefCell::new(value)),
+            encode: |slot| {
+                let slot = slot.downcast_ref::<Slot<T>>();
+                let Some(Ok(value)) = slot.map(RefCell::try_borrow) else {
+                    return Ok(Encoded::InUse);
+                };
+                match &*value {
+                    Some(value) => value.to_stored().map(Encoded::Present),
+                    None => Ok(Encoded::Absent),
+                }
+            },
+            changed: false,
+            weight,
+        }
+    }
+}
+
+impl Generation {
+    fn insert(&mut self, key: Rc<str>, entry: Entry) {
+        self.weight += entry.weight + key.len() + ENTRY_BYTES;
+        if let Some(before) = self.entries.insert(key.clone(), entry) {
+            self.weight -= before.weight + key.len() + ENTRY_BYTES;
+        }
+    }
+
+    fn remove(&mut self, key: &str) -> Option<(Rc<str>, Entry)> {
+        let (key, entry) = self.entries.remove_entry(key)?;
+        self.weight -= entry.weight + key.len() + ENTRY_BYTES;
+        Some((key, entry))
+    }
+}
+
+impl Cache {
+    fn find(&mut self, key: &str) -> Option<Rc<dyn Any>> {
+        if let Some(entry) = self.young.entries.get(key) {
+            return Some(entry.slot.clone());
+        }
+        let (key, entry) = self.old.remove(key)?;
+        let slot = entry.slot.clone();
+        self.young.insert(key, entry);
+        Some(slot)
+    }
+
+    fn peek(&self, key: &str) -> Option<&Entry> {
+        self.young
+            .entries
+            .get(key)
+            .or_else(|| self.old.entries.get(key))
+    }
+
+    /// Takes in a key that is not held.
+    fn insert(&mut self, key: Rc<str>, entry: Entry) {
+        debug_assert!(self.peek(&key).is_none(), "{key} is held already");
+        self.young.insert(key, entry);
+    }
+
+    /// Marks a key as changed, which was found or inserted just before.
+    fn mark(&mut self, key: &str) {
+        let Some((key, _)) = self.young.entries.get_key_value(key) else {
+            return;
+        };
+        let key = key.clone();
+        if let Some(entry) = self.young.entries.get_mut(&key)
+            && !std::mem::replace(&mut entry.changed, true)
+        {
+            self.changed.push(key);
+        }
+    }
+
+    fn written(&mut self, key: &str, weight: usize) {
+        for generation in [&mut self.young, &mut self.old] {
+            if let Some(entry) = generation.entries.get_mut(key) {
+                generation.weight = generation.weight - entry.weight + weight;
+                entry.weight = weight;
+                entry.changed = false;
+            }
+        }
+    }
+
+    fn grow_old(&mut self) {
+        let (max_entries, max_bytes, _) = LIMITS.get();
+        if self.young.entries.len() <= max_entries && self.young.weight <= max_bytes {
+            return;
+        }
+        let gone = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+        for (key, entry) in gone.entries {
+            if entry.changed {
+                self.young.insert(key, entry);
+            }
+        }
+    }
+}
+
+/// FNV-1a, eight bytes at a time. There are few keys at a time, so nobody gains by colliding; and a
+/// random seed would cost a fresh worker a call.
+struct KeyHasher(u64);
+
+impl Default for KeyHasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl KeyHasher {
+    fn add(&mut self, word: u64) {
+        self.0 = (self.0 ^ word)
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(23);
+    }
+}
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut words = bytes.chunks_exact(8);
+        for word in words.by_ref() {
+            self.add(word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
+        }
+        let rest = words.remainder();
+        self.add(rest.iter().fold(1, |sum, byte| sum << 8 | u64::from(*byte)));
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.add(u64::from(byte));
+    }
+
+    fn finish(&self) -> u64 {
+        // The table uses the top seven bits and the lowest ones.
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (self.0 >> 29)
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn with_limits<R>(limits: (usize, usize, usize), test: impl FnOnce() -> R) -> R {
+    let before = LIMITS.replace(limits);
+    let result = test();
+    LIMITS.set(before);
+    result
+}
+
+/// How many values are held.
+#[cfg(test)]
+pub(crate) fn held() -> usize {
+    CACHE.with_borrow(|cache| cache.young.entries.len() + cache.old.entries.len())
 }
