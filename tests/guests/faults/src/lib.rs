@@ -62,7 +62,7 @@ fn handle(input: String) -> Result<String, Error> {
         }
         "record" => Ok(ITEMS.push(arguments.join(" "))?.to_string()),
         "record-padded" => Ok(ITEMS.push("x".repeat(number(0)? as usize))?.to_string()),
-        "items" => Ok(ITEMS.iter().collect::<Result<Vec<_>, _>>()?.join(",")),
+        "items" => Ok(ITEMS.iter()?.collect::<Result<Vec<_>, _>>()?.join(",")),
         "len" => Ok(ITEMS.len()?.to_string()),
         "shared-increment" => Ok(fulmar::bucket(argument(0)?).increment(argument(1)?, argument(2)?.parse()?)?.to_string()),
         "shared-increment-slowly" => {
@@ -99,17 +99,16 @@ fn handle(input: String) -> Result<String, Error> {
         "context" => {
             let context = fulmar::context();
             Ok(serde_json::json!({
-                "id": context.id,
-                "function": context.function,
-                "session": context.session,
-                "idempotency_key": context.idempotency_key,
-                "attempt": context.attempt,
-                "deadline_unix_ms": context.deadline_unix_ms,
-                "read_only": context.read_only,
+                "id": context.id(),
+                "function": context.function(),
+                "session": context.session(),
+                "idempotency_key": context.idempotency_key(),
+                "attempt": context.attempt(),
+                "read_only": context.is_read_only(),
             })
             .to_string())
         }
-        "attempt" => match fulmar::context().attempt {
+        "attempt" => match fulmar::context().attempt() {
             attempt if u64::from(attempt) < number(0)? => Err(Error::failed(format!("attempt {attempt} is too early"))),
             attempt => Ok(ITEMS.push(format!("attempt {attempt}"))?.to_string()),
         },

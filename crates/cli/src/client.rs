@@ -1,0 +1,114 @@
+//! The node's HTTP API, as the commands use it.
+
+use std::io::Read;
+
+use anyhow::{Context, anyhow};
+use fulmar_model::Problem;
+use serde_json::Value;
+use ureq::http::{Method, Request, Response};
+use ureq::{Agent, Body, SendBody};
+
+/// Which node to talk to, and how to print; flags of every command but `dev`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Target {
+    /// The node's address.
+    #[arg(long, env = "FULMAR_NODE", default_value = "http://127.0.0.1:7400", global = true)]
+    node: String,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// A connection to a node.
+pub(crate) struct Client {
+    base: String,
+    agent: Agent,
+}
+
+/// Percent-encodes one path segment.
+pub(crate) fn segment(text: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && text.len() > 2);
+    text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+impl Target {
+    pub(crate) fn client(&self) -> Client {
+        let config = Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true).build();
+        Client {
+            base: self.node.trim_end_matches('/').to_owned(),
+            agent: config.into(),
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Sends a request and gives the response back, whatever its status.
+    pub(crate) fn send<'a>(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<SendBody<'a>>,
+    ) -> anyhow::Result<Response<Body>> {
+        let method = Method::from_bytes(method.as_bytes()).with_context(|| format!("{method:?} is no HTTP method"))?;
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let sent = match body {
+            Some(body) => self.agent.run(request.body(body)?),
+            None => self.agent.run(request.body(())?),
+        };
+        sent.map_err(|error| match error {
+            ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => self.not_there(),
+            ureq::Error::ConnectionFailed => self.not_there(),
+            other => anyhow!(other).context(format!("talking to the node at {}", self.base)),
+        })
+    }
+
+    fn not_there(&self) -> anyhow::Error {
+        anyhow!(
+            "no node answers at {}\n  fix: start one with `fulmar dev`, or name another with --node or FULMAR_NODE",
+            self.base
+        )
+    }
+
+    /// Sends a request; a status of 400 or above is an error with the node's own words.
+    pub(crate) fn call(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Response<Body>> {
+        let body = body.map(|body| SendBody::from_owned_reader(std::io::Cursor::new(body.to_vec())));
+        succeed(self.send(method, path, &[], body)?)
+    }
+
+    /// The JSON that the node answers.
+    pub(crate) fn json(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Value> {
+        let bytes = read(self.call(method, path, body)?)?;
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).with_context(|| format!("the node answered {path} with something else than JSON"))
+    }
+}
+
+/// Turns a refusal into an error that says what to do.
+pub(crate) fn succeed(response: Response<Body>) -> anyhow::Result<Response<Body>> {
+    let status = response.status();
+    if status.as_u16() < 400 {
+        return Ok(response);
+    }
+    let bytes = read(response)?;
+    Err(match serde_json::from_slice::<Problem>(&bytes) {
+        Ok(problem) => anyhow!("[{}] {}: {}\n  fix: {}", problem.code, problem.code.title(), problem.detail, problem.fix),
+        Err(_) => anyhow!("the node answered {status}: {}", String::from_utf8_lossy(&bytes)),
+    })
+}
+
+/// The whole body of a response.
+pub(crate) fn read(response: Response<Body>) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    response.into_body().into_reader().read_to_end(&mut bytes).context("the node's answer broke off")?;
+    Ok(bytes)
+}

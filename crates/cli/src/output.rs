@@ -1,0 +1,49 @@
+//! Printing: tables for people, JSON for programs.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+/// Prints a list of objects: as JSON, or as a table of some of their members.
+pub(crate) fn rows(json: bool, rows: &[Value], columns: &[&str]) {
+    if json {
+        return value(&Value::Array(rows.to_vec()));
+    }
+    let cell = |row: &Value, column: &str| {
+        let found = column.split('.').try_fold(row, |value, name| value.get(name));
+        match found {
+            None | Some(Value::Null) => "-".to_owned(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        }
+    };
+    let mut table: Vec<Vec<String>> = vec![columns.iter().map(|column| column.to_uppercase().replace(['.', '_'], " ")).collect()];
+    table.extend(rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()));
+    let widths: Vec<usize> =
+        (0..columns.len()).map(|at| table.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
+    for row in table {
+        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        line_out(line.join("  ").trim_end());
+    }
+}
+
+/// Prints one value as JSON.
+pub(crate) fn value(value: &Value) {
+    line_out(&serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// Prints a line to standard output; a reader that went away ends the program quietly, as with other
+/// tools in a pipe.
+pub(crate) fn line_out(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints bytes as they are.
+pub(crate) fn bytes_out(bytes: &[u8]) {
+    let mut out = std::io::stdout();
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}

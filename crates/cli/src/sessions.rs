@@ -1,0 +1,67 @@
+//! `fulmar sessions`: what has state.
+
+use clap::Subcommand;
+
+use crate::client::{Target, segment};
+use crate::output;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// List sessions.
+    Ls {
+        /// Only of this function.
+        function: Option<String>,
+        /// Only those whose names start so.
+        #[arg(long, requires = "function")]
+        prefix: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+    },
+    /// Show one.
+    Show {
+        /// The function.
+        function: String,
+        /// The session.
+        session: String,
+    },
+    /// Remove one with all its state.
+    Rm {
+        /// The function.
+        function: String,
+        /// The session.
+        session: String,
+    },
+}
+
+pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
+    let client = target.client();
+    let path = |function: &str, session: &str| format!("/admin/sessions/{}/{}", segment(function), segment(session));
+    match verb {
+        Verb::Ls { function, prefix, limit } => {
+            let mut sessions = Vec::new();
+            let mut after = String::new();
+            while sessions.len() < *limit {
+                let mut query = format!("limit={}", (limit - sessions.len()).min(1000));
+                for (name, value) in [("function", function.as_deref()), ("prefix", prefix.as_deref()), ("after", Some(after.as_str()))] {
+                    if let Some(value) = value.filter(|value| !value.is_empty()) {
+                        query += &format!("&{name}={}", segment(value));
+                    }
+                }
+                let page = client.json("GET", &format!("/admin/sessions?{query}"), None)?;
+                sessions.extend(page["sessions"].as_array().cloned().unwrap_or_default());
+                match page["next"].as_str() {
+                    Some(next) => after = next.to_owned(),
+                    None => break,
+                }
+            }
+            output::rows(target.json, &sessions, &["function", "session", "version", "keys", "bytes", "hot", "updated_at"]);
+        }
+        Verb::Show { function, session } => output::value(&client.json("GET", &path(function, session), None)?),
+        Verb::Rm { function, session } => {
+            client.call("DELETE", &path(function, session), None)?;
+            eprintln!("removed {function}/{session}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! `fulmar state`: keys and values, of shared buckets and of sessions.
+
+use std::io::{BufReader, Read};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use serde_json::Value;
+use ureq::SendBody;
+
+use crate::client::{Target, read, segment, succeed};
+use crate::output;
+
+/// Where keys are: `shared/BUCKET` or `session/FUNCTION/SESSION`.
+const SCOPE_HELP: &str = "shared/BUCKET or session/FUNCTION/SESSION";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Print a value as it is.
+    Get {
+        #[arg(help = SCOPE_HELP)]
+        scope: String,
+        /// The key.
+        key: String,
+    },
+    /// Write a value.
+    Set {
+        #[arg(help = SCOPE_HELP)]
+        scope: String,
+        /// The key.
+        key: String,
+        /// The value; @FILE reads a file, - standard input.
+        value: String,
+    },
+    /// Delete a key.
+    Delete {
+        #[arg(help = SCOPE_HELP)]
+        scope: String,
+        /// The key.
+        key: String,
+    },
+    /// List keys; without a scope, the shared buckets.
+    Ls {
+        #[arg(help = SCOPE_HELP)]
+        scope: Option<String>,
+        /// Only keys that start so.
+        #[arg(long, default_value = "")]
+        prefix: String,
+    },
+    /// Print keys and values as JSON Lines; without a scope, all there are.
+    Export {
+        #[arg(help = SCOPE_HELP)]
+        scope: Option<String>,
+    },
+    /// Write what `export` printed.
+    Import {
+        /// The file; - or nothing is standard input.
+        file: Option<PathBuf>,
+    },
+}
+
+/// Checks a scope and encodes it for a path.
+fn scope_path(scope: &str) -> anyhow::Result<String> {
+    let encoded = match scope.split_once('/') {
+        Some(("shared", bucket)) if !bucket.is_empty() => format!("shared/{}", segment(bucket)),
+        Some(("session", rest)) => match rest.split_once('/') {
+            Some((function, session)) if !session.is_empty() => format!("session/{}/{}", segment(function), segment(session)),
+            _ => bail!("{scope:?} is not a scope; it has to be {SCOPE_HELP}"),
+        },
+        _ => bail!("{scope:?} is not a scope; it has to be {SCOPE_HELP}"),
+    };
+    Ok(encoded)
+}
+
+/// A value from the command line: itself, a file or standard input.
+pub(crate) fn argument_bytes(text: &str) -> anyhow::Result<Vec<u8>> {
+    if text == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes)?;
+        return Ok(bytes);
+    }
+    match text.strip_prefix('@') {
+        Some(file) => std::fs::read(file).with_context(|| format!("cannot read {file}")),
+        None => Ok(text.as_bytes().to_vec()),
+    }
+}
+
+pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
+    let client = target.client();
+    let key_path = |scope: &str, key: &str| Ok::<_, anyhow::Error>(format!("/admin/state/{}/key/{}", scope_path(scope)?, segment(key)));
+    match verb {
+        Verb::Get { scope, key } => {
+            let value = read(client.call("GET", &key_path(scope, key)?, None)?)?;
+            if target.json {
+                let text = String::from_utf8(value.clone()).map_or(Value::Null, Value::String);
+                output::value(&serde_json::json!({ "key": key, "bytes": value.len(), "text": text }));
+            } else {
+                output::bytes_out(&value);
+            }
+        }
+        Verb::Set { scope, key, value } => {
+            client.call("PUT", &key_path(scope, key)?, Some(&argument_bytes(value)?))?;
+        }
+        Verb::Delete { scope, key } => {
+            client.call("DELETE", &key_path(scope, key)?, None)?;
+        }
+        Verb::Ls { scope: None, .. } => {
+            let buckets = client.json("GET", "/admin/state/shared", None)?;
+            print_names(target, &buckets["buckets"], "shared/");
+        }
+        Verb::Ls { scope: Some(scope), prefix } => {
+            let mut after = String::new();
+            loop {
+                let path = format!(
+                    "/admin/state/{}/keys?limit=1000&prefix={}&after={}",
+                    scope_path(scope)?,
+                    segment(prefix),
+                    segment(&after)
+                );
+                let page = client.json("GET", &path, None)?;
+                print_names(target, &page["keys"], "");
+                match page["next"].as_str() {
+                    Some(next) => after = next.to_owned(),
+                    None => break,
+                }
+            }
+        }
+        Verb::Export { scope } => {
+            let query = scope.as_deref().map(scope_path).transpose()?.map_or(String::new(), |scope| format!("?scope={scope}"));
+            let response = client.call("GET", &format!("/admin/state-export{query}"), None)?;
+            let mut body = response.into_body().into_reader();
+            std::io::copy(&mut body, &mut std::io::stdout().lock()).context("the export broke off")?;
+        }
+        Verb::Import { file } => {
+            let mut source: Box<dyn Read + Send + Sync> = match file {
+                Some(file) if file.as_os_str() != "-" => {
+                    let opened = std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+                    Box::new(BufReader::new(opened))
+                }
+                _ => Box::new(std::io::stdin()),
+            };
+            let body = SendBody::from_reader(&mut source);
+            let answer = read(succeed(client.send("POST", "/admin/state-import", &[], Some(body))?)?)?;
+            let answer: Value = serde_json::from_slice(&answer)?;
+            if target.json {
+                output::value(&answer);
+            } else {
+                output::line_out(&format!("imported {}", answer["imported"]));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print_names(target: &Target, names: &Value, prefix: &str) {
+    for name in names.as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if target.json {
+            output::line_out(&serde_json::json!({ "name": format!("{prefix}{name}") }).to_string());
+        } else {
+            output::line_out(&format!("{prefix}{name}"));
+        }
+    }
+}
