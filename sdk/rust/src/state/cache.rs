@@ -129,6 +129,9 @@ pub(crate) fn put<T: Stored>(key: &str, value: Option<T>) {
 /// Writes what changed, each key once, so that the node knows what the cache knows.
 pub(crate) fn flush() -> Result<(), Error> {
     let changed = CACHE.with_borrow_mut(|cache| std::mem::take(&mut cache.changed));
+    if changed.is_empty() {
+        return Ok(());
+    }
     let mut left = Vec::new();
     let mut result = Ok(());
     for key in changed {

@@ -17,7 +17,7 @@ use crate::state::{cache, name};
 /// SEEN.push("a dog".into())?;
 /// assert_eq!(SEEN.get(1)?.as_deref(), Some("a dog"));
 /// SEEN.keep_last(1)?;
-/// for animal in SEEN.iter()? {
+/// for animal in SEEN.iter() {
 ///     assert_eq!(animal?, "a dog");
 /// }
 /// # Ok(()) }
@@ -203,7 +203,7 @@ impl<T: Stored> List<T> {
 
     /// Copies of all elements, one loaded after the other. Elements that are removed or added
     /// meanwhile are seen as gone or there.
-    pub fn iter(&self) -> Result<Iter<'_, T>, Error>
+    pub fn iter(&self) -> Iter<'_, T>
     where
         T: Clone,
     {
@@ -211,14 +211,14 @@ impl<T: Stored> List<T> {
     }
 
     /// Copies of the elements from an index on.
-    pub fn iter_from(&self, index: u64) -> Result<Iter<'_, T>, Error>
+    pub fn iter_from(&self, index: u64) -> Iter<'_, T>
     where
         T: Clone,
     {
-        Ok(Iter {
+        Iter {
             list: self,
-            next: self.range()?.start.saturating_add(index),
-        })
+            next: Next::Index(index),
+        }
     }
 
     fn path(&self, position: u64) -> String {
@@ -267,21 +267,40 @@ fn missing(path: &str) -> Error {
 #[derive(Debug)]
 pub struct Iter<'a, T> {
     list: &'a List<T>,
-    /// A position.
-    next: u64,
+    next: Next,
+}
+
+#[derive(Debug)]
+enum Next {
+    /// Nothing was asked of the node yet.
+    Index(u64),
+    Position(u64),
+    /// There was an error, and it was told.
+    Nothing,
+}
+
+impl<T: Stored + Clone> Iter<'_, T> {
+    fn step(&mut self) -> Result<Option<T>, Error> {
+        let range = self.list.range()?;
+        let position = match self.next {
+            Next::Index(index) => range.start.saturating_add(index),
+            Next::Position(position) => position.max(range.start),
+            Next::Nothing => return Ok(None),
+        };
+        self.next = Next::Position(position.saturating_add(1));
+        self.list.get(position - range.start)
+    }
 }
 
 impl<T: Stored + Clone> Iterator for Iter<'_, T> {
     type Item = Result<T, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let range = match self.list.range() {
-            Ok(range) => range,
-            Err(error) => return Some(Err(error)),
-        };
-        let position = self.next.max(range.start);
-        self.next = position.saturating_add(1);
-        self.list.get(position - range.start).transpose()
+        let element = self.step();
+        if element.is_err() {
+            self.next = Next::Nothing;
+        }
+        element.transpose()
     }
 }
 
@@ -362,7 +381,7 @@ mod tests {
     fn agrees(plain: &VecDeque<u16>) -> Result<(), Error> {
         assert_eq!(LIST.len()?, plain.len() as u64);
         assert_eq!(LIST.last()?, plain.back().copied());
-        let all: Result<VecDeque<u16>, Error> = LIST.iter()?.collect();
+        let all: Result<VecDeque<u16>, Error> = LIST.iter().collect();
         assert_eq!(&all?, plain);
         Ok(())
     }
@@ -445,9 +464,7 @@ mod tests {
             // The range and the counter, once.
             assert_eq!(calls().reads, 2);
             let sum = invoke("s", || {
-                PADDED
-                    .iter()?
-                    .try_fold(0, |sum, raw| Ok(sum + raw?.0.len()))
+                PADDED.iter().try_fold(0, |sum, raw| Ok(sum + raw?.0.len()))
             });
             assert_eq!(sum, Ok(2_000_000));
             assert!(cache::held() <= 250, "{}", cache::held());
@@ -481,6 +498,7 @@ mod tests {
         invoke("s", || LIST.push(1)).unwrap();
         let gone = invoke("s", || {
             crate::session().delete("l/00000000000000000000")?;
+            assert_eq!(LIST.iter().count(), 1, "the error, and no more");
             LIST.get(0)
         });
         assert!(gone.unwrap_err().to_string().contains("is gone"));

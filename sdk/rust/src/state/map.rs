@@ -208,6 +208,12 @@ impl<'a, K: Display + FromStr, V: Stored> Pages<'a, K, V> {
         }
         Ok(self.page.pop_front())
     }
+
+    /// There was an error, and it was told: nothing comes after it.
+    fn stop(&mut self) {
+        self.finished = true;
+        self.page.clear();
+    }
 }
 
 /// A map's keys with copies of their values.
@@ -224,7 +230,7 @@ impl<K: Display + FromStr, V: Stored + Clone> Iterator for Iter<'_, K, V> {
             let path = match self.pages.next() {
                 Ok(path) => path?,
                 Err(error) => {
-                    self.pages.finished = true;
+                    self.pages.stop();
                     return Some(Err(error));
                 }
             };
@@ -233,7 +239,10 @@ impl<K: Display + FromStr, V: Stored + Clone> Iterator for Iter<'_, K, V> {
                 Ok((key, Some(value))) => return Some(Ok((key, value))),
                 // Removed since the page was listed.
                 Ok((_, None)) => {}
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    self.pages.stop();
+                    return Some(Err(error));
+                }
             }
         }
     }

@@ -62,7 +62,7 @@ fn handle(input: String) -> Result<String, Error> {
         }
         "record" => Ok(ITEMS.push(arguments.join(" "))?.to_string()),
         "record-padded" => Ok(ITEMS.push("x".repeat(number(0)? as usize))?.to_string()),
-        "items" => Ok(ITEMS.iter()?.collect::<Result<Vec<_>, _>>()?.join(",")),
+        "items" => Ok(ITEMS.iter().collect::<Result<Vec<_>, _>>()?.join(",")),
         "len" => Ok(ITEMS.len()?.to_string()),
         "shared-increment" => Ok(fulmar::bucket(argument(0)?).increment(argument(1)?, argument(2)?.parse()?)?.to_string()),
         "shared-increment-slowly" => {
