@@ -17,7 +17,13 @@ static RESULTS: Map<u64, StepResult> = Map::new("results");
 #[fulmar::function]
 fn aggregate(Json(request): Json<Request>) -> Result<Json<Response>, Error> {
     let answer = handle(&mut Session, request, fulmar::now_unix_ms());
-    answer.map(Json).map_err(|error| if error.is_rejection() { Error::rejected(error) } else { Error::failed(error) })
+    answer.map(Json).map_err(|error| {
+        if error.is_rejection() {
+            Error::rejected(error)
+        } else {
+            Error::failed(error)
+        }
+    })
 }
 
 /// The state of the session that is being invoked.
@@ -104,16 +110,38 @@ mod tests {
             width: 480,
             height: 270,
             // Looks along y, 4 m up and 20 degrees down.
-            ground_from_image: Homography([[4.0, 0.0, -958.0], [0.0, -1.367_9, 1_493.3], [0.0, 0.939_7, -6.7]]),
+            ground_from_image: Homography([
+                [4.0, 0.0, -958.0],
+                [0.0, -1.367_9, 1_493.3],
+                [0.0, 0.939_7, -6.7],
+            ]),
             focal_pixels: Some(350.0),
         };
-        let area = Area { x_min: -5.0, y_min: 0.0, x_max: 5.0, y_max: 10.0 };
-        let calibration = Calibration { step_seconds: 0.2, area, cameras: vec![camera("a"), camera("b")] };
-        Settings { calibration, timeout_ms: 500 }
+        let area = Area {
+            x_min: -5.0,
+            y_min: 0.0,
+            x_max: 5.0,
+            y_max: 10.0,
+        };
+        let calibration = Calibration {
+            step_seconds: 0.2,
+            area,
+            cameras: vec![camera("a"), camera("b")],
+        };
+        Settings {
+            calibration,
+            timeout_ms: 500,
+        }
     }
 
     fn view(camera: &str, step: u64) -> Request {
-        Request::View(View { camera: camera.into(), step, sent_unix_ms: 7, detect_micros: 0, detections: vec![] })
+        Request::View(View {
+            camera: camera.into(),
+            step,
+            sent_unix_ms: 7,
+            detect_micros: 0,
+            detections: vec![],
+        })
     }
 
     #[test]
@@ -125,7 +153,10 @@ mod tests {
         ask(view("b", 0)).unwrap();
         testing::drop_worker();
         let answer = ask(Request::Results { from: 0, limit: 10 }).unwrap();
-        assert_eq!((answer.results[0].step, answer.results[0].closed), (0, Closed::Complete));
+        assert_eq!(
+            (answer.results[0].step, answer.results[0].closed),
+            (0, Closed::Complete)
+        );
         assert!(testing::stored_in_session("plaza", "waiting:0").is_none());
         // Fetched, hence gone.
         ask(Request::Results { from: 1, limit: 10 }).unwrap();

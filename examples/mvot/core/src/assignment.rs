@@ -14,7 +14,9 @@ pub fn assign(rows: usize, columns: usize, costs: &[f64]) -> Vec<Option<usize>> 
     }
     // A forbidden pair costs more than any way without one.
     let finite = costs.iter().filter(|cost| cost.is_finite());
-    let (least, most) = finite.fold((0.0f64, 0.0f64), |(least, most), cost| (least.min(*cost), most.max(*cost)));
+    let (least, most) = finite.fold((0.0f64, 0.0f64), |(least, most), cost| {
+        (least.min(*cost), most.max(*cost))
+    });
     let dear = (most - least + 1.0) * (rows.min(columns) + 1) as f64 + most;
     let cost = |row: usize, column: usize| {
         let cost = costs[row * columns + column];
@@ -32,12 +34,18 @@ pub fn assign(rows: usize, columns: usize, costs: &[f64]) -> Vec<Option<usize>> 
         }
         pairs
     };
-    let allowed = |(row, column): (usize, Option<usize>)| column.filter(|column| costs[row * columns + column].is_finite());
+    let allowed = |(row, column): (usize, Option<usize>)| {
+        column.filter(|column| costs[row * columns + column].is_finite())
+    };
     pairs.into_iter().enumerate().map(allowed).collect()
 }
 
 /// Every row gets a column; `rows <= columns`. Rows and columns are numbered from 1 inside, 0 is "none".
-fn rows_to_columns(rows: usize, columns: usize, cost: impl Fn(usize, usize) -> f64) -> Vec<Option<usize>> {
+fn rows_to_columns(
+    rows: usize,
+    columns: usize,
+    cost: impl Fn(usize, usize) -> f64,
+) -> Vec<Option<usize>> {
     let mut row_potential = vec![0.0; rows + 1];
     let mut column_potential = vec![0.0; columns + 1];
     let mut row_of = vec![0; columns + 1];
@@ -56,7 +64,8 @@ fn rows_to_columns(rows: usize, columns: usize, cost: impl Fn(usize, usize) -> f
                 if used[column] {
                     continue;
                 }
-                let reduced = cost(from - 1, column - 1) - row_potential[from] - column_potential[column];
+                let reduced =
+                    cost(from - 1, column - 1) - row_potential[from] - column_potential[column];
                 if reduced < least[column] {
                     least[column] = reduced;
                     previous[column] = at;
@@ -96,7 +105,13 @@ mod tests {
 
     /// Pairs and sum of the best way, by trying all.
     fn brute_force(rows: usize, columns: usize, costs: &[f64]) -> (usize, f64) {
-        fn go(row: usize, rows: usize, columns: usize, costs: &[f64], used: &mut Vec<bool>) -> (usize, f64) {
+        fn go(
+            row: usize,
+            rows: usize,
+            columns: usize,
+            costs: &[f64],
+            used: &mut Vec<bool>,
+        ) -> (usize, f64) {
             if row == rows {
                 return (0, 0.0);
             }
@@ -121,8 +136,14 @@ mod tests {
     fn value(pairs: &[Option<usize>], columns: usize, costs: &[f64]) -> (usize, f64) {
         let mut taken: Vec<usize> = pairs.iter().flatten().copied().collect();
         taken.sort_unstable();
-        assert!(taken.windows(2).all(|pair| pair[0] != pair[1]), "a column is taken twice: {pairs:?}");
-        let pairs = pairs.iter().enumerate().filter_map(|(row, column)| column.map(|column| costs[row * columns + column]));
+        assert!(
+            taken.windows(2).all(|pair| pair[0] != pair[1]),
+            "a column is taken twice: {pairs:?}"
+        );
+        let pairs = pairs
+            .iter()
+            .enumerate()
+            .filter_map(|(row, column)| column.map(|column| costs[row * columns + column]));
         pairs.fold((0, 0.0), |(count, sum), cost| (count + 1, sum + cost))
     }
 
@@ -143,18 +164,29 @@ mod tests {
     fn as_good_as_trying_everything() {
         let mut seed = 1u64;
         let mut random = move |below: u64| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) % below
         };
         for round in 0..600 {
             let (rows, columns) = (1 + random(5) as usize, 1 + random(5) as usize);
             let forbidden = random(4);
             let costs: Vec<f64> = (0..rows * columns)
-                .map(|_| if random(4) < forbidden { FORBIDDEN } else { random(100) as f64 - 20.0 })
+                .map(|_| {
+                    if random(4) < forbidden {
+                        FORBIDDEN
+                    } else {
+                        random(100) as f64 - 20.0
+                    }
+                })
                 .collect();
             let (pairs, sum) = value(&assign(rows, columns, &costs), columns, &costs);
             let expected = brute_force(rows, columns, &costs);
-            assert!(pairs == expected.0 && (sum - expected.1).abs() < 1e-9, "round {round}: {rows} x {columns} {costs:?}");
+            assert!(
+                pairs == expected.0 && (sum - expected.1).abs() < 1e-9,
+                "round {round}: {rows} x {columns} {costs:?}"
+            );
         }
     }
 }

@@ -41,13 +41,23 @@ pub fn difference(frame: &Image, background: &Image) -> Result<Mask, ImageError>
     let tables = [0, 1, 2].map(|channel| gain_table(gain(frame, background, channel)));
     let threshold = threshold(frame, background, &tables);
     let mut mask = Mask::new(frame.width(), frame.height());
-    let pixels = frame.data().chunks_exact(3).zip(background.data().chunks_exact(3));
+    let pixels = frame
+        .data()
+        .chunks_exact(3)
+        .zip(background.data().chunks_exact(3));
     for (out, (f, b)) in mask.data_mut().iter_mut().zip(pixels) {
         let red = f[0].abs_diff(tables[0][b[0] as usize]);
         let green = f[1].abs_diff(tables[1][b[1] as usize]);
         let blue = f[2].abs_diff(tables[2][b[2] as usize]);
         let differs = u32::from(red.max(green).max(blue)) > threshold;
-        *out = u8::from(differs && !is_shadow(f, [0, 1, 2].map(|channel| tables[channel][b[channel] as usize]), threshold));
+        *out = u8::from(
+            differs
+                && !is_shadow(
+                    f,
+                    [0, 1, 2].map(|channel| tables[channel][b[channel] as usize]),
+                    threshold,
+                ),
+        );
     }
     Ok(mask)
 }
@@ -59,14 +69,23 @@ fn is_shadow(frame: &[u8], background: [u8; 3], threshold: u32) -> bool {
     if light >= full || light * 100 < full * DARKEST_SHADOW {
         return false;
     }
-    let near = |(level, full_level): (&u8, &u8)| u32::from(*level).abs_diff(u32::from(*full_level) * light / full.max(1)) * 10 <= threshold * 6;
+    let near = |(level, full_level): (&u8, &u8)| {
+        u32::from(*level).abs_diff(u32::from(*full_level) * light / full.max(1)) * 10
+            <= threshold * 6
+    };
     frame.iter().zip(&background).all(near)
 }
 
 /// The median of frame / background: how much brighter the light has become.
 fn gain(frame: &Image, background: &Image, channel: usize) -> f64 {
-    let pairs = frame.data().chunks_exact(3).zip(background.data().chunks_exact(3)).step_by(SAMPLE_STEP);
-    let usable = pairs.map(|(f, b)| (f[channel], b[channel])).filter(|(f, b)| *b >= 24 && *f < 250);
+    let pairs = frame
+        .data()
+        .chunks_exact(3)
+        .zip(background.data().chunks_exact(3))
+        .step_by(SAMPLE_STEP);
+    let usable = pairs
+        .map(|(f, b)| (f[channel], b[channel]))
+        .filter(|(f, b)| *b >= 24 && *f < 250);
     let mut ratios: Vec<f32> = usable.map(|(f, b)| f32::from(f) / f32::from(b)).collect();
     if ratios.is_empty() {
         return 1.0;
@@ -83,7 +102,12 @@ fn gain_table(gain: f64) -> [u8; 256] {
 fn threshold(frame: &Image, background: &Image, tables: &[[u8; 256]; 3]) -> u32 {
     let mut counts = [0u32; 256];
     let mut total = 0;
-    for (f, b) in frame.data().chunks_exact(3).zip(background.data().chunks_exact(3)).step_by(SAMPLE_STEP) {
+    for (f, b) in frame
+        .data()
+        .chunks_exact(3)
+        .zip(background.data().chunks_exact(3))
+        .step_by(SAMPLE_STEP)
+    {
         for channel in 0..3 {
             counts[f[channel].abs_diff(tables[channel][b[channel] as usize]) as usize] += 1;
             total += 1;
@@ -94,7 +118,8 @@ fn threshold(frame: &Image, background: &Image, tables: &[[u8; 256]; 3]) -> u32 
     for (level, count) in counts.iter().enumerate() {
         if (below + count) * 2 >= total {
             // Between whole levels, by how far into the level's count the middle lies.
-            median = level as f64 - 0.5 + (f64::from(total) / 2.0 - f64::from(below)) / f64::from((*count).max(1));
+            median = level as f64 - 0.5
+                + (f64::from(total) / 2.0 - f64::from(below)) / f64::from((*count).max(1));
             break;
         }
         below += count;
@@ -125,7 +150,13 @@ mod tests {
     #[test]
     fn who_passes_is_not_in_the_median() {
         let frames = [flat(100), with_square(flat(101), 255), flat(102)];
-        assert!(median(&frames).unwrap().data().iter().all(|level| (101..=102).contains(level)));
+        assert!(
+            median(&frames)
+                .unwrap()
+                .data()
+                .iter()
+                .all(|level| (101..=102).contains(level))
+        );
         assert!(matches!(median(&[]), Err(ImageError::Empty)));
         assert!(median(&[flat(1), Image::new(3, 3)]).is_err());
     }
@@ -143,7 +174,12 @@ mod tests {
     fn a_change_of_light_is_no_difference_but_a_person_is() {
         let brighter = difference(&flat(130), &flat(100)).unwrap();
         assert_eq!(brighter.count(), 0);
-        assert_eq!(difference(&with_square(flat(130), 170), &flat(100)).unwrap().count(), 16);
+        assert_eq!(
+            difference(&with_square(flat(130), 170), &flat(100))
+                .unwrap()
+                .count(),
+            16
+        );
         let person = difference(&with_square(flat(130), 60), &flat(100)).unwrap();
         assert_eq!(person.count(), 16);
         assert!(person.is_set(6, 7) && !person.is_set(4, 7));

@@ -38,7 +38,10 @@ pub struct Area {
 impl Area {
     /// Whether a point is inside, allowing for `margin` metres around it.
     pub fn contains(&self, p: Point, margin: f64) -> bool {
-        p[0] >= self.x_min - margin && p[0] <= self.x_max + margin && p[1] >= self.y_min - margin && p[1] <= self.y_max + margin
+        p[0] >= self.x_min - margin
+            && p[0] <= self.x_max + margin
+            && p[1] >= self.y_min - margin
+            && p[1] <= self.y_max + margin
     }
 }
 
@@ -106,19 +109,37 @@ impl Figure {
 impl Camera {
     /// The camera of a calibration, for frames shrunk by `factor`.
     pub fn new(calibration: &CameraCalibration, factor: usize) -> Result<Self, CalibrationError> {
-        let fail = |reason| CalibrationError { camera: calibration.name.clone(), reason };
-        if calibration.width == 0 || calibration.height == 0 || calibration.width > 16_384 || calibration.height > 16_384 {
+        let fail = |reason| CalibrationError {
+            camera: calibration.name.clone(),
+            reason,
+        };
+        if calibration.width == 0
+            || calibration.height == 0
+            || calibration.width > 16_384
+            || calibration.height > 16_384
+        {
             return Err(fail("its image size has to be 1 to 16,384 pixels"));
         }
         // Pixel centres are whole numbers at both sizes.
         let factor = factor as f64;
         let middle = (factor - 1.0) / 2.0;
-        let enlarge = Homography([[factor, 0.0, middle], [0.0, factor, middle], [0.0, 0.0, 1.0]]);
+        let enlarge = Homography([
+            [factor, 0.0, middle],
+            [0.0, factor, middle],
+            [0.0, 0.0, 1.0],
+        ]);
         let ground_from_image = calibration.ground_from_image.after(&enlarge);
-        let size = [f64::from(calibration.width), f64::from(calibration.height)].map(|pixels| (pixels / factor).floor());
-        let image_from_ground = ground_from_image.inverse().ok_or_else(|| fail("its homography has no inverse"))?;
+        let size = [f64::from(calibration.width), f64::from(calibration.height)]
+            .map(|pixels| (pixels / factor).floor());
+        let image_from_ground = ground_from_image
+            .inverse()
+            .ok_or_else(|| fail("its homography has no inverse"))?;
         let centre = size.map(|pixels| (pixels - 1.0) / 2.0);
-        let to_centre = Homography([[1.0, 0.0, -centre[0]], [0.0, 1.0, -centre[1]], [0.0, 0.0, 1.0]]);
+        let to_centre = Homography([
+            [1.0, 0.0, -centre[0]],
+            [0.0, 1.0, -centre[1]],
+            [0.0, 0.0, 1.0],
+        ]);
         let h = to_centre.after(&image_from_ground).0;
         let focal = match calibration.focal_pixels {
             Some(focal) if focal > 0.0 => focal / factor,
@@ -128,7 +149,9 @@ impl Camera {
         let column = |c: usize| [h[0][c] / focal, h[1][c] / focal, h[2][c]];
         let mut scale = 2.0 / (norm(column(0)) + norm(column(1)));
         // What is seen at the bottom of the image lies in front of the camera.
-        let seen = ground_from_image.apply([centre[0], size[1] - 1.0]).ok_or_else(|| fail("its bottom row is at infinity"))?;
+        let seen = ground_from_image
+            .apply([centre[0], size[1] - 1.0])
+            .ok_or_else(|| fail("its bottom row is at infinity"))?;
         if h[2][0] * seen[0] + h[2][1] * seen[1] + h[2][2] < 0.0 {
             scale = -scale;
         }
@@ -143,7 +166,13 @@ impl Camera {
         }
         let length = norm(up);
         let up = up.map(|value| value / length);
-        Ok(Self { size, focal, axes: [x, y, up], origin, ground_from_image })
+        Ok(Self {
+            size,
+            focal,
+            axes: [x, y, up],
+            origin,
+            ground_from_image,
+        })
     }
 
     /// Image size in pixels, as the camera is used.
@@ -159,9 +188,19 @@ impl Camera {
     /// The pixel of a point `z` metres above the ground, and its depth; `None` behind the camera.
     pub fn project(&self, ground: Point, z: f64) -> Option<(Point, f64)> {
         let [x, y, up] = &self.axes;
-        let p: [f64; 3] = std::array::from_fn(|i| x[i] * ground[0] + y[i] * ground[1] + up[i] * z + self.origin[i]);
+        let p: [f64; 3] = std::array::from_fn(|i| {
+            x[i] * ground[0] + y[i] * ground[1] + up[i] * z + self.origin[i]
+        });
         let centre = self.size.map(|pixels| (pixels - 1.0) / 2.0);
-        (p[2] > 0.1).then(|| ([p[0] / p[2] * self.focal + centre[0], p[1] / p[2] * self.focal + centre[1]], p[2]))
+        (p[2] > 0.1).then(|| {
+            (
+                [
+                    p[0] / p[2] * self.focal + centre[0],
+                    p[1] / p[2] * self.focal + centre[1],
+                ],
+                p[2],
+            )
+        })
     }
 
     /// The point on the ground at a pixel; `None` at and above the horizon.
@@ -184,7 +223,11 @@ impl Camera {
     pub fn figure(&self, ground: Point) -> Option<Figure> {
         let (foot, depth) = self.project(ground, 0.0)?;
         let (head, _) = self.project(ground, PERSON_HEIGHT)?;
-        Some(Figure { foot, head, width: PERSON_WIDTH * self.focal / depth })
+        Some(Figure {
+            foot,
+            head,
+            width: PERSON_WIDTH * self.focal / depth,
+        })
     }
 
     /// Whether a pixel is in the image, `margin` pixels away from the edge.
@@ -196,7 +239,10 @@ impl Camera {
 /// From the first two columns, least squares over both constraints. `None` when they do not determine it
 /// (a camera that looks straight down).
 fn focal_length(h: &[[f64; 3]; 3]) -> Option<f64> {
-    let [a1, a2] = [h[0][0] * h[0][1] + h[1][0] * h[1][1], h[0][0].powi(2) + h[1][0].powi(2) - h[0][1].powi(2) - h[1][1].powi(2)];
+    let [a1, a2] = [
+        h[0][0] * h[0][1] + h[1][0] * h[1][1],
+        h[0][0].powi(2) + h[1][0].powi(2) - h[0][1].powi(2) - h[1][1].powi(2),
+    ];
     let [b1, b2] = [h[2][0] * h[2][1], h[2][0].powi(2) - h[2][1].powi(2)];
     let inverse_square = -(a1 * b1 + a2 * b2) / (a1 * a1 + a2 * a2);
     (inverse_square.is_finite() && inverse_square > 1e-12).then(|| inverse_square.powf(-0.5))
@@ -211,7 +257,11 @@ fn norm(a: [f64; 3]) -> f64 {
 }
 
 fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
-    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+    [
+        a[1] * b[2] - a[2] * b[1],
+        a[2] * b[0] - a[0] * b[2],
+        a[0] * b[1] - a[1] * b[0],
+    ]
 }
 
 #[cfg(test)]
@@ -224,8 +274,18 @@ pub(crate) mod tests {
         let (sin, cos) = 20f64.to_radians().sin_cos();
         let (focal, height, back, centre) = (350.0, 3.5, 8.0, [239.5, 134.5]);
         // Columns: images of x, y and the origin; camera axes right, down, forward.
-        let [x, y, o] = [[1.0, 0.0, 0.0], [0.0, -sin, cos], [0.0, height * cos - back * sin, height * sin + back * cos]];
-        let pixel = |p: [f64; 3]| [focal * p[0] + centre[0] * p[2], focal * p[1] + centre[1] * p[2], p[2]];
+        let [x, y, o] = [
+            [1.0, 0.0, 0.0],
+            [0.0, -sin, cos],
+            [0.0, height * cos - back * sin, height * sin + back * cos],
+        ];
+        let pixel = |p: [f64; 3]| {
+            [
+                focal * p[0] + centre[0] * p[2],
+                focal * p[1] + centre[1] * p[2],
+                p[2],
+            ]
+        };
         let [x, y, o] = [pixel(x), pixel(y), pixel(o)];
         let image_from_ground = Homography(std::array::from_fn(|r| [x[r], y[r], o[r]]));
         CameraCalibration {
@@ -244,17 +304,28 @@ pub(crate) mod tests {
         assert!(distance(camera.ground_position(), [0.0, -8.0]) < 1e-6);
         // A point at the camera's own height is on the horizon: level with the optical axis, tilted up 20 degrees.
         let (pixel, _) = camera.project([0.0, 1000.0], 3.5).unwrap();
-        assert!((pixel[1] - (134.5 - 350.0 * 20f64.to_radians().tan())).abs() < 1e-6, "{pixel:?}");
+        assert!(
+            (pixel[1] - (134.5 - 350.0 * 20f64.to_radians().tan())).abs() < 1e-6,
+            "{pixel:?}"
+        );
         // Straight above a point on the optical axis the image goes up.
         let figure = camera.figure([0.0, 2.0]).unwrap();
-        assert!(figure.height() > 40.0 && (figure.foot[0] - figure.head[0]).abs() < 1e-9, "{figure:?}");
+        assert!(
+            figure.height() > 40.0 && (figure.foot[0] - figure.head[0]).abs() < 1e-9,
+            "{figure:?}"
+        );
     }
 
     #[test]
     fn ground_points_project_there_and_back_at_every_size_and_sign() {
         for (factor, sign) in [(1, 1.0), (1, -3.0), (3, 1.0), (2, -0.5)] {
             let mut calibration = camera_on_a_pole("c");
-            calibration.ground_from_image.0.iter_mut().flatten().for_each(|value| *value *= sign);
+            calibration
+                .ground_from_image
+                .0
+                .iter_mut()
+                .flatten()
+                .for_each(|value| *value *= sign);
             let camera = Camera::new(&calibration, factor).unwrap();
             for ground in [[0.0, 0.0], [-3.0, 4.0], [2.5, 9.0]] {
                 let (pixel, depth) = camera.project(ground, 0.0).unwrap();
@@ -269,7 +340,14 @@ pub(crate) mod tests {
         let mut calibration = camera_on_a_pole("c");
         let mirror = Homography([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]);
         calibration.ground_from_image = mirror.after(&calibration.ground_from_image);
-        assert!(Camera::new(&calibration, 1).unwrap().figure([1.0, 2.0]).unwrap().height() > 40.0);
+        assert!(
+            Camera::new(&calibration, 1)
+                .unwrap()
+                .figure([1.0, 2.0])
+                .unwrap()
+                .height()
+                > 40.0
+        );
     }
 
     #[test]
@@ -283,7 +361,12 @@ pub(crate) mod tests {
     fn bad_calibrations_are_refused() {
         let mut singular = camera_on_a_pole("c");
         singular.ground_from_image = Homography([[1.0; 3]; 3]);
-        assert!(Camera::new(&singular, 1).unwrap_err().to_string().starts_with("camera c: "));
+        assert!(
+            Camera::new(&singular, 1)
+                .unwrap_err()
+                .to_string()
+                .starts_with("camera c: ")
+        );
         let mut empty = camera_on_a_pole("c");
         empty.width = 0;
         assert!(Camera::new(&empty, 1).is_err());

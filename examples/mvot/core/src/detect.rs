@@ -67,7 +67,10 @@ pub struct Detector {
 
 impl Detector {
     /// A detector from a camera's calibration and its background at working size (see [`Detector::prepare`]).
-    pub fn new(calibration: &CameraCalibration, background: Image) -> Result<Self, CalibrationError> {
+    pub fn new(
+        calibration: &CameraCalibration,
+        background: Image,
+    ) -> Result<Self, CalibrationError> {
         let factor = working_factor(calibration.width as usize);
         let camera = Camera::new(calibration, factor)?;
         let expected = camera.size().map(|pixels| pixels as usize);
@@ -77,7 +80,12 @@ impl Detector {
                 reason: "its background is not of the working size of its frames",
             });
         }
-        Ok(Self { camera, background, size: (calibration.width as usize, calibration.height as usize), factor })
+        Ok(Self {
+            camera,
+            background,
+            size: (calibration.width as usize, calibration.height as usize),
+            factor,
+        })
     }
 
     /// A frame at the size that detection works on.
@@ -89,10 +97,15 @@ impl Detector {
     /// The people in a frame, those that explain most of it first.
     pub fn detect(&self, frame: Image) -> Result<Vec<Detection>, DetectError> {
         if frame.size() != self.size {
-            return Err(DetectError::WrongSize { expected: self.size, found: frame.size() });
+            return Err(DetectError::WrongSize {
+                expected: self.size,
+                found: frame.size(),
+            });
         }
         let frame = frame.shrink(self.factor);
-        let mask = background::difference(&frame, &self.background)?.majority(5).close(1, 2);
+        let mask = background::difference(&frame, &self.background)?
+            .majority(5)
+            .close(1, 2);
         let components = mask.components(MIN_COMPONENT);
         let mut detections = Vec::new();
         for component in &components.found {
@@ -102,20 +115,33 @@ impl Detector {
     }
 
     /// Finds the figures that explain a component, one after the other.
-    fn explain(&self, mask: &Mask, components: &Components, component: &Component, out: &mut Vec<Detection>) {
+    fn explain(
+        &self,
+        mask: &Mask,
+        components: &Components,
+        component: &Component,
+        out: &mut Vec<Detection>,
+    ) {
         let candidates = self.candidates(component.bounds);
-        let Some(window) = window(mask, component.bounds, &candidates) else { return };
+        let Some(window) = window(mask, component.bounds, &candidates) else {
+            return;
+        };
         let width = (window.x1 - window.x0) as usize;
         let mut explained = vec![false; window.area() as usize];
         for _ in 0..MAX_FIGURES {
             let fit = Fit::new(mask, components, component.label, window, &explained);
             let best = candidates.iter().map(|figure| (fit.score(figure), figure));
-            let Some((score, figure)) = best.max_by(|a, b| a.0.total_cmp(&b.0)) else { return };
+            let Some((score, figure)) = best.max_by(|a, b| a.0.total_cmp(&b.0)) else {
+                return;
+            };
             let figure = self.refine(&fit, *figure, score);
             let parts = Parts::of(&figure);
             let visible = fit.residual(&parts) / parts.area();
             let score = fit.score(&figure);
-            if visible < MIN_VISIBLE || score < MIN_SCORE * parts.area() || fit.residual(&parts) < MIN_EXPLAINED {
+            if visible < MIN_VISIBLE
+                || score < MIN_SCORE * parts.area()
+                || fit.residual(&parts) < MIN_EXPLAINED
+            {
                 return;
             }
             out.push(self.detection(&fit, &figure, &parts, visible.min(1.0)));
@@ -133,19 +159,31 @@ impl Detector {
         let mut candidates = Vec::new();
         let bottom = f64::from(bounds.y1 - 1);
         let lowest = [f64::from(bounds.x0 + bounds.x1) / 2.0, bottom];
-        let tallest = self.camera.ground_at(lowest).and_then(|ground| self.camera.figure(ground)).map_or(0.0, |f| f.height());
+        let tallest = self
+            .camera
+            .ground_at(lowest)
+            .and_then(|ground| self.camera.figure(ground))
+            .map_or(0.0, |f| f.height());
         let step = if tallest > 70.0 { 2 } else { 1 };
         // Who is cut off by the edge of the image has the feet below it.
         let cut = bounds.y1 as f64 >= self.camera.size()[1] - 2.0;
-        let reach = if cut { tallest * 0.5 } else { 2.0 + tallest * 0.04 };
+        let reach = if cut {
+            tallest * 0.5
+        } else {
+            2.0 + tallest * 0.04
+        };
         let reach_x = (tallest * 0.05) as i32 + 1;
         for v in (bounds.y0..=bounds.y1 + reach as i32).step_by(step) {
             for u in (bounds.x0 - reach_x..bounds.x1 + reach_x).step_by(step) {
                 let foot = [f64::from(u), f64::from(v)];
-                let figure = self.camera.ground_at(foot).and_then(|ground| self.camera.figure(ground));
+                let figure = self
+                    .camera
+                    .ground_at(foot)
+                    .and_then(|ground| self.camera.figure(ground));
                 candidates.extend(figure.filter(|figure| {
                     // No head far above everything that is to be explained.
-                    figure.height() >= MIN_HEIGHT && figure.head[1] > f64::from(bounds.y0) - 0.35 * figure.height()
+                    figure.height() >= MIN_HEIGHT
+                        && figure.head[1] > f64::from(bounds.y0) - 0.35 * figure.height()
                 }));
             }
         }
@@ -157,7 +195,10 @@ impl Detector {
         let mut best = (score, figure);
         for dv in -1..=1 {
             for du in -1..=1 {
-                let foot = [figure.foot[0] + f64::from(du), figure.foot[1] + f64::from(dv)];
+                let foot = [
+                    figure.foot[0] + f64::from(du),
+                    figure.foot[1] + f64::from(dv),
+                ];
                 if let Some(near) = self.at(foot) {
                     let score = fit.score(&near);
                     if score > best.0 {
@@ -167,18 +208,26 @@ impl Detector {
             }
         }
         let figure = best.1;
-        fit.lowest_row(&figure).and_then(|v| self.at([figure.foot[0], v])).unwrap_or(figure)
+        fit.lowest_row(&figure)
+            .and_then(|v| self.at([figure.foot[0], v]))
+            .unwrap_or(figure)
     }
 
     fn at(&self, foot: Point) -> Option<Figure> {
-        self.camera.ground_at(foot).and_then(|ground| self.camera.figure(ground))
+        self.camera
+            .ground_at(foot)
+            .and_then(|ground| self.camera.figure(ground))
     }
 
     fn detection(&self, fit: &Fit, figure: &Figure, parts: &Parts, visible: f64) -> Detection {
         let height = figure.height();
         let foot_shows = fit.lowest_row(figure).is_some();
         // People differ in height by 5 %: that is what the place is worth when only the head shows.
-        let down = if foot_shows { 0.6 + 0.03 * height } else { 1.5 + 0.1 * height };
+        let down = if foot_shows {
+            0.6 + 0.03 * height
+        } else {
+            1.5 + 0.1 * height
+        };
         let across = 0.5 + figure.width * (0.05 + 0.25 * (1.0 - visible));
         let factor = self.factor as f64;
         let full = |pixel: f64| (pixel + 0.5) * factor - 0.5;
@@ -187,7 +236,12 @@ impl Detector {
         Detection {
             foot: [round(full(figure.foot[0])), round(full(figure.foot[1]))],
             sigma: [round(across * factor), round(down * factor)],
-            bbox: [round(x0 * factor), round(figure.head[1] * factor), round((x1 - x0) * factor), round(height * factor)],
+            bbox: [
+                round(x0 * factor),
+                round(figure.head[1] * factor),
+                round((x1 - x0) * factor),
+                round(height * factor),
+            ],
             visible: round(visible),
         }
     }
@@ -226,7 +280,11 @@ fn part(figure: &Figure, half_width: f64, from: f64, to: f64) -> Rect {
 
 impl Parts {
     fn of(figure: &Figure) -> Self {
-        Self { head: part(figure, 0.2, 0.0, 0.14), torso: part(figure, 0.42, 0.14, 0.52), legs: part(figure, 0.32, 0.52, 1.0) }
+        Self {
+            head: part(figure, 0.2, 0.0, 0.14),
+            torso: part(figure, 0.42, 0.14, 0.52),
+            legs: part(figure, 0.32, 0.52, 1.0),
+        }
     }
 
     fn all(&self) -> [Rect; 3] {
@@ -255,7 +313,12 @@ fn window(mask: &Mask, bounds: Rect, candidates: &[Figure]) -> Option<Rect> {
             y1: window.y1.max(covered.y1),
         };
     }
-    let window = window.intersect(&Rect { x0: 0, y0: 0, x1: mask.width() as i32, y1: mask.height() as i32 });
+    let window = window.intersect(&Rect {
+        x0: 0,
+        y0: 0,
+        x1: mask.width() as i32,
+        y1: mask.height() as i32,
+    });
     (window.area() > 0 && !candidates.is_empty()).then_some(window)
 }
 
@@ -267,26 +330,60 @@ struct Fit {
 }
 
 impl Fit {
-    fn new(mask: &Mask, components: &Components, label: u32, window: Rect, explained: &[bool]) -> Self {
+    fn new(
+        mask: &Mask,
+        components: &Components,
+        label: u32,
+        window: Rect,
+        explained: &[bool],
+    ) -> Self {
         let width = window.x1 - window.x0;
-        let is_explained = |x: i32, y: i32| explained[((y - window.y0) * width + x - window.x0) as usize];
+        let is_explained =
+            |x: i32, y: i32| explained[((y - window.y0) * width + x - window.x0) as usize];
         Self {
-            residual: Integral::of(window, |x, y| u32::from(components.label(x, y) == label && !is_explained(x, y))),
-            background: Integral::of(window, |x, y| u32::from(!mask.is_set(x as usize, y as usize) && !is_explained(x, y))),
+            residual: Integral::of(window, |x, y| {
+                u32::from(components.label(x, y) == label && !is_explained(x, y))
+            }),
+            background: Integral::of(window, |x, y| {
+                u32::from(!mask.is_set(x as usize, y as usize) && !is_explained(x, y))
+            }),
         }
     }
 
     fn residual(&self, parts: &Parts) -> f64 {
-        f64::from(parts.all().iter().map(|part| self.residual.sum(*part)).sum::<u32>())
+        f64::from(
+            parts
+                .all()
+                .iter()
+                .map(|part| self.residual.sum(*part))
+                .sum::<u32>(),
+        )
     }
 
     fn score(&self, figure: &Figure) -> f64 {
         let parts = Parts::of(figure);
-        let background: u32 = parts.all().iter().map(|part| self.background.sum(*part)).sum();
-        let body = Rect { x0: parts.torso.x0, x1: parts.torso.x1, y0: parts.torso.y0, y1: parts.legs.y1 };
+        let background: u32 = parts
+            .all()
+            .iter()
+            .map(|part| self.background.sum(*part))
+            .sum();
+        let body = Rect {
+            x0: parts.torso.x0,
+            x1: parts.torso.x1,
+            y0: parts.torso.y0,
+            y1: parts.legs.y1,
+        };
         let side = ((body.x1 - body.x0) / 3).max(1);
-        let left = self.residual.sum(Rect { x0: body.x0 - side, x1: body.x0, ..body });
-        let right = self.residual.sum(Rect { x0: body.x1, x1: body.x1 + side, ..body });
+        let left = self.residual.sum(Rect {
+            x0: body.x0 - side,
+            x1: body.x0,
+            ..body
+        });
+        let right = self.residual.sum(Rect {
+            x0: body.x1,
+            x1: body.x1 + side,
+            ..body
+        });
         let below = part(figure, 0.32, 1.02, 1.14);
         self.residual(&parts)
             - BACKGROUND_COST * f64::from(background)
@@ -300,12 +397,24 @@ impl Fit {
         let legs = part(figure, 0.36, 0.5, 1.0);
         let enough = ((legs.x1 - legs.x0) / 5).max(1) as u32;
         let foot = figure.foot[1].round() as i32;
-        let row = |y: i32| self.residual.sum(Rect { y0: y, y1: y + 1, ..legs });
-        let lowest = (foot - reach..=foot + reach).rev().find(|y| row(*y) >= enough)?;
+        let row = |y: i32| {
+            self.residual.sum(Rect {
+                y0: y,
+                y1: y + 1,
+                ..legs
+            })
+        };
+        let lowest = (foot - reach..=foot + reach)
+            .rev()
+            .find(|y| row(*y) >= enough)?;
         // At the edge of the search the component goes on: somebody else's pixels.
         let ends = lowest < foot + reach;
         // Below the feet there has to be ground, not the hidden part of the same person.
-        let ground = self.background.sum(Rect { y0: lowest + 1, y1: lowest + 3, ..legs });
+        let ground = self.background.sum(Rect {
+            y0: lowest + 1,
+            y1: lowest + 3,
+            ..legs
+        });
         (ends && ground > 0).then_some(f64::from(lowest) + 0.5)
     }
 }
@@ -323,7 +432,12 @@ mod tests {
         for ground in people {
             let figure = camera.figure(*ground).unwrap();
             for rect in Parts::of(&figure).all() {
-                let rect = rect.intersect(&Rect { x0: 0, y0: 0, x1: 480, y1: 270 });
+                let rect = rect.intersect(&Rect {
+                    x0: 0,
+                    y0: 0,
+                    x1: 480,
+                    y1: 270,
+                });
                 for y in rect.y0..rect.y1 {
                     for x in rect.x0..rect.x1 {
                         let at = (y as usize * 480 + x as usize) * 3;
@@ -345,11 +459,20 @@ mod tests {
 
     fn assert_found(people: &[Point], tolerance: f64) {
         let (camera, detections) = found(people);
-        let places: Vec<Point> = detections.iter().map(|d| camera.ground_at(d.foot).unwrap()).collect();
+        let places: Vec<Point> = detections
+            .iter()
+            .map(|d| camera.ground_at(d.foot).unwrap())
+            .collect();
         assert_eq!(places.len(), people.len(), "{detections:?} {places:?}");
         for person in people {
-            let nearest = places.iter().map(|place| distance(*place, *person)).fold(f64::MAX, f64::min);
-            assert!(nearest < tolerance, "{person:?} is {nearest} m away: {places:?}");
+            let nearest = places
+                .iter()
+                .map(|place| distance(*place, *person))
+                .fold(f64::MAX, f64::min);
+            assert!(
+                nearest < tolerance,
+                "{person:?} is {nearest} m away: {places:?}"
+            );
         }
     }
 
@@ -375,7 +498,10 @@ mod tests {
         let people = [[0.0, 1.0], [0.3, 3.6]];
         assert_found(&people, 1.0);
         let (_, detections) = found(&people);
-        assert!(detections[1].visible < detections[0].visible && detections[1].sigma[1] > detections[0].sigma[1]);
+        assert!(
+            detections[1].visible < detections[0].visible
+                && detections[1].sigma[1] > detections[0].sigma[1]
+        );
     }
 
     #[test]
@@ -383,7 +509,10 @@ mod tests {
         let calibration = camera_on_a_pole("c");
         let camera = Camera::new(&calibration, 1).unwrap();
         let detector = Detector::new(&calibration, frame(&camera, &[])).unwrap();
-        assert!(matches!(detector.detect(Image::new(48, 27)), Err(DetectError::WrongSize { .. })));
+        assert!(matches!(
+            detector.detect(Image::new(48, 27)),
+            Err(DetectError::WrongSize { .. })
+        ));
         assert!(Detector::new(&calibration, Image::new(5, 5)).is_err());
     }
 }

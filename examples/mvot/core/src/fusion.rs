@@ -4,7 +4,7 @@
 //! were hidden. Points of different cameras that agree are merged, closest first in standard deviations, into
 //! people weighted by how reliable each view is. What other cameras should have seen but did not counts against.
 
-use crate::camera::{Area, CalibrationError, Calibration, Camera};
+use crate::camera::{Area, Calibration, CalibrationError, Camera};
 use crate::detect::Detection;
 use crate::geometry::{Matrix2, Point, add2, apply2, distance, invert2, mahalanobis2};
 
@@ -60,12 +60,22 @@ impl Group {
     fn of(point: Point, covariance: Matrix2, camera: usize, support: f64) -> Option<Self> {
         let information = invert2(covariance)?;
         let weighted = apply2(information, point);
-        Some(Self { information, weighted, position: point, covariance, cameras: 1 << camera, support })
+        Some(Self {
+            information,
+            weighted,
+            position: point,
+            covariance,
+            cameras: 1 << camera,
+            support,
+        })
     }
 
     fn merged(&self, other: &Self) -> Option<Self> {
         let information = add2(self.information, other.information);
-        let weighted = [self.weighted[0] + other.weighted[0], self.weighted[1] + other.weighted[1]];
+        let weighted = [
+            self.weighted[0] + other.weighted[0],
+            self.weighted[1] + other.weighted[1],
+        ];
         let covariance = invert2(information)?;
         Some(Self {
             information,
@@ -79,10 +89,16 @@ impl Group {
 
     /// How far two groups are from being one person; `None` when they cannot be.
     fn gap(&self, other: &Self) -> Option<f64> {
-        if self.cameras & other.cameras != 0 || distance(self.position, other.position) > MAX_DISTANCE {
+        if self.cameras & other.cameras != 0
+            || distance(self.position, other.position) > MAX_DISTANCE
+        {
             return None;
         }
-        let gap = mahalanobis2(self.position, other.position, add2(self.covariance, other.covariance));
+        let gap = mahalanobis2(
+            self.position,
+            other.position,
+            add2(self.covariance, other.covariance),
+        );
         (gap < GATE).then_some(gap)
     }
 }
@@ -94,10 +110,20 @@ impl Fusion {
     /// From the calibration of a scene.
     pub fn new(calibration: &Calibration) -> Result<Self, CalibrationError> {
         if let Some(camera) = calibration.cameras.get(Self::MAX_CAMERAS) {
-            return Err(CalibrationError { camera: camera.name.clone(), reason: "a scene has at most 64 cameras" });
+            return Err(CalibrationError {
+                camera: camera.name.clone(),
+                reason: "a scene has at most 64 cameras",
+            });
         }
-        let cameras = calibration.cameras.iter().map(|camera| Camera::new(camera, 1)).collect::<Result<_, _>>()?;
-        Ok(Self { cameras, area: calibration.area })
+        let cameras = calibration
+            .cameras
+            .iter()
+            .map(|camera| Camera::new(camera, 1))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            cameras,
+            area: calibration.area,
+        })
     }
 
     /// A detection as a point on the ground with its covariance; `None` at the horizon and far outside the area.
@@ -106,7 +132,9 @@ impl Fusion {
         let ground = camera.ground_at(detection.foot)?;
         let [across, down] = detection.sigma;
         let pixels = [[across * across, 0.0], [0.0, down * down]];
-        let covariance = camera.ground_from_image().carry_covariance(detection.foot, pixels)?;
+        let covariance = camera
+            .ground_from_image()
+            .carry_covariance(detection.foot, pixels)?;
         let floor = CALIBRATION_SIGMA * CALIBRATION_SIGMA;
         let far = !self.area.contains(ground, 2.0 * AREA_MARGIN + MAX_DISTANCE);
         (!far).then(|| (ground, add2(covariance, [[floor, 0.0], [0.0, floor]])))
@@ -128,11 +156,18 @@ impl Fusion {
             .filter(|group| self.area.contains(group.position, AREA_MARGIN))
             .map(|group| self.judged(&group, views))
             .collect();
-        people.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(b.views.cmp(&a.views)));
+        people.sort_by(|a, b| {
+            b.confidence
+                .total_cmp(&a.confidence)
+                .then(b.views.cmp(&a.views))
+        });
         // A weak group beside a strong one is a second piece of the same person.
         let mut kept: Vec<Fused> = Vec::new();
         for person in people {
-            if kept.iter().all(|other| distance(other.position, person.position) >= MIN_SEPARATION) {
+            if kept
+                .iter()
+                .all(|other| distance(other.position, person.position) >= MIN_SEPARATION)
+            {
                 kept.push(person);
             }
         }
@@ -147,7 +182,9 @@ impl Fusion {
             if group.cameras & (1 << index) != 0 {
                 continue;
             }
-            let Some(figure) = camera.figure(group.position) else { continue };
+            let Some(figure) = camera.figure(group.position) else {
+                continue;
+            };
             let inside = camera.sees(figure.foot, 2.0) && camera.sees(figure.head, 0.0);
             if !inside || figure.height() < 14.0 {
                 continue;
@@ -157,7 +194,10 @@ impl Fusion {
             let hidden = detections.iter().any(|d| {
                 let [x, y, width, height] = d.bbox;
                 let [dx, dy] = [0.3 * figure.width, 0.35 * figure.height()];
-                body[0] > x - dx && body[0] < x + width + dx && body[1] > y - dy && body[1] < y + height + dy
+                body[0] > x - dx
+                    && body[0] < x + width + dx
+                    && body[1] > y - dy
+                    && body[1] < y + height + dy
             });
             if !hidden {
                 missed += 1.0;
@@ -165,8 +205,14 @@ impl Fusion {
         }
         let views = group.cameras.count_ones();
         // One view alone is half a proof.
-        let confidence = group.support / (group.support + 0.8 * missed + if views == 1 { 0.6 } else { 0.15 });
-        Fused { position: group.position, covariance: group.covariance, views, confidence }
+        let confidence =
+            group.support / (group.support + 0.8 * missed + if views == 1 { 0.6 } else { 0.15 });
+        Fused {
+            position: group.position,
+            covariance: group.covariance,
+            views,
+            confidence,
+        }
     }
 }
 
@@ -180,12 +226,19 @@ fn merge(groups: Vec<Group>) -> Vec<Group> {
     };
     // For each group its closest of those after it.
     let closest = |groups: &[Option<Group>], a: usize| {
-        (a + 1..count).filter_map(|b| gap(groups, a, b).map(|gap| (gap, b))).min_by(|x, y| x.0.total_cmp(&y.0))
+        (a + 1..count)
+            .filter_map(|b| gap(groups, a, b).map(|gap| (gap, b)))
+            .min_by(|x, y| x.0.total_cmp(&y.0))
     };
     let mut best: Vec<Option<(f64, usize)>> = (0..count).map(|a| closest(&groups, a)).collect();
     loop {
-        let next = best.iter().enumerate().filter_map(|(a, best)| best.map(|(gap, b)| (gap, a, b)));
-        let Some((_, a, b)) = next.min_by(|x, y| x.0.total_cmp(&y.0)) else { break };
+        let next = best
+            .iter()
+            .enumerate()
+            .filter_map(|(a, best)| best.map(|(gap, b)| (gap, a, b)));
+        let Some((_, a, b)) = next.min_by(|x, y| x.0.total_cmp(&y.0)) else {
+            break;
+        };
         let merged = match (&groups[a], &groups[b]) {
             (Some(first), Some(second)) => first.merged(second),
             _ => None,
@@ -226,7 +279,12 @@ mod tests {
     fn three_cameras() -> (Calibration, Fusion) {
         let calibration = Calibration {
             step_seconds: 0.2,
-            area: Area { x_min: -4.0, y_min: -4.0, x_max: 4.0, y_max: 4.0 },
+            area: Area {
+                x_min: -4.0,
+                y_min: -4.0,
+                x_max: 4.0,
+                y_max: 4.0,
+            },
             cameras: vec![turned("a", 0.0), turned("b", 120.0), turned("c", 240.0)],
         };
         let fusion = Fusion::new(&calibration).unwrap();
@@ -236,8 +294,18 @@ mod tests {
     fn seen(fusion: &Fusion, camera: usize, ground: Point, shift: Point) -> Detection {
         let figure = fusion.cameras[camera].figure(ground).unwrap();
         let foot = [figure.foot[0] + shift[0], figure.foot[1] + shift[1]];
-        let bbox = [foot[0] - figure.width / 2.0, figure.head[1], figure.width, figure.height()];
-        Detection { foot, sigma: [1.0, 2.0], bbox, visible: 0.9 }
+        let bbox = [
+            foot[0] - figure.width / 2.0,
+            figure.head[1],
+            figure.width,
+            figure.height(),
+        ];
+        Detection {
+            foot,
+            sigma: [1.0, 2.0],
+            bbox,
+            visible: 0.9,
+        }
     }
 
     #[test]
@@ -245,13 +313,22 @@ mod tests {
         let (_, fusion) = three_cameras();
         let people = [[0.0, 0.5], [1.5, -1.0], [-1.0, -0.8]];
         let shifts = [[1.0, -1.0], [-1.0, 1.0], [0.5, 1.5]];
-        let views: Vec<Vec<Detection>> =
-            (0..3).map(|camera| people.iter().map(|p| seen(&fusion, camera, *p, shifts[camera])).collect()).collect();
+        let views: Vec<Vec<Detection>> = (0..3)
+            .map(|camera| {
+                people
+                    .iter()
+                    .map(|p| seen(&fusion, camera, *p, shifts[camera]))
+                    .collect()
+            })
+            .collect();
         let views: Vec<View<'_>> = views.iter().map(|view| Some(&view[..])).collect();
         let fused = fusion.fuse(&views);
         assert_eq!(fused.len(), 3, "{fused:?}");
         for person in people {
-            let near = fused.iter().find(|f| distance(f.position, person) < 0.2).unwrap();
+            let near = fused
+                .iter()
+                .find(|f| distance(f.position, person) < 0.2)
+                .unwrap();
             assert!(near.views == 3 && near.confidence > 0.9, "{near:?}");
         }
     }
@@ -262,7 +339,10 @@ mod tests {
         let lone = [seen(&fusion, 0, [0.0, 0.0], [0.0, 0.0])];
         let doubted = fusion.fuse(&[Some(&lone), Some(&[]), Some(&[])]);
         let alone = fusion.fuse(&[Some(&lone), None, None]);
-        assert!(doubted[0].confidence < 0.4 && alone[0].confidence > 0.55, "{doubted:?} {alone:?}");
+        assert!(
+            doubted[0].confidence < 0.4 && alone[0].confidence > 0.55,
+            "{doubted:?} {alone:?}"
+        );
     }
 
     #[test]

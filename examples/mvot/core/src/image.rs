@@ -15,7 +15,9 @@ pub enum ImageError {
     #[error("the image cannot be encoded as PNG: {0}")]
     Encode(#[from] png::EncodingError),
     /// More pixels than are allowed.
-    #[error("the image has {width} x {height} pixels, more than {MAX_DECODED_BYTES} bytes when decoded")]
+    #[error(
+        "the image has {width} x {height} pixels, more than {MAX_DECODED_BYTES} bytes when decoded"
+    )]
     TooLarge {
         /// Pixels across.
         width: u32,
@@ -41,7 +43,11 @@ pub struct Image {
 impl Image {
     /// A black image.
     pub fn new(width: usize, height: usize) -> Self {
-        Self { width, height, data: vec![0; width * height * 3] }
+        Self {
+            width,
+            height,
+            data: vec![0; width * height * 3],
+        }
     }
 
     /// Pixels across.
@@ -71,7 +77,9 @@ impl Image {
 
     /// Decodes a PNG: gray, palette, RGB, with or without alpha (which is ignored), 8 or 16 bits.
     pub fn from_png(bytes: &[u8]) -> Result<Self, ImageError> {
-        let limits = png::Limits { bytes: MAX_DECODED_BYTES };
+        let limits = png::Limits {
+            bytes: MAX_DECODED_BYTES,
+        };
         let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
         decoder.set_transformations(png::Transformations::normalize_to_color8());
         decoder.set_ignore_text_chunk(true);
@@ -82,7 +90,10 @@ impl Image {
             Some(size) if size <= MAX_DECODED_BYTES => size,
             _ => return Err(too_large),
         };
-        if (width as usize).checked_mul(height as usize * 3).is_none_or(|bytes| bytes > MAX_DECODED_BYTES) {
+        if (width as usize)
+            .checked_mul(height as usize * 3)
+            .is_none_or(|bytes| bytes > MAX_DECODED_BYTES)
+        {
             return Err(too_large);
         }
         let mut raw = vec![0; size];
@@ -90,12 +101,21 @@ impl Image {
         raw.truncate(frame.buffer_size());
         let data = match frame.color_type {
             png::ColorType::Rgb => raw,
-            png::ColorType::Rgba => raw.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+            png::ColorType::Rgba => raw
+                .chunks_exact(4)
+                .flat_map(|p| [p[0], p[1], p[2]])
+                .collect(),
             png::ColorType::GrayscaleAlpha => raw.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect(),
             // A palette has been expanded by the transformation.
-            png::ColorType::Grayscale | png::ColorType::Indexed => raw.iter().flat_map(|gray| [*gray; 3]).collect(),
+            png::ColorType::Grayscale | png::ColorType::Indexed => {
+                raw.iter().flat_map(|gray| [*gray; 3]).collect()
+            }
         };
-        Ok(Self { width: width as usize, height: height as usize, data })
+        Ok(Self {
+            width: width as usize,
+            height: height as usize,
+            data,
+        })
     }
 
     /// Encodes as an RGB PNG, fast rather than small.
@@ -122,7 +142,12 @@ impl Image {
         let mut sums = vec![0u32; width * 3];
         for (y, out) in small.data.chunks_exact_mut(width * 3).enumerate() {
             sums.fill(0);
-            for row in self.data.chunks_exact(self.width * 3).skip(y * factor).take(factor) {
+            for row in self
+                .data
+                .chunks_exact(self.width * 3)
+                .skip(y * factor)
+                .take(factor)
+            {
                 for (square, sum) in row.chunks_exact(factor * 3).zip(sums.chunks_exact_mut(3)) {
                     for pixel in square.chunks_exact(3) {
                         sum[0] += u32::from(pixel[0]);
@@ -170,8 +195,15 @@ mod tests {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, 2, 1);
         encoder.set_color(png::ColorType::Grayscale);
-        encoder.write_header().unwrap().write_image_data(&[10, 200]).unwrap();
-        assert_eq!(Image::from_png(&bytes).unwrap().data(), [10, 10, 10, 200, 200, 200]);
+        encoder
+            .write_header()
+            .unwrap()
+            .write_image_data(&[10, 200])
+            .unwrap();
+        assert_eq!(
+            Image::from_png(&bytes).unwrap().data(),
+            [10, 10, 10, 200, 200, 200]
+        );
     }
 
     #[test]
@@ -195,11 +227,21 @@ mod tests {
         image.data_mut()[..12].copy_from_slice(&[0, 0, 0, 100, 0, 0, 8, 8, 8, 8, 8, 8]);
         image.data_mut()[12..].copy_from_slice(&[0, 40, 0, 100, 0, 2, 8, 8, 8, 8, 8, 8]);
         let small = image.shrink(2);
-        assert_eq!((small.size(), small.data()), ((2, 1), &[50, 10, 1, 8, 8, 8][..]));
+        assert_eq!(
+            (small.size(), small.data()),
+            ((2, 1), &[50, 10, 1, 8, 8, 8][..])
+        );
     }
 
     #[test]
     fn wide_frames_are_worked_on_smaller() {
-        assert_eq!([working_factor(480), working_factor(640), working_factor(1920)], [1, 1, 3]);
+        assert_eq!(
+            [
+                working_factor(480),
+                working_factor(640),
+                working_factor(1920)
+            ],
+            [1, 1, 3]
+        );
     }
 }

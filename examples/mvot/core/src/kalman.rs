@@ -26,7 +26,10 @@ impl Kalman {
         }
         full[2][2] = speed_sigma * speed_sigma;
         full[3][3] = full[2][2];
-        Self { state: [position[0], position[1], 0.0, 0.0], covariance: full }
+        Self {
+            state: [position[0], position[1], 0.0, 0.0],
+            covariance: full,
+        }
     }
 
     /// Where it is thought to be.
@@ -71,7 +74,9 @@ impl Kalman {
     /// Takes a measured position into account. One whose covariance is no covariance changes nothing.
     pub fn update(&mut self, measured: Point, covariance: Matrix2) {
         let innovation = [measured[0] - self.state[0], measured[1] - self.state[1]];
-        let Some(inverse) = invert2(add2(self.position_covariance(), covariance)) else { return };
+        let Some(inverse) = invert2(add2(self.position_covariance(), covariance)) else {
+            return;
+        };
         let gain: [Point; 4] = self.covariance.map(|row| apply2(inverse, [row[0], row[1]]));
         for (value, gain) in self.state.iter_mut().zip(&gain) {
             *value += gain[0] * innovation[0] + gain[1] * innovation[1];
@@ -117,12 +122,18 @@ mod tests {
     fn measurements_of_something_at_rest_average() {
         // Without velocity and noise the filter is the mean, its variance 1 / n.
         let mut filter = Kalman::new([1.0, 5.0], UNIT, 0.0);
-        for (n, measured) in [[3.0, 1.0], [2.0, 3.0], [6.0, -1.0]].into_iter().enumerate() {
+        for (n, measured) in [[3.0, 1.0], [2.0, 3.0], [6.0, -1.0]]
+            .into_iter()
+            .enumerate()
+        {
             filter.predict(1.0, 0.0);
             filter.update(measured, UNIT);
             assert!((filter.position_covariance()[0][0] - 1.0 / (n as f64 + 2.0)).abs() < 1e-12);
         }
-        assert!((filter.position()[0] - 3.0).abs() < 1e-12 && (filter.position()[1] - 2.0).abs() < 1e-12);
+        assert!(
+            (filter.position()[0] - 3.0).abs() < 1e-12
+                && (filter.position()[1] - 2.0).abs() < 1e-12
+        );
     }
 
     #[test]
@@ -132,7 +143,10 @@ mod tests {
         filter.predict(1.0, 6.0);
         // P = [[4 + 9 + 6/3, 9 + 6/2], [.., 9 + 6]] = [[15, 12], [12, 15]]; with R = 5 the gain is (15, 12) / 20.
         filter.update([2.0, 0.0], [[5.0, 0.0], [0.0, 5.0]]);
-        assert!((filter.position()[0] - 1.5).abs() < 1e-12 && (filter.velocity()[0] - 1.2).abs() < 1e-12);
+        assert!(
+            (filter.position()[0] - 1.5).abs() < 1e-12
+                && (filter.velocity()[0] - 1.2).abs() < 1e-12
+        );
         assert!((filter.position_covariance()[0][0] - 15.0 * 5.0 / 20.0).abs() < 1e-12);
     }
 
@@ -141,10 +155,16 @@ mod tests {
         let mut filter = Kalman::new([0.0, 0.0], [[0.01, 0.0], [0.0, 0.01]], 2.0);
         for step in 1..=20 {
             filter.predict(0.2, 0.01);
-            filter.update([0.2 * 1.3 * f64::from(step), -0.2 * 0.4 * f64::from(step)], [[0.01, 0.0], [0.0, 0.01]]);
+            filter.update(
+                [0.2 * 1.3 * f64::from(step), -0.2 * 0.4 * f64::from(step)],
+                [[0.01, 0.0], [0.0, 0.01]],
+            );
         }
         let velocity = filter.velocity();
-        assert!((velocity[0] - 1.3).abs() < 0.02 && (velocity[1] + 0.4).abs() < 0.02, "{velocity:?}");
+        assert!(
+            (velocity[0] - 1.3).abs() < 0.02 && (velocity[1] + 0.4).abs() < 0.02,
+            "{velocity:?}"
+        );
     }
 
     #[test]

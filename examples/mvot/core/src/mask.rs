@@ -41,7 +41,11 @@ impl Rect {
 impl Mask {
     /// A mask with nothing set.
     pub fn new(width: usize, height: usize) -> Self {
-        Self { width, height, data: vec![0; width * height] }
+        Self {
+            width,
+            height,
+            data: vec![0; width * height],
+        }
     }
 
     /// Pixels across.
@@ -75,7 +79,12 @@ impl Mask {
     }
 
     fn bounds(&self) -> Rect {
-        Rect { x0: 0, y0: 0, x1: self.width as i32, y1: self.height as i32 }
+        Rect {
+            x0: 0,
+            y0: 0,
+            x1: self.width as i32,
+            y1: self.height as i32,
+        }
     }
 
     /// Keeps a pixel when at least `votes` of the 3 x 3 around it are set: specks go, pinholes close.
@@ -114,11 +123,18 @@ impl Mask {
     }
 
     fn around(&self, reach_x: i32, reach_y: i32, keep: impl Fn(u32, u32) -> bool) -> Mask {
-        let sums = Integral::of(self.bounds(), |x, y| u32::from(self.is_set(x as usize, y as usize)));
+        let sums = Integral::of(self.bounds(), |x, y| {
+            u32::from(self.is_set(x as usize, y as usize))
+        });
         let mut out = Mask::new(self.width, self.height);
         for y in 0..self.height as i32 {
             for x in 0..self.width as i32 {
-                let around = Rect { x0: x - reach_x, y0: y - reach_y, x1: x + reach_x + 1, y1: y + reach_y + 1 };
+                let around = Rect {
+                    x0: x - reach_x,
+                    y0: y - reach_y,
+                    x1: x + reach_x + 1,
+                    y1: y + reach_y + 1,
+                };
                 let around = around.intersect(&self.bounds());
                 let keep = keep(sums.sum(around), around.area() as u32);
                 out.data[y as usize * self.width + x as usize] = u8::from(keep);
@@ -138,14 +154,28 @@ impl Mask {
                 continue;
             }
             next += 1;
-            let mut component = Component { label: next, area: 0, bounds: Rect { x0: i32::MAX, y0: i32::MAX, x1: 0, y1: 0 } };
+            let mut component = Component {
+                label: next,
+                area: 0,
+                bounds: Rect {
+                    x0: i32::MAX,
+                    y0: i32::MAX,
+                    x1: 0,
+                    y1: 0,
+                },
+            };
             labels[start] = next;
             open.push(start);
             while let Some(at) = open.pop() {
                 let (x, y) = ((at % self.width) as i32, (at / self.width) as i32);
                 component.area += 1;
                 let b = &mut component.bounds;
-                *b = Rect { x0: b.x0.min(x), y0: b.y0.min(y), x1: b.x1.max(x + 1), y1: b.y1.max(y + 1) };
+                *b = Rect {
+                    x0: b.x0.min(x),
+                    y0: b.y0.min(y),
+                    x1: b.x1.max(x + 1),
+                    y1: b.y1.max(y + 1),
+                };
                 for ny in (y - 1).max(0)..(y + 2).min(self.height as i32) {
                     for nx in (x - 1).max(0)..(x + 2).min(self.width as i32) {
                         let neighbour = ny as usize * self.width + nx as usize;
@@ -160,7 +190,11 @@ impl Mask {
                 found.push(component);
             }
         }
-        Components { labels, width: self.width, found }
+        Components {
+            labels,
+            width: self.width,
+            found,
+        }
     }
 }
 
@@ -212,7 +246,11 @@ impl Integral {
                 sums[row * stride + column] = sums[(row - 1) * stride + column] + sum;
             }
         }
-        Self { window, stride, sums }
+        Self {
+            window,
+            stride,
+            sums,
+        }
     }
 
     /// The sum over the part of `rect` inside the window.
@@ -260,20 +298,62 @@ mod tests {
 
     #[test]
     fn components_have_areas_and_bounds_and_touch_at_corners() {
-        let found = mask(&["#....", ".#...", "....#", "....#"]).components(2).found;
+        let found = mask(&["#....", ".#...", "....#", "....#"])
+            .components(2)
+            .found;
         assert_eq!(found.len(), 2);
-        assert_eq!((found[0].area, found[0].bounds), (2, Rect { x0: 0, y0: 0, x1: 2, y1: 2 }));
-        assert_eq!((found[1].area, found[1].bounds), (2, Rect { x0: 4, y0: 2, x1: 5, y1: 4 }));
+        assert_eq!(
+            (found[0].area, found[0].bounds),
+            (
+                2,
+                Rect {
+                    x0: 0,
+                    y0: 0,
+                    x1: 2,
+                    y1: 2
+                }
+            )
+        );
+        assert_eq!(
+            (found[1].area, found[1].bounds),
+            (
+                2,
+                Rect {
+                    x0: 4,
+                    y0: 2,
+                    x1: 5,
+                    y1: 4
+                }
+            )
+        );
         assert!(mask(&["#....", ".....", "...##"]).components(2).found.len() == 1);
     }
 
     #[test]
     fn sums_over_rectangles_are_exact_also_partly_outside() {
-        let window = Rect { x0: 2, y0: 3, x1: 7, y1: 9 };
+        let window = Rect {
+            x0: 2,
+            y0: 3,
+            x1: 7,
+            y1: 9,
+        };
         let integral = Integral::of(window, |x, y| (x * 10 + y) as u32);
-        let rect = Rect { x0: 0, y0: 5, x1: 4, y1: 7 };
+        let rect = Rect {
+            x0: 0,
+            y0: 5,
+            x1: 4,
+            y1: 7,
+        };
         let expected: i32 = (2..4).flat_map(|x| (5..7).map(move |y| x * 10 + y)).sum();
         assert_eq!(integral.sum(rect), expected as u32);
-        assert_eq!(integral.sum(Rect { x0: 9, y0: 9, x1: 4, y1: 20 }), 0);
+        assert_eq!(
+            integral.sum(Rect {
+                x0: 9,
+                y0: 9,
+                x1: 4,
+                y1: 20
+            }),
+            0
+        );
     }
 }

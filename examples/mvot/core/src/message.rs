@@ -49,7 +49,9 @@ pub struct FrameHeader {
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// It does not begin as a frame event does.
-    #[error("a frame event begins with \"MVF1\", the header's length (u32, little-endian), the header (JSON) and then the PNG")]
+    #[error(
+        "a frame event begins with \"MVF1\", the header's length (u32, little-endian), the header (JSON) and then the PNG"
+    )]
     NotAFrame,
     /// Its header is not as expected.
     #[error("the header of the frame event: {0}")]
@@ -60,7 +62,13 @@ pub enum FrameError {
 pub fn encode_frame(header: &FrameHeader, png: &[u8]) -> Vec<u8> {
     // A struct of strings and numbers always has a JSON form.
     let header = serde_json::to_vec(header).unwrap_or_default();
-    [&MAGIC[..], &(header.len() as u32).to_le_bytes(), &header, png].concat()
+    [
+        &MAGIC[..],
+        &(header.len() as u32).to_le_bytes(),
+        &header,
+        png,
+    ]
+    .concat()
 }
 
 /// Header and PNG of a frame event.
@@ -178,7 +186,12 @@ mod tests {
     use super::*;
 
     fn header() -> FrameHeader {
-        FrameHeader { scene: "plaza".into(), camera: "c1".into(), step: 7, sent_unix_ms: 1_700_000_000_123 }
+        FrameHeader {
+            scene: "plaza".into(),
+            camera: "c1".into(),
+            step: 7,
+            sent_unix_ms: 1_700_000_000_123,
+        }
     }
 
     #[test]
@@ -195,12 +208,20 @@ mod tests {
             assert!(decode_frame(&event[..cut]).is_err());
         }
         assert!(decode_frame(b"MVF1\xff\xff\xff\xff{}").is_err());
-        assert!(decode_frame(b"MVF1\x02\0\0\0{}").unwrap_err().to_string().contains("scene"));
+        assert!(
+            decode_frame(b"MVF1\x02\0\0\0{}")
+                .unwrap_err()
+                .to_string()
+                .contains("scene")
+        );
     }
 
     #[test]
     fn requests_are_plain_json() {
         let text = r#"{"request":"results","from":3,"limit":10}"#;
-        assert_eq!(serde_json::from_str::<Request>(text).unwrap(), Request::Results { from: 3, limit: 10 });
+        assert_eq!(
+            serde_json::from_str::<Request>(text).unwrap(),
+            Request::Results { from: 3, limit: 10 }
+        );
     }
 }

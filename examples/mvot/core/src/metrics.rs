@@ -58,7 +58,10 @@ pub fn accuracy(moments: &[Moment], max_distance: f64) -> Accuracy {
         for (person, track) in &current {
             matches += 1;
             total_distance += between(moment, *person, *track).unwrap_or(0.0);
-            if last_track.insert(*person, *track).is_some_and(|last| last != *track) {
+            if last_track
+                .insert(*person, *track)
+                .is_some_and(|last| last != *track)
+            {
                 switches += 1;
             }
         }
@@ -85,14 +88,37 @@ fn between(moment: &Moment, person: u64, track: u64) -> Option<f64> {
 
 /// Who is matched to which track: pairs of the timestep before stay if they can, the rest is assigned by distance.
 fn matched(moment: &Moment, before: &BTreeMap<u64, u64>, max_distance: f64) -> BTreeMap<u64, u64> {
-    let stays = |(person, track): &(&u64, &u64)| between(moment, **person, **track).is_some_and(|gap| gap <= max_distance);
-    let mut pairs: BTreeMap<u64, u64> = before.iter().filter(stays).map(|(person, track)| (*person, *track)).collect();
+    let stays = |(person, track): &(&u64, &u64)| {
+        between(moment, **person, **track).is_some_and(|gap| gap <= max_distance)
+    };
+    let mut pairs: BTreeMap<u64, u64> = before
+        .iter()
+        .filter(stays)
+        .map(|(person, track)| (*person, *track))
+        .collect();
     let taken: BTreeSet<u64> = pairs.values().copied().collect();
-    let people: Vec<&Placed> = moment.truth.iter().filter(|placed| !pairs.contains_key(&placed.id)).collect();
-    let tracks: Vec<&Placed> = moment.found.iter().filter(|placed| !taken.contains(&placed.id)).collect();
-    let gaps = people.iter().flat_map(|person| tracks.iter().map(|track| distance(person.position, track.position)));
-    let costs: Vec<f64> = gaps.map(|gap| if gap <= max_distance { gap } else { FORBIDDEN }).collect();
-    for (person, track) in people.iter().zip(assign(people.len(), tracks.len(), &costs)) {
+    let people: Vec<&Placed> = moment
+        .truth
+        .iter()
+        .filter(|placed| !pairs.contains_key(&placed.id))
+        .collect();
+    let tracks: Vec<&Placed> = moment
+        .found
+        .iter()
+        .filter(|placed| !taken.contains(&placed.id))
+        .collect();
+    let gaps = people.iter().flat_map(|person| {
+        tracks
+            .iter()
+            .map(|track| distance(person.position, track.position))
+    });
+    let costs: Vec<f64> = gaps
+        .map(|gap| if gap <= max_distance { gap } else { FORBIDDEN })
+        .collect();
+    for (person, track) in people
+        .iter()
+        .zip(assign(people.len(), tracks.len(), &costs))
+    {
         if let Some(track) = track {
             pairs.insert(person.id, tracks[track].id);
         }
@@ -112,13 +138,35 @@ fn right_identities(moments: &[Moment], max_distance: f64) -> u64 {
             }
         }
     }
-    let people: Vec<u64> = together.keys().map(|(person, _)| *person).collect::<BTreeSet<_>>().into_iter().collect();
-    let tracks: Vec<u64> = together.keys().map(|(_, track)| *track).collect::<BTreeSet<_>>().into_iter().collect();
-    let count = |person: usize, track: usize| together.get(&(people[person], tracks[track])).copied().unwrap_or(0);
-    let pairs = (0..people.len()).flat_map(|person| (0..tracks.len()).map(move |track| (person, track)));
-    let costs: Vec<f64> = pairs.map(|(person, track)| -(count(person, track) as f64)).collect();
+    let people: Vec<u64> = together
+        .keys()
+        .map(|(person, _)| *person)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let tracks: Vec<u64> = together
+        .keys()
+        .map(|(_, track)| *track)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let count = |person: usize, track: usize| {
+        together
+            .get(&(people[person], tracks[track]))
+            .copied()
+            .unwrap_or(0)
+    };
+    let pairs =
+        (0..people.len()).flat_map(|person| (0..tracks.len()).map(move |track| (person, track)));
+    let costs: Vec<f64> = pairs
+        .map(|(person, track)| -(count(person, track) as f64))
+        .collect();
     let assigned = assign(people.len(), tracks.len(), &costs);
-    assigned.into_iter().enumerate().filter_map(|(person, track)| track.map(|track| count(person, track))).sum()
+    assigned
+        .into_iter()
+        .enumerate()
+        .filter_map(|(person, track)| track.map(|track| count(person, track)))
+        .sum()
 }
 
 #[cfg(test)]
@@ -126,15 +174,29 @@ mod tests {
     use super::*;
 
     fn moment(truth: &[(u64, f64)], found: &[(u64, f64)]) -> Moment {
-        let placed = |(id, x): &(u64, f64)| Placed { id: *id, position: [*x, 0.0] };
-        Moment { truth: truth.iter().map(placed).collect(), found: found.iter().map(placed).collect() }
+        let placed = |(id, x): &(u64, f64)| Placed {
+            id: *id,
+            position: [*x, 0.0],
+        };
+        Moment {
+            truth: truth.iter().map(placed).collect(),
+            found: found.iter().map(placed).collect(),
+        }
     }
 
     #[test]
     fn perfect_tracks() {
         let moments = vec![moment(&[(1, 0.0), (2, 5.0)], &[(7, 0.0), (9, 5.0)]); 4];
         let accuracy = accuracy(&moments, 0.5);
-        assert_eq!((accuracy.mota, accuracy.idf1, accuracy.motp_metres, accuracy.people), (1.0, 1.0, 0.0, 8));
+        assert_eq!(
+            (
+                accuracy.mota,
+                accuracy.idf1,
+                accuracy.motp_metres,
+                accuracy.people
+            ),
+            (1.0, 1.0, 0.0, 8)
+        );
     }
 
     #[test]
@@ -147,7 +209,10 @@ mod tests {
             moment(&[(1, 3.0)], &[(7, 3.1)]),
         ];
         let accuracy = accuracy(&moments, 0.5);
-        assert_eq!((accuracy.misses, accuracy.false_positives, accuracy.switches), (2, 1, 0));
+        assert_eq!(
+            (accuracy.misses, accuracy.false_positives, accuracy.switches),
+            (2, 1, 0)
+        );
         assert_eq!(accuracy.mota, 1.0 - 3.0 / 4.0);
         // Two right timesteps of track 7; 4 people, 3 found.
         assert_eq!(accuracy.idf1, 2.0 * 2.0 / 7.0);
@@ -156,7 +221,14 @@ mod tests {
 
     #[test]
     fn a_new_track_for_the_same_person_is_a_switch_and_costs_identity() {
-        let moments: Vec<Moment> = (0..10).map(|t| moment(&[(1, f64::from(t))], &[(if t < 6 { 7 } else { 8 }, f64::from(t))])).collect();
+        let moments: Vec<Moment> = (0..10)
+            .map(|t| {
+                moment(
+                    &[(1, f64::from(t))],
+                    &[(if t < 6 { 7 } else { 8 }, f64::from(t))],
+                )
+            })
+            .collect();
         let accuracy = accuracy(&moments, 0.5);
         assert_eq!(accuracy.switches, 1);
         assert_eq!(accuracy.mota, 0.9);

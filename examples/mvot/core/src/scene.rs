@@ -98,7 +98,9 @@ pub enum SceneError<E> {
         known: String,
     },
     /// A timestep so far ahead that it must be a mistake.
-    #[error("timestep {step} is too far ahead of {next_step}, the first open one: at most {MAX_AHEAD}")]
+    #[error(
+        "timestep {step} is too far ahead of {next_step}, the first open one: at most {MAX_AHEAD}"
+    )]
     TooFarAhead {
         /// As the request says.
         step: u64,
@@ -124,13 +126,25 @@ impl<E> SceneError<E> {
 }
 
 /// Answers a request to the scene at the given time.
-pub fn handle<S: SceneState>(state: &mut S, request: Request, now_unix_ms: u64) -> Result<Response, SceneError<S::Error>> {
+pub fn handle<S: SceneState>(
+    state: &mut S,
+    request: Request,
+    now_unix_ms: u64,
+) -> Result<Response, SceneError<S::Error>> {
     if let Request::Open(settings) = request {
         return open(state, &settings);
     }
-    let settings = state.settings().map_err(SceneError::State)?.ok_or(SceneError::NotOpen)?;
+    let settings = state
+        .settings()
+        .map_err(SceneError::State)?
+        .ok_or(SceneError::NotOpen)?;
     let before = state.progress().map_err(SceneError::State)?;
-    let mut scene = Scene { progress: before.clone(), state, settings, now_unix_ms };
+    let mut scene = Scene {
+        progress: before.clone(),
+        state,
+        settings,
+        now_unix_ms,
+    };
     let mut results = Vec::new();
     match request {
         Request::Open(_) => {}
@@ -153,14 +167,19 @@ pub fn handle<S: SceneState>(state: &mut S, request: Request, now_unix_ms: u64) 
             }
         }
     }
-    let Scene { progress, state, .. } = scene;
+    let Scene {
+        progress, state, ..
+    } = scene;
     if progress != before {
         state.set_progress(&progress).map_err(SceneError::State)?;
     }
     Ok(answer(&progress, results))
 }
 
-fn open<S: SceneState>(state: &mut S, settings: &Settings) -> Result<Response, SceneError<S::Error>> {
+fn open<S: SceneState>(
+    state: &mut S,
+    settings: &Settings,
+) -> Result<Response, SceneError<S::Error>> {
     Fusion::new(&settings.calibration)?;
     if settings.calibration.cameras.is_empty() {
         return Err(SceneError::Settings("there has to be a camera"));
@@ -205,14 +224,21 @@ impl<S: SceneState> Scene<'_, S> {
         let cameras = &self.settings.calibration.cameras;
         let Some(camera) = cameras.iter().position(|camera| camera.name == view.camera) else {
             let known: Vec<&str> = cameras.iter().map(|camera| camera.name.as_str()).collect();
-            return Err(SceneError::UnknownCamera { camera: view.camera, known: known.join(", ") });
+            return Err(SceneError::UnknownCamera {
+                camera: view.camera,
+                known: known.join(", "),
+            });
         };
         self.check_ahead(view.step)?;
         if view.step < self.progress.next_step {
             self.progress.late += 1;
             return Ok(());
         }
-        let mut waiting = self.state.waiting(view.step).map_err(SceneError::State)?.unwrap_or_default();
+        let mut waiting = self
+            .state
+            .waiting(view.step)
+            .map_err(SceneError::State)?
+            .unwrap_or_default();
         if waiting.views.contains_key(&(camera as u32)) {
             self.progress.repeated += 1;
             return Ok(());
@@ -221,8 +247,13 @@ impl<S: SceneState> Scene<'_, S> {
         let (first, last) = waiting.sent_unix_ms.unwrap_or((sent, sent));
         waiting.sent_unix_ms = Some((first.min(sent), last.max(sent)));
         waiting.views.insert(camera as u32, view.detections);
-        self.progress.waiting.entry(view.step).or_insert(self.now_unix_ms);
-        self.state.set_waiting(view.step, &waiting).map_err(SceneError::State)
+        self.progress
+            .waiting
+            .entry(view.step)
+            .or_insert(self.now_unix_ms);
+        self.state
+            .set_waiting(view.step, &waiting)
+            .map_err(SceneError::State)
     }
 
     /// Closes, in order, what is complete and what has waited long enough.
@@ -239,10 +270,16 @@ impl<S: SceneState> Scene<'_, S> {
     /// Why the first open timestep is to be closed now, if it is.
     fn due(&mut self) -> Result<Option<Closed>, SceneError<S::Error>> {
         // A timestep of which nothing has arrived waits as long as the first later one: its frames are overdue.
-        let Some(oldest) = self.progress.waiting.values().min() else { return Ok(None) };
+        let Some(oldest) = self.progress.waiting.values().min() else {
+            return Ok(None);
+        };
         let step = self.progress.next_step;
         if self.progress.waiting.contains_key(&step) {
-            let waiting = self.state.waiting(step).map_err(SceneError::State)?.unwrap_or_default();
+            let waiting = self
+                .state
+                .waiting(step)
+                .map_err(SceneError::State)?
+                .unwrap_or_default();
             if waiting.views.len() == self.settings.calibration.cameras.len() {
                 return Ok(Some(Closed::Complete));
             }
@@ -257,16 +294,26 @@ impl<S: SceneState> Scene<'_, S> {
     fn close(&mut self, closed: Closed) -> Result<(), SceneError<S::Error>> {
         let step = self.progress.next_step;
         let waiting = match self.progress.waiting.remove(&step) {
-            Some(_) => self.state.waiting(step).map_err(SceneError::State)?.unwrap_or_default(),
+            Some(_) => self
+                .state
+                .waiting(step)
+                .map_err(SceneError::State)?
+                .unwrap_or_default(),
             None => Waiting::default(),
         };
         let calibration = &self.settings.calibration;
-        let views: Vec<Option<&[Detection]>> =
-            (0..calibration.cameras.len() as u32).map(|camera| waiting.views.get(&camera).map(Vec::as_slice)).collect();
+        let views: Vec<Option<&[Detection]>> = (0..calibration.cameras.len() as u32)
+            .map(|camera| waiting.views.get(&camera).map(Vec::as_slice))
+            .collect();
         let people = Fusion::new(calibration)?.fuse(&views);
         let tracker = self.state.tracker().map_err(SceneError::State)?;
-        let mut tracker = tracker.unwrap_or_else(|| Tracker::new(calibration.area, calibration.step_seconds));
-        let missing = calibration.cameras.iter().zip(&views).filter(|(_, view)| view.is_none());
+        let mut tracker =
+            tracker.unwrap_or_else(|| Tracker::new(calibration.area, calibration.step_seconds));
+        let missing = calibration
+            .cameras
+            .iter()
+            .zip(&views)
+            .filter(|(_, view)| view.is_none());
         let result = StepResult {
             step,
             closed,
@@ -276,12 +323,16 @@ impl<S: SceneState> Scene<'_, S> {
             closed_unix_ms: self.now_unix_ms,
             tracks: tracker.step(&people),
         };
-        self.state.set_tracker(&tracker).map_err(SceneError::State)?;
+        self.state
+            .set_tracker(&tracker)
+            .map_err(SceneError::State)?;
         self.state.set_result(&result).map_err(SceneError::State)?;
         self.state.remove_waiting(step).map_err(SceneError::State)?;
         self.progress.next_step += 1;
         if self.progress.next_step - self.progress.first_kept > MAX_RESULTS {
-            self.state.remove_result(self.progress.first_kept).map_err(SceneError::State)?;
+            self.state
+                .remove_result(self.progress.first_kept)
+                .map_err(SceneError::State)?;
             self.progress.first_kept += 1;
             self.progress.dropped += 1;
         }
@@ -290,7 +341,9 @@ impl<S: SceneState> Scene<'_, S> {
 
     fn forget_results_before(&mut self, from: u64) -> Result<(), SceneError<S::Error>> {
         while self.progress.first_kept < from.min(self.progress.next_step) {
-            self.state.remove_result(self.progress.first_kept).map_err(SceneError::State)?;
+            self.state
+                .remove_result(self.progress.first_kept)
+                .map_err(SceneError::State)?;
             self.progress.first_kept += 1;
         }
         Ok(())
@@ -336,7 +389,10 @@ impl SceneState for InMemory {
         Ok(self.settings.clone())
     }
     fn reset(&mut self, settings: &Settings) -> Result<(), Self::Error> {
-        *self = Self { settings: Some(settings.clone()), ..Self::default() };
+        *self = Self {
+            settings: Some(settings.clone()),
+            ..Self::default()
+        };
         Ok(())
     }
     fn progress(&mut self) -> Result<Progress, Self::Error> {

@@ -9,32 +9,63 @@ const TIMEOUT: u64 = 500;
 fn open_scene() -> InMemory {
     let calibration = Calibration {
         step_seconds: 0.2,
-        area: Area { x_min: -5.0, y_min: -5.0, x_max: 5.0, y_max: 5.0 },
+        area: Area {
+            x_min: -5.0,
+            y_min: -5.0,
+            x_max: 5.0,
+            y_max: 5.0,
+        },
         cameras: ["a", "b", "c"].map(camera_on_a_pole).to_vec(),
     };
     let mut state = InMemory::default();
-    handle(&mut state, Request::Open(Settings { calibration, timeout_ms: TIMEOUT }), 0).unwrap();
+    handle(
+        &mut state,
+        Request::Open(Settings {
+            calibration,
+            timeout_ms: TIMEOUT,
+        }),
+        0,
+    )
+    .unwrap();
     state
 }
 
 fn view(camera: &str, step: u64) -> Request {
-    Request::View(View { camera: camera.into(), step, sent_unix_ms: step, detect_micros: 0, detections: vec![] })
+    Request::View(View {
+        camera: camera.into(),
+        step,
+        sent_unix_ms: step,
+        detect_micros: 0,
+        detections: vec![],
+    })
 }
 
 fn results(state: &mut InMemory, from: u64, now: u64) -> Vec<(u64, Closed, usize)> {
     let answer = handle(state, Request::Results { from, limit: 100 }, now).unwrap();
-    answer.results.iter().map(|result| (result.step, result.closed, result.missing.len())).collect()
+    answer
+        .results
+        .iter()
+        .map(|result| (result.step, result.closed, result.missing.len()))
+        .collect()
 }
 
 #[test]
 fn results_come_in_order_whatever_the_order_of_views() {
     let mut state = open_scene();
     for (camera, step) in [("a", 1), ("b", 1), ("c", 1), ("b", 0), ("a", 2), ("a", 0)] {
-        assert_eq!(handle(&mut state, view(camera, step), 10).unwrap().next_step, 0);
+        assert_eq!(
+            handle(&mut state, view(camera, step), 10)
+                .unwrap()
+                .next_step,
+            0
+        );
     }
     // The last view of timestep 0 closes 1 as well.
     assert_eq!(handle(&mut state, view("c", 0), 20).unwrap().next_step, 2);
-    assert_eq!(results(&mut state, 0, 20), [(0, Closed::Complete, 0), (1, Closed::Complete, 0)]);
+    assert_eq!(
+        results(&mut state, 0, 20),
+        [(0, Closed::Complete, 0), (1, Closed::Complete, 0)]
+    );
 }
 
 #[test]
@@ -45,9 +76,17 @@ fn a_missing_camera_stalls_nothing_longer_than_the_timeout() {
         handle(&mut state, view("b", step), 110 + step).unwrap();
     }
     assert_eq!(results(&mut state, 0, 100 + TIMEOUT - 1), []);
-    assert_eq!(results(&mut state, 0, 100 + TIMEOUT), [(0, Closed::Timeout, 1)]);
+    assert_eq!(
+        results(&mut state, 0, 100 + TIMEOUT),
+        [(0, Closed::Timeout, 1)]
+    );
     // An arrival checks the time as well.
-    assert_eq!(handle(&mut state, view("a", 3), 102 + TIMEOUT).unwrap().next_step, 3);
+    assert_eq!(
+        handle(&mut state, view("a", 3), 102 + TIMEOUT)
+            .unwrap()
+            .next_step,
+        3
+    );
 }
 
 #[test]
@@ -56,7 +95,10 @@ fn a_timestep_without_any_view_does_not_stall_later_ones() {
     for camera in ["a", "b", "c"] {
         handle(&mut state, view(camera, 1), 100).unwrap();
     }
-    assert_eq!(results(&mut state, 0, 100 + TIMEOUT), [(0, Closed::Timeout, 3), (1, Closed::Complete, 0)]);
+    assert_eq!(
+        results(&mut state, 0, 100 + TIMEOUT),
+        [(0, Closed::Timeout, 3), (1, Closed::Complete, 0)]
+    );
 }
 
 #[test]
@@ -82,7 +124,13 @@ fn asking_for_later_results_acknowledges_and_evicts_the_earlier() {
     assert_eq!(results(&mut state, 0, 0).len(), 5);
     // Asking again gives the same: nothing is lost when an answer is.
     assert_eq!(results(&mut state, 0, 0).len(), 5);
-    assert_eq!(results(&mut state, 3, 0).iter().map(|result| result.0).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(
+        results(&mut state, 3, 0)
+            .iter()
+            .map(|result| result.0)
+            .collect::<Vec<_>>(),
+        [3, 4]
+    );
     assert_eq!(state.len(), 2);
     // Nobody can acknowledge what is not there yet.
     assert_eq!(results(&mut state, 1000, 0), []);
@@ -108,22 +156,45 @@ fn flushing_closes_with_what_is_there() {
     let mut state = open_scene();
     handle(&mut state, view("a", 0), 0).unwrap();
     handle(&mut state, Request::Flush { through: 2 }, 1).unwrap();
-    assert_eq!(results(&mut state, 0, 1), [(0, Closed::Flushed, 2), (1, Closed::Flushed, 3), (2, Closed::Flushed, 3)]);
+    assert_eq!(
+        results(&mut state, 0, 1),
+        [
+            (0, Closed::Flushed, 2),
+            (1, Closed::Flushed, 3),
+            (2, Closed::Flushed, 3)
+        ]
+    );
 }
 
 #[test]
 fn requests_that_make_no_sense_are_rejected() {
     let mut closed = InMemory::default();
     let reject = |state: &mut InMemory, request| handle(state, request, 0).unwrap_err();
-    assert!(matches!(reject(&mut closed, view("a", 0)), SceneError::NotOpen));
+    assert!(matches!(
+        reject(&mut closed, view("a", 0)),
+        SceneError::NotOpen
+    ));
     let mut state = open_scene();
-    assert!(reject(&mut state, view("x", 0)).to_string().contains("a, b, c"));
-    assert!(matches!(reject(&mut state, view("a", MAX_AHEAD)), SceneError::TooFarAhead { .. }));
-    assert!(matches!(reject(&mut state, Request::Flush { through: u64::MAX }), SceneError::TooFarAhead { .. }));
+    assert!(
+        reject(&mut state, view("x", 0))
+            .to_string()
+            .contains("a, b, c")
+    );
+    assert!(matches!(
+        reject(&mut state, view("a", MAX_AHEAD)),
+        SceneError::TooFarAhead { .. }
+    ));
+    assert!(matches!(
+        reject(&mut state, Request::Flush { through: u64::MAX }),
+        SceneError::TooFarAhead { .. }
+    ));
     assert!(reject(&mut state, view("x", 0)).is_rejection());
     let mut settings = state.settings.clone().unwrap();
     settings.calibration.step_seconds = f64::NAN;
-    assert!(matches!(reject(&mut state, Request::Open(settings)), SceneError::Settings(_)));
+    assert!(matches!(
+        reject(&mut state, Request::Open(settings)),
+        SceneError::Settings(_)
+    ));
 }
 
 #[test]

@@ -70,7 +70,12 @@ pub struct Tracker {
 impl Tracker {
     /// A tracker that has seen nobody yet.
     pub fn new(area: Area, step_seconds: f64) -> Self {
-        Self { tracks: Vec::new(), last_id: 0, step_seconds, area }
+        Self {
+            tracks: Vec::new(),
+            last_id: 0,
+            step_seconds,
+            area,
+        }
     }
 
     /// Takes in the people of the next timestep and says who is where.
@@ -82,7 +87,9 @@ impl Tracker {
         }
         let mut free: Vec<bool> = vec![true; people.len()];
         // Established tracks choose first among those that are certain, then everybody among the rest.
-        self.continue_tracks(people, &mut free, |track, person| track.confirmed && person.confidence >= STRONG);
+        self.continue_tracks(people, &mut free, |track, person| {
+            track.confirmed && person.confidence >= STRONG
+        });
         self.continue_tracks(people, &mut free, |_, person| person.confidence >= WEAK);
         for track in self.tracks.iter_mut().filter(|track| track.misses > 0) {
             track.filter.slow_down(UNSEEN_SLOWDOWN);
@@ -91,7 +98,9 @@ impl Tracker {
         self.begin_tracks(people, &free);
         let max_shown = (MAX_SHOWN_UNSEEN / self.step_seconds).ceil() as u32;
         let shown = self.tracks.iter().filter(|track| {
-            track.confirmed && track.misses <= max_shown && self.area.contains(track.filter.position(), 0.0)
+            track.confirmed
+                && track.misses <= max_shown
+                && self.area.contains(track.filter.position(), 0.0)
         });
         shown
             .map(|track| TrackPoint {
@@ -104,18 +113,32 @@ impl Tracker {
     }
 
     /// Assigns people to tracks that have not been seen at this timestep, and updates those.
-    fn continue_tracks(&mut self, people: &[Fused], free: &mut [bool], may: impl Fn(&Track, &Fused) -> bool) {
+    fn continue_tracks(
+        &mut self,
+        people: &[Fused],
+        free: &mut [bool],
+        may: impl Fn(&Track, &Fused) -> bool,
+    ) {
         let noise = MODEL_SIGMA * MODEL_SIGMA;
-        let measured: Vec<_> = people.iter().map(|person| add2(person.covariance, [[noise, 0.0], [0.0, noise]])).collect();
-        let open: Vec<usize> = (0..self.tracks.len()).filter(|i| self.tracks[*i].misses > 0).collect();
+        let measured: Vec<_> = people
+            .iter()
+            .map(|person| add2(person.covariance, [[noise, 0.0], [0.0, noise]]))
+            .collect();
+        let open: Vec<usize> = (0..self.tracks.len())
+            .filter(|i| self.tracks[*i].misses > 0)
+            .collect();
         let mut costs = Vec::with_capacity(open.len() * people.len());
         for index in &open {
             let track = &self.tracks[*index];
-            let (position, covariance) = (track.filter.position(), track.filter.position_covariance());
+            let (position, covariance) =
+                (track.filter.position(), track.filter.position_covariance());
             for ((person, noise), free) in people.iter().zip(&measured).zip(free.iter()) {
                 let gap = mahalanobis2(position, person.position, add2(covariance, *noise));
                 let reach = MAX_STEP.min(0.6 + 1.5 * self.step_seconds * f64::from(track.misses));
-                let possible = *free && may(track, person) && gap < GATE && distance(position, person.position) < reach;
+                let possible = *free
+                    && may(track, person)
+                    && gap < GATE
+                    && distance(position, person.position) < reach;
                 costs.push(if possible { gap } else { FORBIDDEN });
             }
         }
@@ -123,7 +146,9 @@ impl Tracker {
             let Some(person) = person else { continue };
             free[person] = false;
             let track = &mut self.tracks[index];
-            track.filter.update(people[person].position, measured[person]);
+            track
+                .filter
+                .update(people[person].position, measured[person]);
             track.hits += 1;
             track.misses = 0;
             track.views = people[person].views;
@@ -138,14 +163,22 @@ impl Tracker {
         self.tracks.retain(|track| {
             let patience = if track.confirmed { max_unseen } else { 1 };
             // Who walked out is gone at once.
-            let left = track.misses > 0 && !area.contains(track.filter.position(), AREA_MARGIN / 2.0);
+            let left =
+                track.misses > 0 && !area.contains(track.filter.position(), AREA_MARGIN / 2.0);
             track.misses <= patience && !left
         });
     }
 
     fn begin_tracks(&mut self, people: &[Fused], free: &[bool]) {
-        for (person, _) in people.iter().zip(free).filter(|(person, free)| **free && person.confidence >= STRONG) {
-            let taken = self.tracks.iter().any(|track| distance(track.filter.position(), person.position) < BIRTH_DISTANCE);
+        for (person, _) in people
+            .iter()
+            .zip(free)
+            .filter(|(person, free)| **free && person.confidence >= STRONG)
+        {
+            let taken = self
+                .tracks
+                .iter()
+                .any(|track| distance(track.filter.position(), person.position) < BIRTH_DISTANCE);
             if taken {
                 continue;
             }
@@ -180,17 +213,30 @@ fn assign_gated(people: usize, costs: &[f64]) -> Vec<Option<usize>> {
         row[..people].copy_from_slice(&costs[track * people..(track + 1) * people]);
         row[people + track] = GATE;
     }
-    assign(tracks, columns, &padded).into_iter().map(|column| column.filter(|column| *column < people)).collect()
+    assign(tracks, columns, &padded)
+        .into_iter()
+        .map(|column| column.filter(|column| *column < people))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const AREA: Area = Area { x_min: -10.0, y_min: -10.0, x_max: 10.0, y_max: 10.0 };
+    const AREA: Area = Area {
+        x_min: -10.0,
+        y_min: -10.0,
+        x_max: 10.0,
+        y_max: 10.0,
+    };
 
     fn person(position: Point, confidence: f64) -> Fused {
-        Fused { position, covariance: [[0.01, 0.0], [0.0, 0.01]], views: 3, confidence }
+        Fused {
+            position,
+            covariance: [[0.01, 0.0], [0.0, 0.01]],
+            views: 3,
+            confidence,
+        }
     }
 
     fn ids(points: &[TrackPoint]) -> Vec<u64> {
@@ -204,7 +250,10 @@ mod tests {
             let x = -4.0 + 0.2 * f64::from(step);
             let points = tracker.step(&[person([x, 0.3], 0.9), person([-x, -0.3], 0.9)]);
             assert_eq!(ids(&points), [1, 2]);
-            assert!(distance(points[0].position, [x, 0.3]) < 0.3, "step {step}: {points:?}");
+            assert!(
+                distance(points[0].position, [x, 0.3]) < 0.3,
+                "step {step}: {points:?}"
+            );
         }
     }
 
@@ -214,7 +263,11 @@ mod tests {
         let mut last = Vec::new();
         for step in 0..30 {
             let place = [0.25 * f64::from(step) - 4.0, 1.0];
-            let seen = if (12..16).contains(&step) { vec![] } else { vec![person(place, 0.9)] };
+            let seen = if (12..16).contains(&step) {
+                vec![]
+            } else {
+                vec![person(place, 0.9)]
+            };
             last = tracker.step(&seen);
             assert_eq!(ids(&last), [1], "step {step}");
             assert_eq!(last[0].views, if seen.is_empty() { 0 } else { 3 });
@@ -237,8 +290,13 @@ mod tests {
     #[test]
     fn a_track_without_certain_proof_is_shown_after_some_timesteps() {
         let mut tracker = Tracker::new(AREA, 0.2);
-        let seen = Fused { views: 2, ..person([0.0, 0.0], 0.6) };
-        let shown: Vec<usize> = (0..4).map(|_| tracker.step(std::slice::from_ref(&seen)).len()).collect();
+        let seen = Fused {
+            views: 2,
+            ..person([0.0, 0.0], 0.6)
+        };
+        let shown: Vec<usize> = (0..4)
+            .map(|_| tracker.step(std::slice::from_ref(&seen)).len())
+            .collect();
         assert_eq!(shown, [0, 0, 1, 1]);
     }
 
@@ -257,7 +315,8 @@ mod tests {
     fn the_state_survives_being_written_down() {
         let mut tracker = Tracker::new(AREA, 0.2);
         tracker.step(&[person([0.1, 0.2], 0.9), person([3.0, 0.2], 0.6)]);
-        let mut read: Tracker = serde_json::from_str(&serde_json::to_string(&tracker).unwrap()).unwrap();
+        let mut read: Tracker =
+            serde_json::from_str(&serde_json::to_string(&tracker).unwrap()).unwrap();
         let next = [person([0.2, 0.2], 0.9)];
         assert_eq!(read.step(&next), tracker.step(&next));
     }

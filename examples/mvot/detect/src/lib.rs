@@ -8,7 +8,9 @@ use std::time::Instant;
 use fulmar::{Error, Json};
 use mvot_core::detect::{DetectError, Detection, Detector};
 use mvot_core::image::Image;
-use mvot_core::message::{BUCKET, CameraRecord, FrameHeader, Request, View, background_key, camera_key, decode_frame};
+use mvot_core::message::{
+    BUCKET, CameraRecord, FrameHeader, Request, View, background_key, camera_key, decode_frame,
+};
 
 /// Cameras that a worker keeps ready at most: a few scenes' worth, well inside its memory.
 const MAX_READY: usize = 24;
@@ -49,21 +51,30 @@ fn with_detector(
     let bucket = fulmar::bucket(BUCKET);
     let unknown = |what: &str| {
         let FrameHeader { scene, camera, .. } = header;
-        Error::rejected(format!("bucket {BUCKET:?} has no {what} of camera {camera:?} of scene {scene:?}: put it there first"))
+        Error::rejected(format!(
+            "bucket {BUCKET:?} has no {what} of camera {camera:?} of scene {scene:?}: put it there first"
+        ))
     };
     let key = camera_key(&header.scene, &header.camera);
     let record = bucket.get(&key)?.ok_or_else(|| unknown("calibration"))?;
     let record: CameraRecord = serde_json::from_slice(&record)?;
     READY.with_borrow_mut(|ready| {
-        if ready.get(&key).is_none_or(|(made_from, _)| *made_from != record) {
+        if ready
+            .get(&key)
+            .is_none_or(|(made_from, _)| *made_from != record)
+        {
             let background = background_key(&header.scene, &header.camera);
-            let background = bucket.get(&background)?.ok_or_else(|| unknown("background"))?;
+            let background = bucket
+                .get(&background)?
+                .ok_or_else(|| unknown("background"))?;
             let detector = Detector::new(&record.calibration, Image::from_png(&background)?)?;
             if ready.len() >= MAX_READY {
                 ready.clear();
             }
             ready.insert(key.clone(), (record, detector));
         }
-        ready.get(&key).map_or_else(|| Err(unknown("detector")), |(_, detector)| look(detector))
+        ready
+            .get(&key)
+            .map_or_else(|| Err(unknown("detector")), |(_, detector)| look(detector))
     })
 }

@@ -54,16 +54,28 @@ impl Dataset {
     /// Looks through a folder. Cameras may lack frames, even all of them.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(CALIBRATION);
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}; see the README for the form of the folder", path.display()))?;
-        let calibration: Calibration = serde_json::from_str(&text).with_context(|| format!("{} is not as expected", path.display()))?;
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "cannot read {}; see the README for the form of the folder",
+                path.display()
+            )
+        })?;
+        let calibration: Calibration = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not as expected", path.display()))?;
         if calibration.cameras.is_empty() {
             bail!("{} names no cameras", path.display());
         }
         let mut found: Vec<BTreeSet<String>> = Vec::new();
         for camera in &calibration.cameras {
-            if camera.name.is_empty() || camera.name.contains(['/', '\\']) || camera.name.starts_with('.') {
-                bail!("{}: {:?} cannot be the name of a camera's folder", path.display(), camera.name);
+            if camera.name.is_empty()
+                || camera.name.contains(['/', '\\'])
+                || camera.name.starts_with('.')
+            {
+                bail!(
+                    "{}: {:?} cannot be the name of a camera's folder",
+                    path.display(),
+                    camera.name
+                );
             }
             found.push(timesteps_in(&folder.join(FRAMES).join(&camera.name))?);
         }
@@ -74,19 +86,33 @@ impl Dataset {
         if timesteps.is_empty() {
             bail!("there are no frames in {}", folder.join(FRAMES).display());
         }
-        let present = found.iter().map(|names| timesteps.iter().map(|name| names.contains(name)).collect()).collect();
-        Ok(Self { folder: folder.to_owned(), calibration, timesteps, present })
+        let present = found
+            .iter()
+            .map(|names| timesteps.iter().map(|name| names.contains(name)).collect())
+            .collect();
+        Ok(Self {
+            folder: folder.to_owned(),
+            calibration,
+            timesteps,
+            present,
+        })
     }
 
     /// Leaves out timesteps beyond the first `count`.
     pub(crate) fn truncate(&mut self, count: usize) {
         self.timesteps.truncate(count);
-        self.present.iter_mut().for_each(|present| present.truncate(count));
+        self.present
+            .iter_mut()
+            .for_each(|present| present.truncate(count));
     }
 
     /// Leaves out all frames of a camera, as if it were broken.
     pub(crate) fn drop_camera(&mut self, name: &str) -> Result<()> {
-        let camera = self.calibration.cameras.iter().position(|camera| camera.name == name);
+        let camera = self
+            .calibration
+            .cameras
+            .iter()
+            .position(|camera| camera.name == name);
         let camera = camera.with_context(|| format!("there is no camera {name:?} to drop"))?;
         self.present[camera].fill(false);
         Ok(())
@@ -104,28 +130,46 @@ impl Dataset {
 
     /// Frames in all.
     pub(crate) fn frames(&self) -> usize {
-        self.present.iter().flatten().filter(|present| **present).count()
+        self.present
+            .iter()
+            .flatten()
+            .filter(|present| **present)
+            .count()
     }
 
     /// Path of a frame.
     pub(crate) fn path(&self, camera: usize, step: usize) -> PathBuf {
         let file = format!("{}.png", self.timesteps[step]);
-        self.folder.join(FRAMES).join(&self.camera(camera).name).join(file)
+        self.folder
+            .join(FRAMES)
+            .join(&self.camera(camera).name)
+            .join(file)
     }
 
     /// The empty scene of a camera at working size, from up to `samples` frames; `None` without any frame.
     pub(crate) fn background(&self, camera: usize, samples: usize) -> Result<Option<Image>> {
-        let steps: Vec<usize> = (0..self.timesteps.len()).filter(|step| self.has(camera, *step)).collect();
+        let steps: Vec<usize> = (0..self.timesteps.len())
+            .filter(|step| self.has(camera, *step))
+            .collect();
         let count = samples.min(steps.len());
         // The middles of as many equal parts.
         let chosen = (0..count).map(|i| steps[(2 * i + 1) * steps.len() / (2 * count)]);
         let frames = chosen.map(|step| {
             let path = self.path(camera, step);
-            let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let frame = Image::from_png(&bytes).with_context(|| format!("{} cannot be used", path.display()))?;
-            let expected = (self.camera(camera).width as usize, self.camera(camera).height as usize);
+            let bytes =
+                std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let frame = Image::from_png(&bytes)
+                .with_context(|| format!("{} cannot be used", path.display()))?;
+            let expected = (
+                self.camera(camera).width as usize,
+                self.camera(camera).height as usize,
+            );
             if frame.size() != expected {
-                bail!("{} has {:?} pixels, {CALIBRATION} says {expected:?}", path.display(), frame.size());
+                bail!(
+                    "{} has {:?} pixels, {CALIBRATION} says {expected:?}",
+                    path.display(),
+                    frame.size()
+                );
             }
             Ok(Detector::prepare(frame))
         });
@@ -139,9 +183,17 @@ impl Dataset {
     /// Backgrounds of all cameras, made side by side.
     pub(crate) fn backgrounds(&self, samples: usize) -> Result<Vec<Option<Image>>> {
         std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..self.calibration.cameras.len()).map(|camera| scope.spawn(move || self.background(camera, samples))).collect();
-            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a background failed"))?).collect()
+            let threads: Vec<_> = (0..self.calibration.cameras.len())
+                .map(|camera| scope.spawn(move || self.background(camera, samples)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .map_err(|_| anyhow::anyhow!("a background failed"))?
+                })
+                .collect()
         })
     }
 
@@ -151,7 +203,9 @@ impl Dataset {
         let file = match std::fs::File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
         };
         let mut lines = BTreeMap::new();
         for (number, line) in BufReader::new(file).lines().enumerate() {
@@ -159,11 +213,22 @@ impl Dataset {
             if line.trim().is_empty() {
                 continue;
             }
-            let line: TruthLine = serde_json::from_str(&line).with_context(|| format!("{}, line {}", path.display(), number + 1))?;
+            let line: TruthLine = serde_json::from_str(&line)
+                .with_context(|| format!("{}, line {}", path.display(), number + 1))?;
             lines.insert(line.timestep, line.people);
         }
-        let placed = |person: Person| Placed { id: person.id, position: person.position };
-        let steps = self.timesteps.iter().map(|name| lines.remove(name).unwrap_or_default().into_iter().map(placed).collect());
+        let placed = |person: Person| Placed {
+            id: person.id,
+            position: person.position,
+        };
+        let steps = self.timesteps.iter().map(|name| {
+            lines
+                .remove(name)
+                .unwrap_or_default()
+                .into_iter()
+                .map(placed)
+                .collect()
+        });
         Ok(Some(steps.collect()))
     }
 }
@@ -172,21 +237,29 @@ fn timesteps_in(folder: &Path) -> Result<BTreeSet<String>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot list {}", folder.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot list {}", folder.display()));
+        }
     };
     let mut names = BTreeSet::new();
     for entry in entries {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "png") {
             let name = path.file_stem().and_then(|name| name.to_str());
-            names.insert(name.with_context(|| format!("{} has an odd name", path.display()))?.to_owned());
+            names.insert(
+                name.with_context(|| format!("{} has an odd name", path.display()))?
+                    .to_owned(),
+            );
         }
     }
     Ok(names)
 }
 
 /// Writes values as JSON Lines.
-pub(crate) fn write_lines<T: Serialize>(path: &Path, values: impl IntoIterator<Item = T>) -> Result<()> {
+pub(crate) fn write_lines<T: Serialize>(
+    path: &Path,
+    values: impl IntoIterator<Item = T>,
+) -> Result<()> {
     let write = || -> Result<()> {
         let mut file = BufWriter::new(std::fs::File::create(path)?);
         for value in values {

@@ -17,7 +17,12 @@ use crowd::Crowd;
 use render::Stage;
 
 /// Where people are tracked, in metres.
-const AREA: Area = Area { x_min: -8.0, y_min: -6.0, x_max: 8.0, y_max: 6.0 };
+const AREA: Area = Area {
+    x_min: -8.0,
+    y_min: -6.0,
+    x_max: 8.0,
+    y_max: 6.0,
+};
 
 /// Arguments of `mvot generate`.
 #[derive(Debug, Clone, clap::Args)]
@@ -41,22 +46,41 @@ pub(crate) struct Args {
 
 /// Writes the folder.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    anyhow::ensure!((0.1..=60.0).contains(&args.fps), "--fps has to be 0.1 to 60, not {}", args.fps);
+    anyhow::ensure!(
+        (0.1..=60.0).contains(&args.fps),
+        "--fps has to be 0.1 to 60, not {}",
+        args.fps
+    );
     let poses = rig::rig(AREA, args.seed);
     let step_seconds = 1.0 / args.fps;
-    let calibration =
-        Calibration { step_seconds, area: AREA, cameras: poses.iter().map(rig::Pose::calibration).collect() };
+    let calibration = Calibration {
+        step_seconds,
+        area: AREA,
+        cameras: poses.iter().map(rig::Pose::calibration).collect(),
+    };
     for camera in &calibration.cameras {
         let folder = args.out.join(FRAMES).join(&camera.name);
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let mut crowd = Crowd::new(AREA, args.people as usize, args.seed);
     let mut moments = Vec::new();
     let mut truth = Vec::new();
     for step in 0..args.steps {
-        let inside = crowd.walkers().iter().filter(|walker| AREA.contains(walker.position, 0.0));
-        let people = inside.map(|walker| Person { id: walker.id, position: walker.position.map(millimetres) }).collect();
-        truth.push(TruthLine { timestep: timestep(step), people });
+        let inside = crowd
+            .walkers()
+            .iter()
+            .filter(|walker| AREA.contains(walker.position, 0.0));
+        let people = inside
+            .map(|walker| Person {
+                id: walker.id,
+                position: walker.position.map(millimetres),
+            })
+            .collect();
+        truth.push(TruthLine {
+            timestep: timestep(step),
+            people,
+        });
         moments.push(crowd.walkers().to_vec());
         crowd.walk(step_seconds);
     }
@@ -69,24 +93,46 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .map(|(camera, pose)| {
                 let (moments, bar) = (&moments, &bar);
                 let folder = args.out.join(FRAMES).join(&pose.name);
-                let stage = move || draw(&folder, Stage::new(pose, args.seed), camera as u64, moments, step_seconds, bar);
+                let stage = move || {
+                    draw(
+                        &folder,
+                        Stage::new(pose, args.seed),
+                        camera as u64,
+                        moments,
+                        step_seconds,
+                        bar,
+                    )
+                };
                 scope.spawn(stage)
             })
             .collect();
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("drawing failed"))?)
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("drawing failed"))?
+        })
     })?;
     bar.finish_and_clear();
     write_lines(&args.out.join(GROUND_TRUTH), &truth)?;
     // Last, so that a folder with a calibration is a whole one.
     let path = args.out.join(CALIBRATION);
-    std::fs::write(&path, serde_json::to_string_pretty(&calibration)? + "\n").with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(&path, serde_json::to_string_pretty(&calibration)? + "\n")
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn draw(folder: &Path, stage: Stage, camera: u64, moments: &[Vec<crowd::Walker>], step_seconds: f64, bar: &ProgressBar) -> Result<()> {
+fn draw(
+    folder: &Path,
+    stage: Stage,
+    camera: u64,
+    moments: &[Vec<crowd::Walker>],
+    step_seconds: f64,
+    bar: &ProgressBar,
+) -> Result<()> {
     for (step, walkers) in moments.iter().enumerate() {
         let frame = stage.frame(walkers, camera, step as u64, step as f64 * step_seconds);
         let path = folder.join(format!("{}.png", timestep(step as u64)));
-        std::fs::write(&path, frame.to_png()?).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, frame.to_png()?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
         bar.inc(1);
     }
     Ok(())

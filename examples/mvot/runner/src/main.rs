@@ -1,7 +1,11 @@
 //! `mvot`: multi-view object tracking on a Fulmar node, and the frames to try it with.
 
 mod dataset;
+mod demo;
+mod deploy;
 mod generate;
+mod live;
+mod node;
 mod offline;
 mod outcome;
 mod plot;
@@ -9,7 +13,7 @@ mod progress;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 /// Multi-view object tracking: seven cameras, one set of tracks.
@@ -24,6 +28,10 @@ struct Cli {
 enum Command {
     /// Make a folder of frames: people on a plaza, seven cameras, the truth.
     Generate(generate::Args),
+    /// Send a folder of frames to a node and collect the tracks.
+    Run(live::Args),
+    /// Generate frames, start a node, run, stop it.
+    Demo(demo::Args),
     /// Track without a node, on this machine's cores.
     Offline(offline::Input),
 }
@@ -39,14 +47,40 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+    };
     match command {
         Command::Generate(args) => {
             generate::run(&args)?;
-            eprintln!("frames of {} timesteps are in {}", args.steps, args.out.display());
+            eprintln!(
+                "frames of {} timesteps are in {}",
+                args.steps,
+                args.out.display()
+            );
+        }
+        Command::Run(args) => {
+            let (metrics, failed) = runtime()?.block_on(live::run(&args))?;
+            print!("{metrics}");
+            eprintln!(
+                "detections, tracks, metrics and picture are in {}",
+                args.input.out.display()
+            );
+            if failed > 0 {
+                bail!("{failed} frames failed");
+            }
+        }
+        Command::Demo(args) => {
+            runtime()?.block_on(demo::run(&args))?;
         }
         Command::Offline(input) => {
             print!("{}", offline::run(&input)?);
-            eprintln!("detections, tracks, metrics and picture are in {}", input.out.display());
+            eprintln!(
+                "detections, tracks, metrics and picture are in {}",
+                input.out.display()
+            );
         }
     }
     Ok(())

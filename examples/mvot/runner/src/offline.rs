@@ -41,7 +41,9 @@ impl Input {
     pub(crate) fn open(&self) -> Result<Dataset> {
         let mut dataset = Dataset::open(&self.frames)?;
         dataset.truncate(self.steps.unwrap_or(usize::MAX));
-        self.without.iter().try_for_each(|camera| dataset.drop_camera(camera))?;
+        self.without
+            .iter()
+            .try_for_each(|camera| dataset.drop_camera(camera))?;
         Ok(dataset)
     }
 }
@@ -50,25 +52,53 @@ impl Input {
 pub(crate) fn run(input: &Input) -> Result<Metrics> {
     let dataset = input.open()?;
     let backgrounds = dataset.backgrounds(usize::from(input.background_samples))?;
-    let detectors = (0..backgrounds.len()).zip(backgrounds).map(|(camera, background)| {
-        background.map(|background| Detector::new(dataset.camera(camera), background)).transpose()
-    });
+    let detectors = (0..backgrounds.len())
+        .zip(backgrounds)
+        .map(|(camera, background)| {
+            background
+                .map(|background| Detector::new(dataset.camera(camera), background))
+                .transpose()
+        });
     let detectors: Vec<Option<Detector>> = detectors.collect::<Result<_, _>>()?;
     let mut scene = InMemory::default();
-    let settings = Settings { calibration: dataset.calibration.clone(), timeout_ms: u64::MAX };
+    let settings = Settings {
+        calibration: dataset.calibration.clone(),
+        timeout_ms: u64::MAX,
+    };
     handle(&mut scene, Request::Open(settings), 0)?;
-    let mut outcome = Outcome { views: Vec::new(), results: Vec::new(), detect: times(), live: None };
+    let mut outcome = Outcome {
+        views: Vec::new(),
+        results: Vec::new(),
+        detect: times(),
+        live: None,
+    };
     let bar = progress::bar(dataset.timesteps.len() as u64, "timesteps");
     for step in 0..dataset.timesteps.len() {
         for (camera, detector) in detectors.iter().enumerate() {
-            let Some(detector) = detector.as_ref().filter(|_| dataset.has(camera, step)) else { continue };
+            let Some(detector) = detector.as_ref().filter(|_| dataset.has(camera, step)) else {
+                continue;
+            };
             let view = look(&dataset, detector, camera, step)?;
             outcome.detect.saturating_record(view.detect_micros);
             handle(&mut scene, Request::View(view.clone()), step as u64)?;
             outcome.views.push(view);
         }
-        handle(&mut scene, Request::Flush { through: step as u64 }, step as u64)?;
-        let results = handle(&mut scene, Request::Results { from: step as u64, limit: 1 }, step as u64)?.results;
+        handle(
+            &mut scene,
+            Request::Flush {
+                through: step as u64,
+            },
+            step as u64,
+        )?;
+        let results = handle(
+            &mut scene,
+            Request::Results {
+                from: step as u64,
+                limit: 1,
+            },
+            step as u64,
+        )?
+        .results;
         outcome.results.extend::<Vec<StepResult>>(results);
         bar.inc(1);
     }
@@ -80,8 +110,11 @@ fn look(dataset: &Dataset, detector: &Detector, camera: usize, step: usize) -> R
     let path = dataset.path(camera, step);
     let png = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let start = Instant::now();
-    let frame = Image::from_png(&png).with_context(|| format!("{} cannot be used", path.display()))?;
-    let detections = detector.detect(frame).with_context(|| format!("{} cannot be used", path.display()))?;
+    let frame =
+        Image::from_png(&png).with_context(|| format!("{} cannot be used", path.display()))?;
+    let detections = detector
+        .detect(frame)
+        .with_context(|| format!("{} cannot be used", path.display()))?;
     Ok(View {
         camera: dataset.camera(camera).name.clone(),
         step: step as u64,

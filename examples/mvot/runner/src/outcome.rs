@@ -43,7 +43,8 @@ pub(crate) struct Live {
 /// A histogram of times up to ten minutes, in microseconds.
 pub(crate) fn times() -> Histogram<u64> {
     // Constant and in range: cannot fail.
-    Histogram::new_with_bounds(1, 600_000_000, 3).unwrap_or_else(|_| Histogram::new(3).expect("three digits are allowed"))
+    Histogram::new_with_bounds(1, 600_000_000, 3)
+        .unwrap_or_else(|_| Histogram::new(3).expect("three digits are allowed"))
 }
 
 #[derive(Debug, Serialize)]
@@ -57,7 +58,12 @@ struct Times {
 impl Times {
     fn of(histogram: &Histogram<u64>) -> Self {
         let at = |q: f64| histogram.value_at_quantile(q) as f64 / 1000.0;
-        Self { p50: at(0.5), p95: at(0.95), p99: at(0.99), max: histogram.max() as f64 / 1000.0 }
+        Self {
+            p50: at(0.5),
+            p95: at(0.95),
+            p99: at(0.99),
+            max: histogram.max() as f64 / 1000.0,
+        }
     }
 }
 
@@ -109,38 +115,86 @@ struct TrackLine<'a> {
 
 impl Outcome {
     /// Compares with the truth and writes everything into `folder`.
-    pub(crate) fn write(&mut self, dataset: &Dataset, folder: &Path, match_distance: f64) -> Result<Metrics> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    pub(crate) fn write(
+        &mut self,
+        dataset: &Dataset,
+        folder: &Path,
+        match_distance: f64,
+    ) -> Result<Metrics> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
         let truth = dataset.truth()?;
         let metrics = self.metrics(truth.as_deref(), match_distance);
-        self.views.sort_by(|a, b| (a.step, &a.camera).cmp(&(b.step, &b.camera)));
-        let label = |step: u64| dataset.timesteps.get(step as usize).map_or("", String::as_str);
-        let views = self.views.iter().map(|view| DetectionLine { timestep: label(view.step), view });
+        self.views
+            .sort_by(|a, b| (a.step, &a.camera).cmp(&(b.step, &b.camera)));
+        let label = |step: u64| {
+            dataset
+                .timesteps
+                .get(step as usize)
+                .map_or("", String::as_str)
+        };
+        let views = self.views.iter().map(|view| DetectionLine {
+            timestep: label(view.step),
+            view,
+        });
         write_lines(&folder.join("detections.jsonl"), views)?;
-        let results = self.results.iter().map(|result| TrackLine { timestep: label(result.step), result });
+        let results = self.results.iter().map(|result| TrackLine {
+            timestep: label(result.step),
+            result,
+        });
         write_lines(&folder.join("tracks.jsonl"), results)?;
         let write = |name: &str, text: String| {
             let path = folder.join(name);
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
-        write("metrics.json", serde_json::to_string_pretty(&metrics)? + "\n")?;
-        write("tracks.svg", plot::top_view(&dataset.calibration, &self.results, truth.as_deref()))?;
+        write(
+            "metrics.json",
+            serde_json::to_string_pretty(&metrics)? + "\n",
+        )?;
+        write(
+            "tracks.svg",
+            plot::top_view(&dataset.calibration, &self.results, truth.as_deref()),
+        )?;
         Ok(metrics)
     }
 
     fn metrics(&self, truth: Option<&[Vec<Placed>]>, match_distance: f64) -> Metrics {
         let accuracy = truth.map(|truth| {
             let found = |result: Option<&StepResult>| {
-                let points = result.map(|result| result.tracks.as_slice()).unwrap_or_default();
-                points.iter().map(|point| Placed { id: point.id, position: point.position }).collect()
+                let points = result
+                    .map(|result| result.tracks.as_slice())
+                    .unwrap_or_default();
+                points
+                    .iter()
+                    .map(|point| Placed {
+                        id: point.id,
+                        position: point.position,
+                    })
+                    .collect()
             };
-            let moment = |(step, truth): (usize, &Vec<Placed>)| Moment { truth: truth.clone(), found: found(self.results.get(step)) };
-            accuracy(&truth.iter().enumerate().map(moment).collect::<Vec<_>>(), match_distance)
+            let moment = |(step, truth): (usize, &Vec<Placed>)| Moment {
+                truth: truth.clone(),
+                found: found(self.results.get(step)),
+            };
+            accuracy(
+                &truth.iter().enumerate().map(moment).collect::<Vec<_>>(),
+                match_distance,
+            )
         });
-        let mut ids: Vec<u64> = self.results.iter().flat_map(|result| &result.tracks).map(|point| point.id).collect();
+        let mut ids: Vec<u64> = self
+            .results
+            .iter()
+            .flat_map(|result| &result.tracks)
+            .map(|point| point.id)
+            .collect();
         ids.sort_unstable();
         ids.dedup();
-        let count = |closed| self.results.iter().filter(|result| result.closed == closed).count();
+        let count = |closed| {
+            self.results
+                .iter()
+                .filter(|result| result.closed == closed)
+                .count()
+        };
         Metrics {
             timesteps: self.results.len(),
             complete: count(Closed::Complete),
@@ -169,23 +223,55 @@ impl Outcome {
 impl std::fmt::Display for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut row = |name: &str, value: String| writeln!(f, "  {name:<28} {value}");
-        row("timesteps", format!("{} ({} complete, {} timed out)", self.timesteps, self.complete, self.timed_out))?;
-        row("detections, tracks", format!("{}, {}", self.detections, self.tracks))?;
+        row(
+            "timesteps",
+            format!(
+                "{} ({} complete, {} timed out)",
+                self.timesteps, self.complete, self.timed_out
+            ),
+        )?;
+        row(
+            "detections, tracks",
+            format!("{}, {}", self.detections, self.tracks),
+        )?;
         if let Some(a) = &self.accuracy {
             row("MOTA", format!("{:.3}", a.mota))?;
             row("IDF1", format!("{:.3}", a.idf1))?;
             row("mean error", format!("{:.3} m", a.motp_metres))?;
-            row("misses, false, switches", format!("{}, {}, {} of {}", a.misses, a.false_positives, a.switches, a.people))?;
+            row(
+                "misses, false, switches",
+                format!(
+                    "{}, {}, {} of {}",
+                    a.misses, a.false_positives, a.switches, a.people
+                ),
+            )?;
         }
-        let times = |t: &Times| format!("{:.1} / {:.1} / {:.1} ms (p50 / p95 / p99)", t.p50, t.p95, t.p99);
+        let times = |t: &Times| {
+            format!(
+                "{:.1} / {:.1} / {:.1} ms (p50 / p95 / p99)",
+                t.p50, t.p95, t.p99
+            )
+        };
         row("detection of a frame", times(&self.detect_ms))?;
         if let Some(live) = &self.live {
             row("frame to answer", times(&live.frame_ms))?;
-            row("end to end, first frame", times(&live.end_to_end_from_first_frame_ms))?;
-            row("end to end, last frame", times(&live.end_to_end_from_last_frame_ms))?;
-            let rate = format!("{} in {:.1} s, {:.1} a second", live.frames, live.seconds, live.frames_per_second);
+            row(
+                "end to end, first frame",
+                times(&live.end_to_end_from_first_frame_ms),
+            )?;
+            row(
+                "end to end, last frame",
+                times(&live.end_to_end_from_last_frame_ms),
+            )?;
+            let rate = format!(
+                "{} in {:.1} s, {:.1} a second",
+                live.frames, live.seconds, live.frames_per_second
+            );
             row("frames", rate)?;
-            let trouble = format!("{}, {}, {}, {}", live.sent_again, live.failed, live.late, live.repeated);
+            let trouble = format!(
+                "{}, {}, {}, {}",
+                live.sent_again, live.failed, live.late, live.repeated
+            );
             row("again, failed, late, double", trouble)?;
         }
         Ok(())

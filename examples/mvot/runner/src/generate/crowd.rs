@@ -44,13 +44,24 @@ pub(crate) struct Crowd {
 impl Crowd {
     /// `size` people in and around the area.
     pub(crate) fn new(area: Area, size: usize, seed: u64) -> Self {
-        let mut crowd = Self { area, random: Random::new(seed, &[1]), walkers: Vec::new(), size, last_id: 0 };
+        let mut crowd = Self {
+            area,
+            random: Random::new(seed, &[1]),
+            walkers: Vec::new(),
+            size,
+            last_id: 0,
+        };
         while crowd.walkers.len() < size {
             let place = [
                 crowd.random.between(area.x_min + 0.5, area.x_max - 0.5),
                 crowd.random.between(area.y_min + 0.5, area.y_max - 0.5),
             ];
-            let free = crowd.walkers.iter().map(|w| w.position).chain(COLUMNS).all(|other| distance(other, place) > 0.9);
+            let free = crowd
+                .walkers
+                .iter()
+                .map(|w| w.position)
+                .chain(COLUMNS)
+                .all(|other| distance(other, place) > 0.9);
             if free {
                 crowd.enter(place);
             }
@@ -74,11 +85,24 @@ impl Crowd {
     }
 
     fn edge(&mut self) -> Point {
-        let Area { x_min, y_min, x_max, y_max } = self.area;
+        let Area {
+            x_min,
+            y_min,
+            x_max,
+            y_max,
+        } = self.area;
         let side = self.random.below(4);
         let along = self.random.between(0.1, 0.9);
-        let (x, y) = (x_min + along * (x_max - x_min), y_min + along * (y_max - y_min));
-        [[x, y_min - OUTSIDE], [x_max + OUTSIDE, y], [x, y_max + OUTSIDE], [x_min - OUTSIDE, y]][side]
+        let (x, y) = (
+            x_min + along * (x_max - x_min),
+            y_min + along * (y_max - y_min),
+        );
+        [
+            [x, y_min - OUTSIDE],
+            [x_max + OUTSIDE, y],
+            [x, y_max + OUTSIDE],
+            [x_min - OUTSIDE, y],
+        ][side]
     }
 
     fn enter(&mut self, position: Point) {
@@ -90,13 +114,21 @@ impl Crowd {
         }
         let random = &mut self.random;
         for _ in 0..1 + random.below(2) {
-            targets.push([random.between(area.x_min + 1.0, area.x_max - 1.0), random.between(area.y_min + 1.0, area.y_max - 1.0)]);
+            targets.push([
+                random.between(area.x_min + 1.0, area.x_max - 1.0),
+                random.between(area.y_min + 1.0, area.y_max - 1.0),
+            ]);
         }
         let mut colour = |dark: f64, light: f64| [0; 3].map(|_| random.between(dark, light));
         let (upper, lower) = (colour(20.0, 235.0), colour(20.0, 120.0));
         let skin = random.between(0.45, 1.0);
         let hair = random.between(20.0, 110.0);
-        let colours = [[225.0 * skin, 180.0 * skin, 150.0 * skin], [hair, hair * 0.8, hair * 0.6], upper, lower];
+        let colours = [
+            [225.0 * skin, 180.0 * skin, 150.0 * skin],
+            [hair, hair * 0.8, hair * 0.6],
+            upper,
+            lower,
+        ];
         self.walkers.push(Walker {
             id: self.last_id,
             position,
@@ -113,14 +145,22 @@ impl Crowd {
     fn step(&mut self) {
         let places: Vec<Point> = self.walkers.iter().map(|walker| walker.position).collect();
         for (index, walker) in self.walkers.iter_mut().enumerate() {
-            let Some(target) = walker.targets.last().copied() else { continue };
+            let Some(target) = walker.targets.last().copied() else {
+                continue;
+            };
             if distance(walker.position, target) < 0.5 {
                 walker.targets.pop();
             }
             let gap = distance(walker.position, target).max(1e-6);
             let mut wish = [0, 1].map(|i| (target[i] - walker.position[i]) / gap * walker.speed);
-            let people = places.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, place)| (*place, 0.45));
-            for (place, radius) in people.chain(COLUMNS.map(|column| (column, COLUMN_RADIUS + 0.35))) {
+            let people = places
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index)
+                .map(|(_, place)| (*place, 0.45));
+            for (place, radius) in
+                people.chain(COLUMNS.map(|column| (column, COLUMN_RADIUS + 0.35)))
+            {
                 let gap = distance(walker.position, place).max(1e-3);
                 let push = 2.2 * ((radius + 0.25 - gap) / 0.3).clamp(-4.0, 1.5).exp();
                 let away = [0, 1].map(|i| (walker.position[i] - place[i]) / gap);
@@ -149,14 +189,20 @@ impl Crowd {
 mod tests {
     use super::*;
 
-    const AREA: Area = Area { x_min: -8.0, y_min: -6.0, x_max: 8.0, y_max: 6.0 };
+    const AREA: Area = Area {
+        x_min: -8.0,
+        y_min: -6.0,
+        x_max: 8.0,
+        y_max: 6.0,
+    };
 
     #[test]
     fn people_walk_at_human_speed_and_keep_apart() {
         let mut crowd = Crowd::new(AREA, 14, 3);
         let mut closest = f64::MAX;
         for _ in 0..300 {
-            let before: Vec<(u64, Point)> = crowd.walkers().iter().map(|w| (w.id, w.position)).collect();
+            let before: Vec<(u64, Point)> =
+                crowd.walkers().iter().map(|w| (w.id, w.position)).collect();
             crowd.walk(0.2);
             for walker in crowd.walkers() {
                 if let Some((_, place)) = before.iter().find(|(id, _)| *id == walker.id) {
@@ -169,6 +215,9 @@ mod tests {
             assert_eq!(crowd.walkers().len(), 14);
         }
         assert!(closest > 0.25, "two came {closest} m close");
-        assert!(crowd.walkers().iter().any(|walker| walker.id > 14), "nobody came and went");
+        assert!(
+            crowd.walkers().iter().any(|walker| walker.id > 14),
+            "nobody came and went"
+        );
     }
 }

@@ -36,7 +36,12 @@ impl Random {
     /// Two numbers that are nearly normal, of standard deviation 1: each a sum of four bytes.
     pub(crate) fn two_normal(&mut self) -> [f32; 2] {
         let bits = self.next();
-        let sum = |half: u32| half.to_le_bytes().iter().map(|byte| u32::from(*byte)).sum::<u32>();
+        let sum = |half: u32| {
+            half.to_le_bytes()
+                .iter()
+                .map(|byte| u32::from(*byte))
+                .sum::<u32>()
+        };
         [bits as u32, (bits >> 32) as u32].map(|half| (sum(half) as f32 - 510.0) / 147.8)
     }
 }

@@ -36,7 +36,12 @@ impl Stage {
                 depths.push(depth as f32);
             }
         }
-        Self { pose, colours, depths, seed }
+        Self {
+            pose,
+            colours,
+            depths,
+            seed,
+        }
     }
 
     /// The frame of a timestep.
@@ -45,8 +50,10 @@ impl Stage {
         for walker in walkers {
             self.shade(&mut colours, walker);
         }
-        let mut far_to_near: Vec<(f64, &Walker)> =
-            walkers.iter().map(|w| (self.pose.project([w.position[0], w.position[1], 0.9]).1, w)).collect();
+        let mut far_to_near: Vec<(f64, &Walker)> = walkers
+            .iter()
+            .map(|w| (self.pose.project([w.position[0], w.position[1], 0.9]).1, w))
+            .collect();
         far_to_near.sort_by(|a, b| b.0.total_cmp(&a.0));
         for (depth, walker) in far_to_near {
             if depth > 1.0 {
@@ -59,10 +66,14 @@ impl Stage {
             (1.0 + DRIFT * phase.sin()) as f32
         });
         let mut image = Image::new(WIDTH, HEIGHT);
-        let mut levels = colours.iter().flat_map(|colour| [0, 1, 2].map(|i| colour[i] * light[i]));
+        let mut levels = colours
+            .iter()
+            .flat_map(|colour| [0, 1, 2].map(|i| colour[i] * light[i]));
         for pair in image.data_mut().chunks_mut(2) {
             for (out, noise) in pair.iter_mut().zip(random.two_normal()) {
-                *out = (levels.next().unwrap_or(0.0) + noise * NOISE).round().clamp(0.0, 255.0) as u8;
+                *out = (levels.next().unwrap_or(0.0) + noise * NOISE)
+                    .round()
+                    .clamp(0.0, 255.0) as u8;
             }
         }
         image
@@ -72,13 +83,18 @@ impl Stage {
     fn shade(&self, colours: &mut [[f32; 3]], walker: &Walker) {
         let radius = 0.3;
         let around = [[-radius, 0.0], [radius, 0.0], [0.0, -radius], [0.0, radius]];
-        let corners = around.map(|d| self.pose.project([walker.position[0] + d[0], walker.position[1] + d[1], 0.0]));
+        let corners = around.map(|d| {
+            self.pose
+                .project([walker.position[0] + d[0], walker.position[1] + d[1], 0.0])
+        });
         if corners.iter().any(|(_, depth)| *depth < 1.0) {
             return;
         }
         let (xs, ys) = (corners.map(|(p, _)| p[0]), corners.map(|(p, _)| p[1]));
         for (x, y) in pixels(least(&xs), most(&xs), least(&ys), most(&ys)) {
-            let Some(ground) = on_ground(&self.pose, [x as f64, y as f64]) else { continue };
+            let Some(ground) = on_ground(&self.pose, [x as f64, y as f64]) else {
+                continue;
+            };
             let gap = (ground[0] - walker.position[0]).hypot(ground[1] - walker.position[1]);
             if gap < radius && self.depths[y * WIDTH + x].is_infinite() {
                 colours[y * WIDTH + x] = colours[y * WIDTH + x].map(|level| level * SHADOW as f32);
@@ -93,10 +109,17 @@ impl Stage {
         let scale = self.pose.focal / depth;
         // How far the legs go apart depends on how much the walk is seen from the side.
         let pace = walker.velocity[0].hypot(walker.velocity[1]).max(1e-6);
-        let across = (walker.velocity[0] * self.pose.right[0] + walker.velocity[1] * self.pose.right[1]) / pace;
+        let across = (walker.velocity[0] * self.pose.right[0]
+            + walker.velocity[1] * self.pose.right[1])
+            / pace;
         let stride = (walker.walked / 0.7 * std::f64::consts::PI).sin() * 0.22 * across;
         let reach = (walker.breadth / 2.0 + 0.3) * scale;
-        for (px, py) in pixels(foot[0].min(head[0]) - reach, foot[0].max(head[0]) + reach, head[1], foot[1] + 1.0) {
+        for (px, py) in pixels(
+            foot[0].min(head[0]) - reach,
+            foot[0].max(head[0]) + reach,
+            head[1],
+            foot[1] + 1.0,
+        ) {
             if self.depths[py * WIDTH + px] < depth as f32 {
                 continue;
             }
@@ -127,7 +150,11 @@ fn body(walker: &Walker, down: f64, aside: f64, stride: f64) -> Option<[f64; 3]>
             let waist = shoulder * (1.0 - 0.28 * ((d - 0.25) / 0.28).clamp(0.0, 1.0));
             let arm = aside - stride * 0.5 * (d - 0.2);
             let in_arm = (arm.abs() - (half - 0.04)).abs() < 0.045 && d > 0.17;
-            if aside.abs() < waist || in_arm { lit(upper, round(half * 1.2)) } else { None }
+            if aside.abs() < waist || in_arm {
+                lit(upper, round(half * 1.2))
+            } else {
+                None
+            }
         }
         d if (0.53..=1.0).contains(&d) => {
             let far = (d - 0.53) / 0.47;
@@ -135,7 +162,11 @@ fn body(walker: &Walker, down: f64, aside: f64, stride: f64) -> Option<[f64; 3]>
             let thick = 0.088 - 0.035 * far;
             let legs = [-apart + stride * far, apart - stride * far];
             let on = legs.iter().any(|leg| (aside - leg).abs() < thick);
-            if on { lit(if d > 0.965 { hair } else { lower }, round(half)) } else { None }
+            if on {
+                lit(if d > 0.965 { hair } else { lower }, round(half))
+            } else {
+                None
+            }
         }
         _ => None,
     }
@@ -145,7 +176,8 @@ fn body(walker: &Walker, down: f64, aside: f64, stride: f64) -> Option<[f64; 3]>
 fn pixels(x0: f64, x1: f64, y0: f64, y1: f64) -> impl Iterator<Item = (usize, usize)> {
     let clip = |value: f64, end: usize| value.clamp(0.0, end as f64) as usize;
     let (from, to) = (clip(x0.floor(), WIDTH), clip(x1.ceil() + 1.0, WIDTH));
-    (clip(y0.ceil(), HEIGHT)..clip(y1.floor() + 1.0, HEIGHT)).flat_map(move |y| (from..to).map(move |x| (x, y)))
+    (clip(y0.ceil(), HEIGHT)..clip(y1.floor() + 1.0, HEIGHT))
+        .flat_map(move |y| (from..to).map(move |x| (x, y)))
 }
 
 fn least(values: &[f64]) -> f64 {
@@ -188,9 +220,14 @@ fn empty(pose: &Pose, pixel: Point, seed: u64) -> ([f64; 3], f64) {
             let tile = [x / 1.2, y / 1.2];
             let seam = tile.iter().any(|t| (t - t.round()).abs() < 0.025);
             let each = noise(tile[0].floor() * 7.3, tile[1].floor() * 5.1, seed);
-            let light = 1.0 + 0.09 * each + 0.07 * noise(x * 2.5, y * 2.5, seed) - if seam { 0.16 } else { 0.0 };
+            let light = 1.0 + 0.09 * each + 0.07 * noise(x * 2.5, y * 2.5, seed)
+                - if seam { 0.16 } else { 0.0 };
             let paved = x.abs() < 11.0 && y.abs() < 9.0;
-            let base = if paved { [142.0, 136.0, 128.0] } else { [92.0, 112.0, 78.0] };
+            let base = if paved {
+                [142.0, 136.0, 128.0]
+            } else {
+                [92.0, 112.0, 78.0]
+            };
             base.map(|level| level * light)
         }
         _ => {
@@ -203,10 +240,16 @@ fn empty(pose: &Pose, pixel: Point, seed: u64) -> ([f64; 3], f64) {
 
 /// Smooth noise from -1 to 1.
 fn noise(x: f64, y: f64, seed: u64) -> f64 {
-    let corner = |i: f64, j: f64| Random::new(seed, &[4, i as i64 as u64, j as i64 as u64]).between(-1.0, 1.0);
+    let corner = |i: f64, j: f64| {
+        Random::new(seed, &[4, i as i64 as u64, j as i64 as u64]).between(-1.0, 1.0)
+    };
     let (i, j) = (x.floor(), y.floor());
     let smooth = |t: f64| t * t * (3.0 - 2.0 * t);
     let (s, t) = (smooth(x - i), smooth(y - j));
     let mix = |a: f64, b: f64, share: f64| a + (b - a) * share;
-    mix(mix(corner(i, j), corner(i + 1.0, j), s), mix(corner(i, j + 1.0), corner(i + 1.0, j + 1.0), s), t)
+    mix(
+        mix(corner(i, j), corner(i + 1.0, j), s),
+        mix(corner(i, j + 1.0), corner(i + 1.0, j + 1.0), s),
+        t,
+    )
 }

@@ -40,15 +40,32 @@ impl Pose {
             forward[2] * right[0] - forward[0] * right[2],
             forward[0] * right[1] - forward[1] * right[0],
         ];
-        Self { name, eye, right, down, forward, focal }
+        Self {
+            name,
+            eye,
+            right,
+            down,
+            forward,
+            focal,
+        }
     }
 
     /// Pixel and depth of a point in the world; depth at most 0 behind the camera.
     pub(crate) fn project(&self, point: [f64; 3]) -> (Point, f64) {
-        let to = [point[0] - self.eye[0], point[1] - self.eye[1], point[2] - self.eye[2]];
+        let to = [
+            point[0] - self.eye[0],
+            point[1] - self.eye[1],
+            point[2] - self.eye[2],
+        ];
         let depth = dot(to, self.forward);
         let scale = self.focal / depth;
-        ([centre()[0] + dot(to, self.right) * scale, centre()[1] + dot(to, self.down) * scale], depth)
+        (
+            [
+                centre()[0] + dot(to, self.right) * scale,
+                centre()[1] + dot(to, self.down) * scale,
+            ],
+            depth,
+        )
     }
 
     /// Direction of a pixel, of length 1 along the view.
@@ -62,10 +79,20 @@ impl Pose {
         // Homogeneous pixels of the directions x and y, and of the origin.
         let column = |p: [f64; 3]| {
             let [x, y, z] = [dot(p, self.right), dot(p, self.down), dot(p, self.forward)];
-            [self.focal * x + centre()[0] * z, self.focal * y + centre()[1] * z, z]
+            [
+                self.focal * x + centre()[0] * z,
+                self.focal * y + centre()[1] * z,
+                z,
+            ]
         };
-        let columns = [column([1.0, 0.0, 0.0]), column([0.0, 1.0, 0.0]), column(self.eye.map(|value| -value))];
-        let image_from_ground = Homography(std::array::from_fn(|r| std::array::from_fn(|c| columns[c][r])));
+        let columns = [
+            column([1.0, 0.0, 0.0]),
+            column([0.0, 1.0, 0.0]),
+            column(self.eye.map(|value| -value)),
+        ];
+        let image_from_ground = Homography(std::array::from_fn(|r| {
+            std::array::from_fn(|c| columns[c][r])
+        }));
         CameraCalibration {
             name: self.name.clone(),
             width: WIDTH as u32,
@@ -84,11 +111,19 @@ fn centre() -> Point {
 /// Seven cameras on poles around the area, each looking near its middle.
 pub(crate) fn rig(area: Area, seed: u64) -> Vec<Pose> {
     let mut random = Random::new(seed, &[2]);
-    let middle = [(area.x_min + area.x_max) / 2.0, (area.y_min + area.y_max) / 2.0];
-    let half = [(area.x_max - area.x_min) / 2.0, (area.y_max - area.y_min) / 2.0];
+    let middle = [
+        (area.x_min + area.x_max) / 2.0,
+        (area.y_min + area.y_max) / 2.0,
+    ];
+    let half = [
+        (area.x_max - area.x_min) / 2.0,
+        (area.y_max - area.y_min) / 2.0,
+    ];
     (0..7)
         .map(|index| {
-            let angle = (f64::from(index) + random.between(-0.15, 0.15)) / 7.0 * std::f64::consts::TAU + 0.4;
+            let angle = (f64::from(index) + random.between(-0.15, 0.15)) / 7.0
+                * std::f64::consts::TAU
+                + 0.4;
             // On a rounded rectangle outside the area.
             let (sin, cos) = angle.sin_cos();
             let stretch = 1.0 / ((cos.abs().powi(4) + sin.abs().powi(4)).powf(0.25));
@@ -97,8 +132,16 @@ pub(crate) fn rig(area: Area, seed: u64) -> Vec<Pose> {
                 middle[1] + sin * stretch * (half[1] + 3.0),
                 random.between(3.2, 4.6),
             ];
-            let target = [middle[0] + random.between(-1.0, 1.0) - cos * 0.5, middle[1] + random.between(-1.0, 1.0) - sin * 0.5];
-            Pose::new(format!("c{}", index + 1), eye, target, random.between(300.0, 360.0))
+            let target = [
+                middle[0] + random.between(-1.0, 1.0) - cos * 0.5,
+                middle[1] + random.between(-1.0, 1.0) - sin * 0.5,
+            ];
+            Pose::new(
+                format!("c{}", index + 1),
+                eye,
+                target,
+                random.between(300.0, 360.0),
+            )
         })
         .collect()
 }
@@ -111,7 +154,12 @@ mod tests {
 
     #[test]
     fn the_calibration_says_where_people_appear() {
-        let area = Area { x_min: -8.0, y_min: -6.0, x_max: 8.0, y_max: 6.0 };
+        let area = Area {
+            x_min: -8.0,
+            y_min: -6.0,
+            x_max: 8.0,
+            y_max: 6.0,
+        };
         for pose in rig(area, 5) {
             let camera = Camera::new(&pose.calibration(), 1).unwrap();
             assert!((camera.focal() - pose.focal).abs() < 1e-6 * pose.focal);
