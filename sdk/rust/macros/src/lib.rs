@@ -90,9 +90,15 @@ fn handler(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
         }
     };
     // Errors about the answer's type point to it.
-    let answer = quote_spanned!(output.span()=> ::fulmar::__private::Answer::answer);
-    let write = quote_spanned!(output.span()=> ::fulmar::Output::write);
+    let answer = quote_spanned! {output.span()=>
+        let result = #call;
+        ::fulmar::Output::write(::fulmar::__private::Answer::answer(result)?)
+    };
     Ok(quote! {
+        #[doc(hidden)]
+        #[allow(dead_code, non_camel_case_types)]
+        struct a_component_has_one_fulmar_function;
+
         #[allow(unsafe_code)]
         const _: () = {
             struct Function;
@@ -103,7 +109,7 @@ fn handler(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
                 ) -> ::std::result::Result<::std::vec::Vec<u8>, ::fulmar::bindings::Failure> {
                     #[allow(unused_mut, unused_variables)]
                     let mut body = body;
-                    ::fulmar::__private::run(|| #write(#answer(#call)?))
+                    ::fulmar::__private::run(|| { #answer })
                 }
             }
 

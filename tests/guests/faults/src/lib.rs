@@ -11,7 +11,12 @@ fn handle(input: String) -> Result<String, Error> {
     let mut words = input.split(' ');
     let command = words.next().unwrap_or_default();
     let arguments: Vec<&str> = words.collect();
-    let argument = |at: usize| arguments.get(at).copied().ok_or_else(|| Error::rejected(format!("{command}: argument {at} is missing")));
+    let argument = |at: usize| {
+        arguments
+            .get(at)
+            .copied()
+            .ok_or_else(|| Error::rejected(format!("{command}: argument {at} is missing")))
+    };
     let number = |at: usize| -> Result<u64, Error> { Ok(argument(at)?.parse()?) };
     let state = fulmar::session();
     match command {
@@ -39,8 +44,12 @@ fn handle(input: String) -> Result<String, Error> {
         "reply" => Ok("x".repeat(number(0)? as usize)),
         "reject" => Err(Error::rejected(arguments.join(" "))),
         "fail" => Err(Error::failed(arguments.join(" "))),
-        "get" => Ok(state.get(argument(0)?)?.map_or("absent".into(), |value| String::from_utf8_lossy(&value).into_owned())),
-        "set" => state.set(argument(0)?, argument(1)?.as_bytes()).map(|()| "set".into()),
+        "get" => Ok(state.get(argument(0)?)?.map_or("absent".into(), |value| {
+            String::from_utf8_lossy(&value).into_owned()
+        })),
+        "set" => state
+            .set(argument(0)?, argument(1)?.as_bytes())
+            .map(|()| "set".into()),
         "set-then-fail" => {
             state.set(argument(0)?, argument(1)?.as_bytes())?;
             Err(Error::failed("told to fail after writing"))
@@ -64,16 +73,31 @@ fn handle(input: String) -> Result<String, Error> {
         "record-padded" => Ok(ITEMS.push("x".repeat(number(0)? as usize))?.to_string()),
         "items" => Ok(ITEMS.iter().collect::<Result<Vec<_>, _>>()?.join(",")),
         "len" => Ok(ITEMS.len()?.to_string()),
-        "shared-increment" => Ok(fulmar::bucket(argument(0)?).increment(argument(1)?, argument(2)?.parse()?)?.to_string()),
+        "shared-increment" => Ok(fulmar::bucket(argument(0)?)
+            .increment(argument(1)?, argument(2)?.parse()?)?
+            .to_string()),
         "shared-increment-slowly" => {
             let bucket = fulmar::bucket(argument(0)?);
             let sum = bucket.increment(argument(1)?, argument(2)?.parse()?)?;
             std::thread::sleep(std::time::Duration::from_millis(number(3)?));
             Ok(sum.to_string())
         }
+        // shared-swap BUCKET KEY EXPECTED VALUE; `-` is absent.
+        "shared-swap" => {
+            let present = |at| Ok::<_, Error>(Some(argument(at)?).filter(|text| *text != "-"));
+            let (expected, value) = (present(2)?, present(3)?);
+            let swapped = fulmar::bucket(argument(0)?).compare_and_swap(
+                argument(1)?,
+                expected.map(str::as_bytes),
+                value.map(str::as_bytes),
+            )?;
+            Ok(swapped.to_string())
+        }
         "shared-get" => {
             let value = fulmar::bucket(argument(0)?).get(argument(1)?)?;
-            Ok(value.map_or("absent".into(), |value| String::from_utf8_lossy(&value).into_owned()))
+            Ok(value.map_or("absent".into(), |value| {
+                String::from_utf8_lossy(&value).into_owned()
+            }))
         }
         "shared-set-pair" => {
             let bucket = fulmar::bucket(argument(0)?);
@@ -86,14 +110,22 @@ fn handle(input: String) -> Result<String, Error> {
             let session = (session != "-").then_some(session);
             let body = arguments[3..].join(" ");
             for n in 0..count {
-                fulmar::send(function, session, body.replace("{n}", &n.to_string()).as_bytes())?;
+                fulmar::send(
+                    function,
+                    session,
+                    body.replace("{n}", &n.to_string()).as_bytes(),
+                )?;
             }
             Ok(count.to_string())
         }
         // Counts, and tells another session what the count is: both or neither.
         "count-and-tell" => {
             let count = COUNT.add(1)?;
-            fulmar::send("faults", Some(argument(0)?), format!("record {}:{count}", argument(1)?).as_bytes())?;
+            fulmar::send(
+                "faults",
+                Some(argument(0)?),
+                format!("record {}:{count}", argument(1)?).as_bytes(),
+            )?;
             Ok(count.to_string())
         }
         "context" => {
@@ -109,7 +141,9 @@ fn handle(input: String) -> Result<String, Error> {
             .to_string())
         }
         "attempt" => match fulmar::context().attempt() {
-            attempt if u64::from(attempt) < number(0)? => Err(Error::failed(format!("attempt {attempt} is too early"))),
+            attempt if u64::from(attempt) < number(0)? => {
+                Err(Error::failed(format!("attempt {attempt} is too early")))
+            }
             attempt => Ok(ITEMS.push(format!("attempt {attempt}"))?.to_string()),
         },
         "log" => {
@@ -117,7 +151,10 @@ fn handle(input: String) -> Result<String, Error> {
             println!("standard output: {}", arguments.join(" "));
             Ok("logged".into())
         }
-        "env" => Ok(std::env::vars().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")),
+        "env" => Ok(std::env::vars()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join(",")),
         "config" => Ok(fulmar::config(argument(0)?).unwrap_or("absent".into())),
         "files" => Ok(match std::fs::read_dir(argument(0)?) {
             Ok(entries) => format!("sees {} entries", entries.count()),
@@ -134,5 +171,9 @@ fn handle(input: String) -> Result<String, Error> {
 /// Recursion that the compiler cannot turn into a loop.
 fn deeper(depth: u64) -> u64 {
     let padding = std::hint::black_box([depth; 64]);
-    if depth == u64::MAX { 0 } else { deeper(depth + 1) + std::hint::black_box(padding[(depth % 64) as usize]) }
+    if depth == u64::MAX {
+        0
+    } else {
+        deeper(depth + 1) + std::hint::black_box(padding[(depth % 64) as usize])
+    }
 }
