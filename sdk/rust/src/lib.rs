@@ -19,11 +19,8 @@
 //! session; it stays deserialized while the session's worker lives, and is written key by key, so
 //! an event costs what it touches however much state there is. Shared state is in a [`Bucket`].
 //!
-//! The way of an invocation: [`run`] <- the handler -> [`state`] -> [`host`], which is the node in a
+//! The way of an invocation: `run` <- the handler -> `state` -> `host`, which is the node in a
 //! component and a map in memory elsewhere, so that functions are tested as they are ([`testing`]).
-
-// Examples of a component are whole crates; and this crate's own tests need its name.
-#![allow(clippy::needless_doctest_main)]
 
 mod context;
 mod error;
@@ -89,4 +86,27 @@ fn run<R>(handler: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
         state::cache::clear();
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn the_interface_is_the_node_s() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let node = here.join("../../wit");
+        if !node.exists() {
+            eprintln!("SKIPPED: outside of the repository there is nothing to compare with");
+            return;
+        }
+        for file in [
+            "fulmar.wit",
+            "deps/logging/logging.wit",
+            "deps/config/store.wit",
+        ] {
+            let read = |top: &Path| std::fs::read_to_string(top.join(file)).unwrap();
+            assert_eq!(read(&here.join("wit")), read(&node), "{file}");
+        }
+    }
 }
