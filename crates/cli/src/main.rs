@@ -8,9 +8,11 @@ mod dev;
 mod functions;
 mod invoke;
 mod logs;
+mod new;
 mod output;
 mod sessions;
 mod state;
+mod template;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,12 @@ struct Cli {
 enum Command {
     /// Start one node with everything embedded.
     Dev(dev::Args),
+    /// Make a function from a template.
+    New {
+        /// Its language.
+        #[command(subcommand)]
+        language: new::Language,
+    },
     /// Deploy a function.
     Deploy(deploy::Args),
     /// Invoke a function.
@@ -91,6 +99,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let target = &cli.target;
     match cli.command {
         Command::Dev(args) => dev::run(args),
+        Command::New { language } => new::run(target, &language),
         Command::Deploy(args) => deploy::run(target, &args),
         Command::Invoke(args) => invoke::run(target, &args),
         Command::Functions { verb } => functions::run(target, &verb),
