@@ -17,10 +17,12 @@ use crate::state::stored::Stored;
 /// The bucket of everything cached here.
 pub(crate) const SESSION: &str = "session";
 
-/// Values of a generation.
-const MAX_ENTRIES: usize = 1024;
-/// Stored bytes of the values of a generation; in memory they may take a few times as much.
-const MAX_BYTES: usize = 4 << 20;
+/// Values of a generation. A node has a worker for each session in use, and reading a value again
+/// costs microseconds: so this is not large.
+const MAX_ENTRIES: usize = 512;
+/// Stored bytes of the values of a generation, keys included; in memory they may take a few times as
+/// much. (A single value that is larger is held while it is used in every invocation.)
+const MAX_BYTES: usize = 512 << 10;
 /// Changes held back; more are written before the invocation ends.
 const MAX_UNWRITTEN: usize = 256;
 /// What an entry takes besides key and value, in bytes, roughly.
