@@ -1,6 +1,6 @@
 //! A real node as a real process, and a plain client for it.
 
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -21,12 +21,14 @@ pub fn guest(name: &str) -> PathBuf {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let status = Command::new(env!("CARGO"))
             .args(["build", "--release", "--target", "wasm32-wasip2"])
-            .args(["-p", "counter", "-p", "guest-faults", "-p", "counter-http"])
+            .args(["-p", "counter", "-p", "counter-http"])
+            .args(["-p", "guest-faults", "-p", "guest-http-faults"])
             .current_dir(&root)
             .status()
             .unwrap();
         assert!(status.success(), "building the test components failed");
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
         target.join("wasm32-wasip2/release")
     });
     folder.join(format!("{}.wasm", name.replace('-', "_")))
@@ -52,11 +54,23 @@ impl Node {
     pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let environment: Vec<(String, String)> =
-            environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let arguments: Vec<String> = arguments
+            .iter()
+            .map(|&argument| argument.to_owned())
+            .collect();
+        let environment: Vec<(String, String)> = environment
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
         let (child, port) = launch(&data, &arguments, &environment);
-        Self { child, port, data, _folder: Some(folder), arguments, environment }
+        Self {
+            child,
+            port,
+            data,
+            _folder: Some(folder),
+            arguments,
+            environment,
+        }
     }
 
     /// Kills the node as a power cut would, and starts it again.
@@ -82,7 +96,13 @@ impl Node {
     /// Stops the node with SIGTERM; it has to exit with 0.
     pub fn stop(&mut self) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         let status = self.child.wait().unwrap();
         assert!(status.success(), "the node stopped with {status}");
     }
@@ -107,11 +127,24 @@ impl Node {
         }
         let manifest = format!("name = {name:?}\nartifact = \"x.wasm\"\n{manifest}");
         let body = serde_json::json!({ "manifest": manifest, "artifact": digest }).to_string();
-        self.request("PUT", &format!("/admin/functions/{name}"), &[], body.as_bytes())
+        self.request(
+            "PUT",
+            &format!("/admin/functions/{name}"),
+            &[],
+            body.as_bytes(),
+        )
     }
 
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        Connection::open(self.port).request(method, path, headers, body).unwrap()
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
+        Connection::open(self.port)
+            .request(method, path, headers, body)
+            .unwrap()
     }
 
     pub fn get(&self, path: &str) -> Reply {
@@ -168,7 +201,10 @@ fn launch(data: &Path, arguments: &[String], environment: &[(String, String)]) -
     loop {
         if let Ok(text) = std::fs::read_to_string(&ports) {
             let ports: Value = serde_json::from_str(&text).unwrap();
-            return (child, u16::try_from(ports["http"].as_u64().unwrap()).unwrap());
+            return (
+                child,
+                u16::try_from(ports["http"].as_u64().unwrap()).unwrap(),
+            );
         }
         if let Some(status) = child.try_wait().unwrap() {
             panic!("the node ended with {status} before it was ready");
@@ -180,7 +216,10 @@ fn launch(data: &Path, arguments: &[String], environment: &[(String, String)]) -
 
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha2::Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A response.
@@ -197,16 +236,28 @@ impl Reply {
     }
 
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn expect_problem(&self, status: u16, code: &str) {
-        assert_eq!((self.status, self.json()["code"].as_str()), (status, Some(code)), "{}", self.text());
-        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(
+            (self.status, self.json()["code"].as_str()),
+            (status, Some(code)),
+            "{}",
+            self.text()
+        );
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
     }
 }
 
@@ -225,8 +276,17 @@ impl Connection {
         self.0.get_mut().write_all(bytes)
     }
 
-    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Reply> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n", body.len());
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Reply> {
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n",
+            body.len()
+        );
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
@@ -234,24 +294,36 @@ impl Connection {
         whole.extend_from_slice(body);
         // A node that refuses early may close before it has read everything: its answer counts.
         let sent = self.send(&whole);
-        self.read_reply(method == "HEAD").or_else(|error| sent.and(Err(error)))
+        self.read_reply(method == "HEAD")
+            .or_else(|error| sent.and(Err(error)))
     }
 
     pub fn read_reply(&mut self, headless: bool) -> std::io::Result<Reply> {
-        let bad = |text: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, text.to_owned());
+        let bad =
+            |text: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, text.to_owned());
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| bad(&line))?;
+        let status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .ok_or_else(|| bad(&line))?;
         let mut headers = Vec::new();
         loop {
             line.clear();
             self.0.read_line(&mut line)?;
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            let Some((name, value)) = line.trim_end().split_once(": ") else {
+                break;
+            };
             headers.push((name.to_lowercase(), value.to_owned()));
         }
-        let mut reply = Reply { status, headers, body: Vec::new() };
+        let mut reply = Reply {
+            status,
+            headers,
+            body: Vec::new(),
+        };
         if headless {
             return Ok(reply);
         }
@@ -268,7 +340,9 @@ impl Connection {
                 reply.body.extend_from_slice(&chunk[..size]);
             }
         }
-        let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let length = reply
+            .header("content-length")
+            .map_or(0, |length| length.parse().unwrap());
         reply.body = vec![0; length];
         self.0.read_exact(&mut reply.body)?;
         Ok(reply)

@@ -23,7 +23,8 @@ struct Faults;
 impl Guest for Faults {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
         let path = request.path_with_query().unwrap_or_default();
-        let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
+        let words = path.split('?').next().unwrap_or_default().split('/');
+        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
         match words[..] {
             ["echo"] => {
                 let headers = [("x-method", method(&request)), ("x-path", path.clone())];
@@ -83,14 +84,19 @@ fn write(key: &str, value: &str) {
 }
 
 fn method(request: &IncomingRequest) -> String {
-    match request.method() {
-        Method::Get => "GET".to_owned(),
-        Method::Post => "POST".to_owned(),
-        Method::Put => "PUT".to_owned(),
-        Method::Delete => "DELETE".to_owned(),
-        Method::Other(other) => other,
-        known => format!("{known:?}"),
-    }
+    let name = match request.method() {
+        Method::Get => "GET",
+        Method::Head => "HEAD",
+        Method::Post => "POST",
+        Method::Put => "PUT",
+        Method::Delete => "DELETE",
+        Method::Connect => "CONNECT",
+        Method::Options => "OPTIONS",
+        Method::Trace => "TRACE",
+        Method::Patch => "PATCH",
+        Method::Other(other) => return other,
+    };
+    name.to_owned()
 }
 
 fn headers_as_text(request: &IncomingRequest) -> Vec<u8> {
