@@ -11,6 +11,8 @@ const MAX_THRESHOLD: u32 = 60;
 const NOISE_FACTOR: f64 = 4.5;
 /// Light that is left in a shadow at least, in percent; what is darker is somebody.
 const DARKEST_SHADOW: u32 = 80;
+/// Steps of a gain of 1, for counting.
+const GAIN_STEPS: usize = 256;
 /// Every how many pixels gain and noise are sampled.
 const SAMPLE_STEP: usize = 7;
 
@@ -78,20 +80,35 @@ fn is_shadow(frame: &[u8], background: [u8; 3], threshold: u32) -> bool {
 
 /// The median of frame / background: how much brighter the light has become.
 fn gain(frame: &Image, background: &Image, channel: usize) -> f64 {
+    let mut counts = [0; 4 * GAIN_STEPS];
     let pairs = frame
         .data()
         .chunks_exact(3)
         .zip(background.data().chunks_exact(3))
         .step_by(SAMPLE_STEP);
-    let usable = pairs
-        .map(|(f, b)| (f[channel], b[channel]))
-        .filter(|(f, b)| *b >= 24 && *f < 250);
-    let mut ratios: Vec<f32> = usable.map(|(f, b)| f32::from(f) / f32::from(b)).collect();
-    if ratios.is_empty() {
-        return 1.0;
+    for (f, b) in pairs.map(|(f, b)| (usize::from(f[channel]), usize::from(b[channel]))) {
+        // Neither nearly black nor blown out.
+        if b >= 24 && f < 250 {
+            counts[((f * GAIN_STEPS + b / 2) / b).min(4 * GAIN_STEPS - 1)] += 1;
+        }
     }
-    let middle = ratios.len() / 2;
-    f64::from(*ratios.select_nth_unstable_by(middle, f32::total_cmp).1)
+    middle(&counts).map_or(1.0, |steps| steps / GAIN_STEPS as f64)
+}
+
+/// The median of whole numbers from how often each comes, between numbers by how far into one the middle lies.
+fn middle(counts: &[u32]) -> Option<f64> {
+    let total: u32 = counts.iter().sum();
+    let mut below = 0;
+    for (number, count) in counts.iter().enumerate() {
+        if *count > 0 && (below + count) * 2 >= total {
+            return Some(
+                number as f64 - 0.5
+                    + (f64::from(total) / 2.0 - f64::from(below)) / f64::from(*count),
+            );
+        }
+        below += count;
+    }
+    None
 }
 
 fn gain_table(gain: f64) -> [u8; 256] {
@@ -100,8 +117,7 @@ fn gain_table(gain: f64) -> [u8; 256] {
 
 /// From the median difference, which belongs to the noise as long as people cover less than half.
 fn threshold(frame: &Image, background: &Image, tables: &[[u8; 256]; 3]) -> u32 {
-    let mut counts = [0u32; 256];
-    let mut total = 0;
+    let mut counts = [0; 256];
     for (f, b) in frame
         .data()
         .chunks_exact(3)
@@ -110,21 +126,9 @@ fn threshold(frame: &Image, background: &Image, tables: &[[u8; 256]; 3]) -> u32 
     {
         for channel in 0..3 {
             counts[f[channel].abs_diff(tables[channel][b[channel] as usize]) as usize] += 1;
-            total += 1;
         }
     }
-    let mut below = 0;
-    let mut median = 0.0;
-    for (level, count) in counts.iter().enumerate() {
-        if (below + count) * 2 >= total {
-            // Between whole levels, by how far into the level's count the middle lies.
-            median = level as f64 - 0.5
-                + (f64::from(total) / 2.0 - f64::from(below)) / f64::from((*count).max(1));
-            break;
-        }
-        below += count;
-    }
-    let sigma = median.max(0.0) * 1.4826;
+    let sigma = middle(&counts).unwrap_or(0.0).max(0.0) * 1.4826;
     ((sigma * NOISE_FACTOR) as u32).clamp(MIN_THRESHOLD, MAX_THRESHOLD)
 }
 
@@ -159,6 +163,14 @@ mod tests {
         );
         assert!(matches!(median(&[]), Err(ImageError::Empty)));
         assert!(median(&[flat(1), Image::new(3, 3)]).is_err());
+    }
+
+    #[test]
+    fn the_middle_of_counts() {
+        assert_eq!(middle(&[0, 0, 0]), None);
+        assert_eq!(middle(&[0, 5]), Some(1.0));
+        assert_eq!(middle(&[2, 2]), Some(0.5));
+        assert_eq!(middle(&[1, 0, 0, 3]), Some(3.0 - 0.5 + 1.0 / 3.0));
     }
 
     #[test]

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::background;
 use crate::camera::{CalibrationError, Camera, CameraCalibration, Figure};
+use crate::fit::{Fit, Parts, covered, window};
 use crate::geometry::Point;
 use crate::image::{Image, ImageError, working_factor};
-use crate::mask::{Component, Components, Integral, Mask, Rect};
+use crate::mask::{Component, Components, Mask, Rect};
 
 /// One person seen by one camera. Pixels are those of the original frame.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,12 +50,8 @@ const MIN_SCORE: f64 = 0.12;
 const MAX_FIGURES: usize = 24;
 /// Smallest figure worth looking for, in pixels of height.
 const MIN_HEIGHT: f64 = 10.0;
-/// Cost of a background pixel inside the figure, in foreground pixels.
-const BACKGROUND_COST: f64 = 0.9;
-/// Cost of a foreground pixel beside the figure, on the emptier of both sides: a figure starts at an edge.
-const SIDE_COST: f64 = 0.8;
-/// Cost of a foreground pixel below the feet: who is nearer is explained first.
-const BELOW_COST: f64 = 1.2;
+/// Pixels of height for which the search takes steps of one more pixel.
+const PIXELS_PER_STEP: f64 = 24.0;
 
 /// Detection for one camera: what it needs besides the frame.
 #[derive(Debug)]
@@ -122,19 +119,23 @@ impl Detector {
         component: &Component,
         out: &mut Vec<Detection>,
     ) {
-        let candidates = self.candidates(component.bounds);
+        let (candidates, step) = self.candidates(component.bounds);
         let Some(window) = window(mask, component.bounds, &candidates) else {
             return;
         };
         let width = (window.x1 - window.x0) as usize;
         let mut explained = vec![false; window.area() as usize];
+        let mut left = component.area;
         for _ in 0..MAX_FIGURES {
+            if (left as f64) < MIN_EXPLAINED {
+                return;
+            }
             let fit = Fit::new(mask, components, component.label, window, &explained);
             let best = candidates.iter().map(|figure| (fit.score(figure), figure));
             let Some((score, figure)) = best.max_by(|a, b| a.0.total_cmp(&b.0)) else {
                 return;
             };
-            let figure = self.refine(&fit, *figure, score);
+            let figure = self.refine(&fit, *figure, score, step);
             let parts = Parts::of(&figure);
             let visible = fit.residual(&parts) / parts.area();
             let score = fit.score(&figure);
@@ -146,6 +147,7 @@ impl Detector {
             }
             out.push(self.detection(&fit, &figure, &parts, visible.min(1.0)));
             let covered = covered(&figure).intersect(&window);
+            left -= fit.residual.sum(covered) as usize;
             for y in covered.y0..covered.y1 {
                 let row = (y - window.y0) as usize * width;
                 let from = row + (covered.x0 - window.x0) as usize;
@@ -154,8 +156,8 @@ impl Detector {
         }
     }
 
-    /// Figures that could explain something in `bounds`: feet on a grid in and a little below it.
-    fn candidates(&self, bounds: Rect) -> Vec<Figure> {
+    /// Figures that could explain something in `bounds`: feet on a grid in and a little below it; and its step.
+    fn candidates(&self, bounds: Rect) -> (Vec<Figure>, i32) {
         let mut candidates = Vec::new();
         let bottom = f64::from(bounds.y1 - 1);
         let lowest = [f64::from(bounds.x0 + bounds.x1) / 2.0, bottom];
@@ -164,7 +166,7 @@ impl Detector {
             .ground_at(lowest)
             .and_then(|ground| self.camera.figure(ground))
             .map_or(0.0, |f| f.height());
-        let step = if tallest > 70.0 { 2 } else { 1 };
+        let step = ((tallest / PIXELS_PER_STEP) as i32).clamp(1, 4);
         // Who is cut off by the edge of the image has the feet below it.
         let cut = bounds.y1 as f64 >= self.camera.size()[1] - 2.0;
         let reach = if cut {
@@ -173,8 +175,8 @@ impl Detector {
             2.0 + tallest * 0.04
         };
         let reach_x = (tallest * 0.05) as i32 + 1;
-        for v in (bounds.y0..=bounds.y1 + reach as i32).step_by(step) {
-            for u in (bounds.x0 - reach_x..bounds.x1 + reach_x).step_by(step) {
+        for v in (bounds.y0..=bounds.y1 + reach as i32).step_by(step as usize) {
+            for u in (bounds.x0 - reach_x..bounds.x1 + reach_x).step_by(step as usize) {
                 let foot = [f64::from(u), f64::from(v)];
                 let figure = self
                     .camera
@@ -187,14 +189,15 @@ impl Detector {
                 }));
             }
         }
-        candidates
+        (candidates, step)
     }
 
     /// The best of the figure's neighbours, then with its feet at the lowest foreground pixels if those show.
-    fn refine(&self, fit: &Fit, figure: Figure, score: f64) -> Figure {
+    fn refine(&self, fit: &Fit, figure: Figure, score: f64, step: i32) -> Figure {
         let mut best = (score, figure);
-        for dv in -1..=1 {
-            for du in -1..=1 {
+        let reach = (step - 1).max(1);
+        for dv in -reach..=reach {
+            for du in -reach..=reach {
                 let foot = [
                     figure.foot[0] + f64::from(du),
                     figure.foot[1] + f64::from(dv),
@@ -250,173 +253,6 @@ impl Detector {
 /// Two decimals are more than the pixels are worth, and keep messages short.
 fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
-}
-
-/// What is counted as one person: head, torso and legs as rectangles.
-struct Parts {
-    head: Rect,
-    torso: Rect,
-    legs: Rect,
-}
-
-/// The first pixel whose centre is not before a coordinate.
-fn edge(coordinate: f64) -> i32 {
-    coordinate.ceil() as i32
-}
-
-fn part(figure: &Figure, half_width: f64, from: f64, to: f64) -> Rect {
-    let height = figure.height();
-    // The body leans with the perspective: its axis goes from foot to head.
-    let middle = 1.0 - (from + to) / 2.0;
-    let x = figure.foot[0] + (figure.head[0] - figure.foot[0]) * middle;
-    let half = half_width * figure.width;
-    Rect {
-        x0: edge(x - half),
-        x1: edge(x + half).max(edge(x - half) + 1),
-        y0: edge(figure.head[1] + from * height),
-        y1: edge(figure.head[1] + to * height),
-    }
-}
-
-impl Parts {
-    fn of(figure: &Figure) -> Self {
-        Self {
-            head: part(figure, 0.2, 0.0, 0.14),
-            torso: part(figure, 0.42, 0.14, 0.52),
-            legs: part(figure, 0.32, 0.52, 1.0),
-        }
-    }
-
-    fn all(&self) -> [Rect; 3] {
-        [self.head, self.torso, self.legs]
-    }
-
-    fn area(&self) -> f64 {
-        f64::from(self.all().iter().map(Rect::area).sum::<i32>().max(1))
-    }
-}
-
-/// What an accepted figure takes out of the component.
-fn covered(figure: &Figure) -> Rect {
-    part(figure, 0.62, -0.08, 1.06)
-}
-
-/// The pixels that matter for a component: it and everything that a candidate covers, in the image.
-fn window(mask: &Mask, bounds: Rect, candidates: &[Figure]) -> Option<Rect> {
-    let mut window = bounds;
-    for figure in candidates {
-        let covered = covered(figure);
-        window = Rect {
-            x0: window.x0.min(covered.x0),
-            y0: window.y0.min(covered.y0),
-            x1: window.x1.max(covered.x1),
-            y1: window.y1.max(covered.y1),
-        };
-    }
-    let window = window.intersect(&Rect {
-        x0: 0,
-        y0: 0,
-        x1: mask.width() as i32,
-        y1: mask.height() as i32,
-    });
-    (window.area() > 0 && !candidates.is_empty()).then_some(window)
-}
-
-/// Counts of what is still to be explained and of background. Other components, explained pixels and the
-/// outside of the image are neither: nothing is known about what they hide.
-struct Fit {
-    residual: Integral,
-    background: Integral,
-}
-
-impl Fit {
-    fn new(
-        mask: &Mask,
-        components: &Components,
-        label: u32,
-        window: Rect,
-        explained: &[bool],
-    ) -> Self {
-        let width = window.x1 - window.x0;
-        let is_explained =
-            |x: i32, y: i32| explained[((y - window.y0) * width + x - window.x0) as usize];
-        Self {
-            residual: Integral::of(window, |x, y| {
-                u32::from(components.label(x, y) == label && !is_explained(x, y))
-            }),
-            background: Integral::of(window, |x, y| {
-                u32::from(!mask.is_set(x as usize, y as usize) && !is_explained(x, y))
-            }),
-        }
-    }
-
-    fn residual(&self, parts: &Parts) -> f64 {
-        f64::from(
-            parts
-                .all()
-                .iter()
-                .map(|part| self.residual.sum(*part))
-                .sum::<u32>(),
-        )
-    }
-
-    fn score(&self, figure: &Figure) -> f64 {
-        let parts = Parts::of(figure);
-        let background: u32 = parts
-            .all()
-            .iter()
-            .map(|part| self.background.sum(*part))
-            .sum();
-        let body = Rect {
-            x0: parts.torso.x0,
-            x1: parts.torso.x1,
-            y0: parts.torso.y0,
-            y1: parts.legs.y1,
-        };
-        let side = ((body.x1 - body.x0) / 3).max(1);
-        let left = self.residual.sum(Rect {
-            x0: body.x0 - side,
-            x1: body.x0,
-            ..body
-        });
-        let right = self.residual.sum(Rect {
-            x0: body.x1,
-            x1: body.x1 + side,
-            ..body
-        });
-        let below = part(figure, 0.32, 1.02, 1.14);
-        self.residual(&parts)
-            - BACKGROUND_COST * f64::from(background)
-            - SIDE_COST * f64::from(left.min(right))
-            - BELOW_COST * f64::from(self.residual.sum(below))
-    }
-
-    /// The edge below the lowest row of foreground near the feet, if the feet show.
-    fn lowest_row(&self, figure: &Figure) -> Option<f64> {
-        let reach = (0.12 * figure.height()).ceil() as i32;
-        let legs = part(figure, 0.36, 0.5, 1.0);
-        let enough = ((legs.x1 - legs.x0) / 5).max(1) as u32;
-        let foot = figure.foot[1].round() as i32;
-        let row = |y: i32| {
-            self.residual.sum(Rect {
-                y0: y,
-                y1: y + 1,
-                ..legs
-            })
-        };
-        let lowest = (foot - reach..=foot + reach)
-            .rev()
-            .find(|y| row(*y) >= enough)?;
-        // At the edge of the search the component goes on: somebody else's pixels.
-        let ends = lowest < foot + reach;
-        // Below the feet there has to be ground, not the hidden part of the same person.
-        let ground = self.background.sum(Rect {
-            y0: lowest + 1,
-            y1: lowest + 3,
-            ..legs
-        });
-        (ends && ground > 0).then_some(f64::from(lowest) + 0.5)
-    }
 }
 
 #[cfg(test)]
@@ -498,9 +334,14 @@ mod tests {
         let people = [[0.0, 1.0], [0.3, 3.6]];
         assert_found(&people, 1.0);
         let (_, detections) = found(&people);
+        let across = |of: &Detection| of.sigma[0] / of.bbox[2];
         assert!(
-            detections[1].visible < detections[0].visible
-                && detections[1].sigma[1] > detections[0].sigma[1]
+            detections[1].visible < detections[0].visible,
+            "{detections:?}"
+        );
+        assert!(
+            across(&detections[1]) > across(&detections[0]),
+            "{detections:?}"
         );
     }
 

@@ -13,6 +13,7 @@ pub mod assignment;
 pub mod background;
 pub mod camera;
 pub mod detect;
+mod fit;
 pub mod fusion;
 pub mod geometry;
 pub mod image;

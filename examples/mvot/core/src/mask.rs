@@ -78,15 +78,6 @@ impl Mask {
         self.data.iter().filter(|value| **value != 0).count()
     }
 
-    fn bounds(&self) -> Rect {
-        Rect {
-            x0: 0,
-            y0: 0,
-            x1: self.width as i32,
-            y1: self.height as i32,
-        }
-    }
-
     /// Keeps a pixel when at least `votes` of the 3 x 3 around it are set: specks go, pinholes close.
     pub fn majority(&self, votes: u8) -> Mask {
         let mut out = Mask::new(self.width, self.height);
@@ -110,35 +101,56 @@ impl Mask {
     }
 
     /// Dilation, then erosion, by a rectangle of this reach on each side: gaps up to twice the reach close.
-    pub fn close(&self, reach_x: i32, reach_y: i32) -> Mask {
+    pub fn close(&self, reach_x: usize, reach_y: usize) -> Mask {
         self.dilate(reach_x, reach_y).erode(reach_x, reach_y)
     }
 
-    fn dilate(&self, reach_x: i32, reach_y: i32) -> Mask {
-        self.around(reach_x, reach_y, |set, _| set > 0)
+    fn dilate(&self, reach_x: usize, reach_y: usize) -> Mask {
+        self.along_rows(reach_x, |a, b| a | b)
+            .along_columns(reach_y, |a, b| a | b)
     }
 
-    fn erode(&self, reach_x: i32, reach_y: i32) -> Mask {
-        self.around(reach_x, reach_y, |set, area| set == area)
+    fn erode(&self, reach_x: usize, reach_y: usize) -> Mask {
+        self.along_rows(reach_x, |a, b| a & b)
+            .along_columns(reach_y, |a, b| a & b)
     }
 
-    fn around(&self, reach_x: i32, reach_y: i32, keep: impl Fn(u32, u32) -> bool) -> Mask {
-        let sums = Integral::of(self.bounds(), |x, y| {
-            u32::from(self.is_set(x as usize, y as usize))
-        });
-        let mut out = Mask::new(self.width, self.height);
-        for y in 0..self.height as i32 {
-            for x in 0..self.width as i32 {
-                let around = Rect {
-                    x0: x - reach_x,
-                    y0: y - reach_y,
-                    x1: x + reach_x + 1,
-                    y1: y + reach_y + 1,
-                };
-                let around = around.intersect(&self.bounds());
-                let keep = keep(sums.sum(around), around.area() as u32);
-                out.data[y as usize * self.width + x as usize] = u8::from(keep);
+    /// Combines each pixel with those up to `reach` to its left and right.
+    fn along_rows(&self, reach: usize, combine: impl Fn(u8, u8) -> u8) -> Mask {
+        let mut out = self.clone();
+        for (row, from) in out
+            .data
+            .chunks_exact_mut(self.width)
+            .zip(self.data.chunks_exact(self.width))
+        {
+            for shift in (1..=reach).filter(|shift| *shift < from.len()) {
+                row.iter_mut()
+                    .zip(&from[shift..])
+                    .for_each(|(value, other)| *value = combine(*value, *other));
+                row[shift..]
+                    .iter_mut()
+                    .zip(from)
+                    .for_each(|(value, other)| *value = combine(*value, *other));
             }
+        }
+        out
+    }
+
+    /// Combines each pixel with those up to `reach` above and below it.
+    fn along_columns(&self, reach: usize, combine: impl Fn(u8, u8) -> u8) -> Mask {
+        let mut out = self.clone();
+        for shift in (1..=reach)
+            .map(|rows| rows * self.width)
+            .filter(|shift| *shift < self.data.len())
+        {
+            out.data
+                .iter_mut()
+                .zip(&self.data[shift..])
+                .for_each(|(value, other)| *value = combine(*value, *other));
+            out.data[shift..]
+                .iter_mut()
+                .zip(&self.data)
+                .for_each(|(value, other)| *value = combine(*value, *other));
         }
         out
     }

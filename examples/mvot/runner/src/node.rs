@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 
 /// Longest wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Times that a request is sent when the node refuses it for now.
-const ATTEMPTS: u32 = 6;
+/// Times that a request is sent when the node refuses it for now or restarts: some 15 seconds.
+const ATTEMPTS: u32 = 12;
 /// Pause before a request is sent again, if the node does not name one; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause.
@@ -72,8 +72,8 @@ impl Node {
         self.checked(raw, "/readyz").map(|_| ())
     }
 
-    /// Invokes a function. With a key a repetition has no second effect, so refusals and broken connections are
-    /// tried again.
+    /// Invokes a function; again when the node refuses it for now or the connection breaks. What is invoked must
+    /// allow that: a request that may be repeated, or an idempotency key.
     pub(crate) async fn invoke(
         &self,
         path: &str,
@@ -103,7 +103,7 @@ impl Node {
                         refusals,
                     });
                 }
-                Err(error) if last || idempotency_key.is_none() => return Err(error),
+                Err(error) if last => return Err(error),
                 Err(_) => tokio::time::sleep(pause).await,
             }
             refusals += 1;

@@ -123,3 +123,113 @@ fn look(dataset: &Dataset, detector: &Detector, camera: usize, step: usize) -> R
         detections,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    fn generate(folder: &Path, steps: u64, seed: u64) {
+        let out = folder.to_owned();
+        generate::run(&generate::Args {
+            out,
+            steps,
+            seed,
+            people: 10,
+            fps: 5.0,
+        })
+        .unwrap();
+    }
+
+    fn track(folder: &Path, without: &[&str]) -> Metrics {
+        let input = Input {
+            frames: folder.to_owned(),
+            out: folder.join("out"),
+            steps: None,
+            without: without.iter().map(|camera| (*camera).to_owned()).collect(),
+            background_samples: 31,
+            match_distance: 0.5,
+        };
+        run(&input).unwrap()
+    }
+
+    fn files(folder: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        let mut open = vec![folder.to_owned()];
+        while let Some(path) = open.pop() {
+            for entry in std::fs::read_dir(path).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    open.push(path);
+                } else {
+                    let name = path.strip_prefix(folder).unwrap().to_owned();
+                    found.insert(name, std::fs::read(&path).unwrap());
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn tracks_are_accurate_with_all_cameras_and_with_one_or_two_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        generate(folder.path(), 60, 11);
+        for without in [&[][..], &["c4"], &["c1", "c5"]] {
+            let accuracy = track(folder.path(), without).accuracy.unwrap();
+            assert!(
+                accuracy.mota > 0.9 && accuracy.idf1 > 0.9,
+                "without {without:?}: {accuracy:?}"
+            );
+        }
+        let out = files(&folder.path().join("out"));
+        let names: Vec<&str> = out.keys().filter_map(|name| name.to_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "detections.jsonl",
+                "metrics.json",
+                "tracks.jsonl",
+                "tracks.svg"
+            ]
+        );
+        let tracks = std::str::from_utf8(&out[Path::new("tracks.jsonl")]).unwrap();
+        assert_eq!(tracks.lines().count(), 60);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_files_and_another_seed_others() {
+        let folders = [1, 1, 2].map(|seed| {
+            let folder = tempfile::tempdir().unwrap();
+            generate(folder.path(), 3, seed);
+            files(folder.path())
+        });
+        assert_eq!(folders[0].len(), 7 * 3 + 2);
+        assert!(folders[0] == folders[1], "the same seed gave other files");
+        assert!(
+            folders[0]
+                .iter()
+                .all(|(name, bytes)| folders[2][name] != *bytes)
+        );
+    }
+
+    #[test]
+    fn a_folder_that_is_none_says_what_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let input = Input {
+            frames: folder.path().to_owned(),
+            out: folder.path().join("out"),
+            steps: None,
+            without: vec![],
+            background_samples: 31,
+            match_distance: 0.5,
+        };
+        assert!(
+            run(&input)
+                .unwrap_err()
+                .to_string()
+                .contains("calibration.json")
+        );
+    }
+}
