@@ -1,5 +1,6 @@
 //! The node's HTTP API, as the commands use it.
 
+use std::fmt;
 use std::io::Read;
 
 use anyhow::{Context, anyhow};
@@ -8,11 +9,19 @@ use serde_json::Value;
 use ureq::http::{Method, Request, Response};
 use ureq::{Agent, Body, SendBody};
 
+/// Where `fulmar dev` listens unless told otherwise.
+const USUAL_NODE: &str = "http://127.0.0.1:7400";
+
 /// Which node to talk to, and how to print; flags of every command but `dev`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Target {
     /// The node's address.
-    #[arg(long, env = "FULMAR_NODE", default_value = "http://127.0.0.1:7400", global = true)]
+    #[arg(
+        long,
+        env = "FULMAR_NODE",
+        default_value = USUAL_NODE,
+        global = true
+    )]
     node: String,
     /// Print JSON.
     #[arg(long, global = true)]
@@ -27,15 +36,42 @@ pub(crate) struct Client {
 
 /// Percent-encodes one path segment.
 pub(crate) fn segment(text: &str) -> String {
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && text.len() > 2);
-    text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    let keep = |byte: u8| {
+        byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && text.len() > 2)
+    };
+    text.bytes()
+        .map(|byte| {
+            if keep(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 impl Target {
+    /// The node's address.
+    pub(crate) fn url(&self) -> &str {
+        self.node.trim_end_matches('/')
+    }
+
+    /// What a command line needs to name the same node: nothing if it is the usual one.
+    pub(crate) fn flag(&self) -> String {
+        if self.url() == USUAL_NODE {
+            String::new()
+        } else {
+            format!(" --node {}", self.url())
+        }
+    }
+
     pub(crate) fn client(&self) -> Client {
-        let config = Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true).build();
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .allow_non_standard_methods(true)
+            .build();
         Client {
-            base: self.node.trim_end_matches('/').to_owned(),
+            base: self.url().to_owned(),
             agent: config.into(),
         }
     }
@@ -54,8 +90,11 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<SendBody<'a>>,
     ) -> anyhow::Result<Response<Body>> {
-        let method = Method::from_bytes(method.as_bytes()).with_context(|| format!("{method:?} is no HTTP method"))?;
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let method = Method::from_bytes(method.as_bytes())
+            .with_context(|| format!("{method:?} is no HTTP method"))?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -64,7 +103,9 @@ impl Client {
             None => self.agent.run(request.body(())?),
         };
         sent.map_err(|error| match error {
-            ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => self.not_there(),
+            ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+                self.not_there()
+            }
             ureq::Error::ConnectionFailed => self.not_there(),
             other => anyhow!(other).context(format!("talking to the node at {}", self.base)),
         })
@@ -78,20 +119,55 @@ impl Client {
     }
 
     /// Sends a request; a status of 400 or above is an error with the node's own words.
-    pub(crate) fn call(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Response<Body>> {
-        let body = body.map(|body| SendBody::from_owned_reader(std::io::Cursor::new(body.to_vec())));
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&[u8]>,
+    ) -> anyhow::Result<Response<Body>> {
+        let body =
+            body.map(|body| SendBody::from_owned_reader(std::io::Cursor::new(body.to_vec())));
         succeed(self.send(method, path, &[], body)?)
     }
 
     /// The JSON that the node answers.
-    pub(crate) fn json(&self, method: &str, path: &str, body: Option<&[u8]>) -> anyhow::Result<Value> {
+    pub(crate) fn json(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&[u8]>,
+    ) -> anyhow::Result<Value> {
         let bytes = read(self.call(method, path, body)?)?;
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes).with_context(|| format!("the node answered {path} with something else than JSON"))
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("the node answered {path} with something else than JSON"))
     }
 }
+
+/// A problem that the node answered: what happened and what to do. The code is told apart, for the
+/// first words of an error.
+#[derive(Debug)]
+pub(crate) struct Refusal(Problem);
+
+impl Refusal {
+    /// The stable code.
+    pub(crate) fn code(&self) -> fulmar_model::Code {
+        self.0.code
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem {
+            code, detail, fix, ..
+        } = &self.0;
+        write!(f, "{}: {detail}\n  fix: {fix}", code.title())
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 /// Turns a refusal into an error that says what to do.
 pub(crate) fn succeed(response: Response<Body>) -> anyhow::Result<Response<Body>> {
@@ -101,14 +177,21 @@ pub(crate) fn succeed(response: Response<Body>) -> anyhow::Result<Response<Body>
     }
     let bytes = read(response)?;
     Err(match serde_json::from_slice::<Problem>(&bytes) {
-        Ok(problem) => anyhow!("[{}] {}: {}\n  fix: {}", problem.code, problem.code.title(), problem.detail, problem.fix),
-        Err(_) => anyhow!("the node answered {status}: {}", String::from_utf8_lossy(&bytes)),
+        Ok(problem) => Refusal(problem).into(),
+        Err(_) => anyhow!(
+            "the node answered {status}: {}",
+            String::from_utf8_lossy(&bytes)
+        ),
     })
 }
 
 /// The whole body of a response.
 pub(crate) fn read(response: Response<Body>) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    response.into_body().into_reader().read_to_end(&mut bytes).context("the node's answer broke off")?;
+    response
+        .into_body()
+        .into_reader()
+        .read_to_end(&mut bytes)
+        .context("the node's answer broke off")?;
     Ok(bytes)
 }

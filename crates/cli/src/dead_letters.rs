@@ -43,23 +43,42 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             loop {
                 let page = client.json("GET", &format!("/admin/dead-letters?{query}"), None)?;
                 letters.extend(page["dead_letters"].as_array().cloned().unwrap_or_default());
-                let Some(next) = page["next"].as_str() else { break };
+                let Some(next) = page["next"].as_str() else {
+                    break;
+                };
                 query = format!("limit=1000&after={next}");
             }
             match verb {
-                Verb::Show { id } => match letters.iter().find(|letter| letter["id"] == id.as_str()) {
-                    Some(letter) => output::value(letter),
-                    None => anyhow::bail!("no dead letter {id} is parked\n  fix: list them with `fulmar dead-letters ls`"),
-                },
+                Verb::Show { id } => {
+                    match letters.iter().find(|letter| letter["id"] == id.as_str()) {
+                        Some(letter) => output::value(letter),
+                        None => anyhow::bail!(
+                            "no dead letter {id} is parked\n  fix: list them with `fulmar dead-letters ls`"
+                        ),
+                    }
+                }
                 _ => output::rows(
                     target.json,
                     &letters,
-                    &["id", "from.function", "from.session", "to.function", "to.session", "attempts", "parked_at", "error"],
+                    &[
+                        "id",
+                        "from.function",
+                        "from.session",
+                        "to.function",
+                        "to.session",
+                        "attempts",
+                        "parked_at",
+                        "error",
+                    ],
                 ),
             }
         }
         Verb::Retry { id: Some(id), .. } => {
-            client.call("POST", &format!("/admin/dead-letters/{}/retry", segment(id)), None)?;
+            client.call(
+                "POST",
+                &format!("/admin/dead-letters/{}/retry", segment(id)),
+                None,
+            )?;
             eprintln!("delivering {id} again");
         }
         Verb::Retry { id: None, .. } => {
@@ -67,7 +86,11 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             eprintln!("delivering {} again", done["retried"]);
         }
         Verb::Drop { id: Some(id), .. } => {
-            client.call("DELETE", &format!("/admin/dead-letters/{}", segment(id)), None)?;
+            client.call(
+                "DELETE",
+                &format!("/admin/dead-letters/{}", segment(id)),
+                None,
+            )?;
             eprintln!("dropped {id}");
         }
         Verb::Drop { id: None, .. } => {

@@ -26,43 +26,75 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
             component.display()
         )
     })?;
-    let digest: String = Sha256::digest(&wasm).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest: String = Sha256::digest(&wasm)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let client = target.client();
     let artifact = format!("/admin/artifacts/{digest}");
     if client.send("HEAD", &artifact, &[], None)?.status() != 200 {
-        eprintln!("uploading and compiling {} ({} KiB)", component.display(), wasm.len() / 1024);
-        client.call("PUT", &artifact, Some(&wasm)).with_context(|| component.display().to_string())?;
+        eprintln!(
+            "uploading and compiling {} ({} KiB)",
+            component.display(),
+            wasm.len() / 1024
+        );
+        client
+            .call("PUT", &artifact, Some(&wasm))
+            .with_context(|| component.display().to_string())?;
     }
     let body = json!({ "manifest": manifest.to_toml(), "artifact": digest }).to_string();
-    let deployed = client.json("PUT", &format!("/admin/functions/{}", segment(manifest.name.as_str())), Some(body.as_bytes()))?;
+    let deployed = client.json(
+        "PUT",
+        &format!("/admin/functions/{}", segment(manifest.name.as_str())),
+        Some(body.as_bytes()),
+    )?;
     if target.json {
         output::value(&deployed);
         return Ok(());
     }
     let (name, version) = (&manifest.name, &deployed["version"]);
     if deployed["changed"] == json!(false) {
-        output::line_out(&format!("{name} is deployed as version {version} already: nothing changed"));
+        output::line_out(&format!(
+            "{name} is deployed as version {version} already: nothing changed"
+        ));
     } else {
         output::line_out(&format!("{name} is deployed as version {version}"));
     }
-    eprintln!("try: fulmar invoke {name} my-session --data 1");
+    eprintln!(
+        "try: fulmar invoke{} {name} my-session --data 1",
+        target.flag()
+    );
     Ok(())
 }
 
 /// The manifest and the component that a path means.
 fn find(path: &Path) -> anyhow::Result<(Manifest, PathBuf)> {
-    if path.extension().is_some_and(|extension| extension == "wasm") {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "wasm")
+    {
         let name = function_name_of(path).with_context(|| {
             format!("{} does not make a function name\n  fix: rename the file, or write a fulmar.toml with a name", path.display())
         })?;
         return Ok((Manifest::for_artifact(name), path.to_owned()));
     }
-    let file = if path.is_dir() { path.join("fulmar.toml") } else { path.to_owned() };
+    let file = if path.is_dir() {
+        path.join("fulmar.toml")
+    } else {
+        path.to_owned()
+    };
     if file.extension().is_none_or(|extension| extension != "toml") {
-        bail!("{} is neither a .wasm component nor a fulmar.toml", file.display());
+        bail!(
+            "{} is neither a .wasm component nor a fulmar.toml",
+            file.display()
+        );
     }
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read the manifest {}", file.display()))?;
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read the manifest {}", file.display()))?;
     let manifest = Manifest::parse(&text, &file.display().to_string())?;
-    let component = file.parent().unwrap_or(Path::new(".")).join(&manifest.artifact);
+    let component = file
+        .parent()
+        .unwrap_or(Path::new("."))
+        .join(&manifest.artifact);
     Ok((manifest, component))
 }

@@ -44,13 +44,19 @@ pub(crate) struct Args {
 /// Runs the node until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log {}", args.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if args.log_json {
         log.json().init();
     } else {
-        log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+        log.with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .init();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(args))
 }
 
@@ -84,20 +90,32 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 
 fn write_ports(file: &Path, http: u16) -> anyhow::Result<()> {
     let ports = serde_json::json!({ "http": http }).to_string();
-    fulmar_state::datadir::write_durably(file, ports.as_bytes()).with_context(|| format!("cannot write {}", file.display()))
+    fulmar_state::datadir::write_durably(file, ports.as_bytes())
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// The address and what to try next.
 fn greet(node: &Node, asked_port: u16) {
     let address = node.address();
-    println!("fulmar is ready on http://{address} (data in {})", node.data().display());
-    let node_flag = if asked_port == 7400 { String::new() } else { format!(" --node http://{address}") };
+    println!(
+        "fulmar is ready on http://{address} (data in {})",
+        node.data().display()
+    );
+    let node_flag = if asked_port == 7400 {
+        String::new()
+    } else {
+        format!(" --node http://{address}")
+    };
     println!("\nTry, in another terminal:");
     match node.functions().first() {
         None => {
             println!("  fulmar new rust hello              # a function from a template");
-            println!("  fulmar deploy{node_flag} hello             # after building it as its README says");
-            println!("  fulmar invoke{node_flag} hello world       # session `world` of function `hello`");
+            println!(
+                "  fulmar deploy{node_flag} hello             # after building it as its README says"
+            );
+            println!(
+                "  fulmar invoke{node_flag} hello world       # session `world` of function `hello`"
+            );
         }
         Some(function) => {
             println!("  fulmar functions ls{node_flag}");

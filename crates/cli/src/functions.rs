@@ -27,13 +27,33 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
         Verb::Ls => {
             let answer = client.json("GET", "/admin/functions", None)?;
             let functions = answer["functions"].as_array().cloned().unwrap_or_default();
-            output::rows(target.json, &functions, &["name", "version", "world", "durability", "sessions_hot", "queued", "deployed_at"]);
+            output::rows(
+                target.json,
+                &functions,
+                &[
+                    "name",
+                    "version",
+                    "world",
+                    "durability",
+                    "sessions_hot",
+                    "queued",
+                    "deployed_at",
+                ],
+            );
         }
         Verb::Show { function } => {
-            output::value(&client.json("GET", &format!("/admin/functions/{}", segment(function)), None)?);
+            output::value(&client.json(
+                "GET",
+                &format!("/admin/functions/{}", segment(function)),
+                None,
+            )?);
         }
         Verb::Rm { function } => {
-            client.call("DELETE", &format!("/admin/functions/{}", segment(function)), None)?;
+            client.call(
+                "DELETE",
+                &format!("/admin/functions/{}", segment(function)),
+                None,
+            )?;
             eprintln!("removed {function}");
         }
     }

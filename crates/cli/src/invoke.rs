@@ -57,7 +57,9 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
     }
     let mut headers = Vec::new();
     for header in &args.header {
-        let (name, value) = header.split_once(':').with_context(|| format!("{header:?} is not NAME: VALUE"))?;
+        let (name, value) = header
+            .split_once(':')
+            .with_context(|| format!("{header:?} is not NAME: VALUE"))?;
         headers.push((name.trim(), value.trim()));
     }
     if let Some(key) = &args.idempotency_key {
@@ -71,11 +73,18 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
     let has_body = !body.is_empty() || ["POST", "PUT", "PATCH"].contains(&args.method.as_str());
     let body = has_body.then(|| SendBody::from_owned_reader(std::io::Cursor::new(body)));
     let response = succeed(client.send(&args.method, &path, &headers, body)?)?;
-    let location = response.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let location = response
+        .headers()
+        .get("location")
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
     match location.filter(|_| args.asynchronous) {
         Some(location) if args.wait => {
             await_end(&client, &location)?;
-            print(target, succeed(client.send("GET", &format!("{location}/result"), &[], None)?)?)
+            print(
+                target,
+                succeed(client.send("GET", &format!("{location}/result"), &[], None)?)?,
+            )
         }
         _ => print(target, response),
     }
@@ -92,8 +101,18 @@ fn await_end(client: &Client, location: &str) -> anyhow::Result<()> {
 }
 
 fn print(target: &Target, response: ureq::http::Response<ureq::Body>) -> anyhow::Result<()> {
-    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let (status, invocation, replayed) = (response.status().as_u16(), header("fulmar-invocation"), header("idempotency-replayed"));
+    let header = |name: &str| {
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    let (status, invocation, replayed) = (
+        response.status().as_u16(),
+        header("fulmar-invocation"),
+        header("idempotency-replayed"),
+    );
     let body = read(response)?;
     if target.json {
         let text = String::from_utf8(body.clone()).map_or(Value::Null, Value::String);
@@ -107,7 +126,10 @@ fn print(target: &Target, response: ureq::http::Response<ureq::Body>) -> anyhow:
         return Ok(());
     }
     output::bytes_out(&body);
-    if !body.is_empty() && !body.ends_with(b"\n") && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+    if !body.is_empty()
+        && !body.ends_with(b"\n")
+        && std::io::IsTerminal::is_terminal(&std::io::stdout())
+    {
         output::line_out("");
     }
     Ok(())
@@ -130,8 +152,13 @@ pub(crate) enum Verb {
 pub(crate) fn invocations(target: &Target, verb: &Verb) -> anyhow::Result<()> {
     let client = target.client();
     match verb {
-        Verb::Show { id } => output::value(&client.json("GET", &format!("/invocations/{}", segment(id)), None)?),
-        Verb::Result { id } => print(target, client.call("GET", &format!("/invocations/{}/result", segment(id)), None)?)?,
+        Verb::Show { id } => {
+            output::value(&client.json("GET", &format!("/invocations/{}", segment(id)), None)?)
+        }
+        Verb::Result { id } => print(
+            target,
+            client.call("GET", &format!("/invocations/{}/result", segment(id)), None)?,
+        )?,
     }
     Ok(())
 }

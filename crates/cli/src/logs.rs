@@ -25,19 +25,35 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
-    let path = format!("/admin/logs/{}?tail={}&follow={}", segment(&args.function), args.tail, args.follow);
+    let path = format!(
+        "/admin/logs/{}?tail={}&follow={}",
+        segment(&args.function),
+        args.tail,
+        args.follow
+    );
     let response = target.client().call("GET", &path, None)?;
     for line in BufReader::new(response.into_body().into_reader()).lines() {
         let line = line.context("the log broke off")?;
-        let entry: Value = serde_json::from_str(&line).context("the node sent a line that is not JSON")?;
+        let entry: Value =
+            serde_json::from_str(&line).context("the node sent a line that is not JSON")?;
         let text = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
-        if args.session.as_ref().is_some_and(|session| entry["session"] != session.as_str()) {
+        if args
+            .session
+            .as_ref()
+            .is_some_and(|session| entry["session"] != session.as_str())
+        {
             continue;
         }
         if target.json {
             output::line_out(&line);
         } else {
-            output::line_out(&format!("{} {:5} {} {}", text("time"), text("level"), text("session"), text("message")));
+            output::line_out(&format!(
+                "{} {:5} {} {}",
+                text("time"),
+                text("level"),
+                text("session"),
+                text("message")
+            ));
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The command line of Fulmar: one binary, noun then verb. Data goes to standard output, everything
 //! else to standard error; `--json` everywhere.
 
+mod bench;
 mod client;
 mod dead_letters;
 mod deploy;
@@ -17,7 +18,7 @@ mod template;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use client::Target;
+use client::{Refusal, Target};
 
 /// Many small allocations for each request, on several threads: less time than with the system's
 /// allocator.
@@ -77,6 +78,11 @@ enum Command {
     Logs(logs::Args),
     /// How the node is.
     Status,
+    /// Measure a running node, or another server.
+    Bench {
+        #[command(subcommand)]
+        verb: bench::Verb,
+    },
     /// Print shell completions.
     Completions {
         /// The shell.
@@ -89,7 +95,10 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            match error.downcast_ref::<Refusal>() {
+                Some(refusal) => eprintln!("error[{}]: {error:#}", refusal.code()),
+                None => eprintln!("error: {error:#}"),
+            }
             ExitCode::FAILURE
         }
     }
@@ -112,6 +121,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             output::value(&target.client().json("GET", "/admin/node", None)?);
             Ok(())
         }
+        Command::Bench { verb } => bench::run(target, &verb),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "fulmar", &mut std::io::stdout());
             Ok(())

@@ -10,19 +10,40 @@ pub(crate) fn rows(json: bool, rows: &[Value], columns: &[&str]) {
         return value(&Value::Array(rows.to_vec()));
     }
     let cell = |row: &Value, column: &str| {
-        let found = column.split('.').try_fold(row, |value, name| value.get(name));
+        let found = column
+            .split('.')
+            .try_fold(row, |value, name| value.get(name));
         match found {
             None | Some(Value::Null) => "-".to_owned(),
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
         }
     };
-    let mut table: Vec<Vec<String>> = vec![columns.iter().map(|column| column.to_uppercase().replace(['.', '_'], " ")).collect()];
-    table.extend(rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()));
-    let widths: Vec<usize> =
-        (0..columns.len()).map(|at| table.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
+    let mut table: Vec<Vec<String>> = vec![
+        columns
+            .iter()
+            .map(|column| column.to_uppercase().replace(['.', '_'], " "))
+            .collect(),
+    ];
+    table.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|column| cell(row, column)).collect()),
+    );
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|at| {
+            table
+                .iter()
+                .map(|row| row[at].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
     for row in table {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let line: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         line_out(line.join("  ").trim_end());
     }
 }

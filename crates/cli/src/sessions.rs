@@ -36,14 +36,24 @@ pub(crate) enum Verb {
 
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
     let client = target.client();
-    let path = |function: &str, session: &str| format!("/admin/sessions/{}/{}", segment(function), segment(session));
+    let path = |function: &str, session: &str| {
+        format!("/admin/sessions/{}/{}", segment(function), segment(session))
+    };
     match verb {
-        Verb::Ls { function, prefix, limit } => {
+        Verb::Ls {
+            function,
+            prefix,
+            limit,
+        } => {
             let mut sessions = Vec::new();
             let mut after = String::new();
             while sessions.len() < *limit {
                 let mut query = format!("limit={}", (limit - sessions.len()).min(1000));
-                for (name, value) in [("function", function.as_deref()), ("prefix", prefix.as_deref()), ("after", Some(after.as_str()))] {
+                for (name, value) in [
+                    ("function", function.as_deref()),
+                    ("prefix", prefix.as_deref()),
+                    ("after", Some(after.as_str())),
+                ] {
                     if let Some(value) = value.filter(|value| !value.is_empty()) {
                         query += &format!("&{name}={}", segment(value));
                     }
@@ -55,9 +65,23 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                     None => break,
                 }
             }
-            output::rows(target.json, &sessions, &["function", "session", "version", "keys", "bytes", "hot", "updated_at"]);
+            output::rows(
+                target.json,
+                &sessions,
+                &[
+                    "function",
+                    "session",
+                    "version",
+                    "keys",
+                    "bytes",
+                    "hot",
+                    "updated_at",
+                ],
+            );
         }
-        Verb::Show { function, session } => output::value(&client.json("GET", &path(function, session), None)?),
+        Verb::Show { function, session } => {
+            output::value(&client.json("GET", &path(function, session), None)?)
+        }
         Verb::Rm { function, session } => {
             client.call("DELETE", &path(function, session), None)?;
             eprintln!("removed {function}/{session}");

@@ -64,7 +64,9 @@ fn scope_path(scope: &str) -> anyhow::Result<String> {
     let encoded = match scope.split_once('/') {
         Some(("shared", bucket)) if !bucket.is_empty() => format!("shared/{}", segment(bucket)),
         Some(("session", rest)) => match rest.split_once('/') {
-            Some((function, session)) if !session.is_empty() => format!("session/{}/{}", segment(function), segment(session)),
+            Some((function, session)) if !session.is_empty() => {
+                format!("session/{}/{}", segment(function), segment(session))
+            }
             _ => bail!("{scope:?} is not a scope; it has to be {SCOPE_HELP}"),
         },
         _ => bail!("{scope:?} is not a scope; it has to be {SCOPE_HELP}"),
@@ -87,13 +89,21 @@ pub(crate) fn argument_bytes(text: &str) -> anyhow::Result<Vec<u8>> {
 
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
     let client = target.client();
-    let key_path = |scope: &str, key: &str| Ok::<_, anyhow::Error>(format!("/admin/state/{}/key/{}", scope_path(scope)?, segment(key)));
+    let key_path = |scope: &str, key: &str| {
+        Ok::<_, anyhow::Error>(format!(
+            "/admin/state/{}/key/{}",
+            scope_path(scope)?,
+            segment(key)
+        ))
+    };
     match verb {
         Verb::Get { scope, key } => {
             let value = read(client.call("GET", &key_path(scope, key)?, None)?)?;
             if target.json {
                 let text = String::from_utf8(value.clone()).map_or(Value::Null, Value::String);
-                output::value(&serde_json::json!({ "key": key, "bytes": value.len(), "text": text }));
+                output::value(
+                    &serde_json::json!({ "key": key, "bytes": value.len(), "text": text }),
+                );
             } else {
                 output::bytes_out(&value);
             }
@@ -108,7 +118,10 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             let buckets = client.json("GET", "/admin/state/shared", None)?;
             print_names(target, &buckets["buckets"], "shared/");
         }
-        Verb::Ls { scope: Some(scope), prefix } => {
+        Verb::Ls {
+            scope: Some(scope),
+            prefix,
+        } => {
             let mut after = String::new();
             loop {
                 let path = format!(
@@ -126,21 +139,32 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             }
         }
         Verb::Export { scope } => {
-            let query = scope.as_deref().map(scope_path).transpose()?.map_or(String::new(), |scope| format!("?scope={scope}"));
+            let query = scope
+                .as_deref()
+                .map(scope_path)
+                .transpose()?
+                .map_or(String::new(), |scope| format!("?scope={scope}"));
             let response = client.call("GET", &format!("/admin/state-export{query}"), None)?;
             let mut body = response.into_body().into_reader();
-            std::io::copy(&mut body, &mut std::io::stdout().lock()).context("the export broke off")?;
+            std::io::copy(&mut body, &mut std::io::stdout().lock())
+                .context("the export broke off")?;
         }
         Verb::Import { file } => {
             let mut source: Box<dyn Read + Send + Sync> = match file {
                 Some(file) if file.as_os_str() != "-" => {
-                    let opened = std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+                    let opened = std::fs::File::open(file)
+                        .with_context(|| format!("cannot read {}", file.display()))?;
                     Box::new(BufReader::new(opened))
                 }
                 _ => Box::new(std::io::stdin()),
             };
             let body = SendBody::from_reader(&mut source);
-            let answer = read(succeed(client.send("POST", "/admin/state-import", &[], Some(body))?)?)?;
+            let answer = read(succeed(client.send(
+                "POST",
+                "/admin/state-import",
+                &[],
+                Some(body),
+            )?)?)?;
             let answer: Value = serde_json::from_slice(&answer)?;
             if target.json {
                 output::value(&answer);
@@ -153,7 +177,12 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
 }
 
 fn print_names(target: &Target, names: &Value, prefix: &str) {
-    for name in names.as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for name in names
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         if target.json {
             output::line_out(&serde_json::json!({ "name": format!("{prefix}{name}") }).to_string());
         } else {

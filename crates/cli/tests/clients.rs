@@ -12,12 +12,20 @@ fn a_client_that_never_finishes_its_request_is_cut_off() {
     node.deploy("counter", "counter", "");
     // The head.
     let mut slow = Connection::open(node.port);
-    slow.send(b"POST /fn/counter/a HTTP/1.1\r\nhost: t\r\n").unwrap();
-    assert!(slow.read_reply(false).map_or(true, |reply| reply.status == 408), "closed or told");
+    slow.send(b"POST /fn/counter/a HTTP/1.1\r\nhost: t\r\n")
+        .unwrap();
+    assert!(
+        slow.read_reply(false)
+            .map_or(true, |reply| reply.status == 408),
+        "closed or told"
+    );
     // The body.
     let mut slow = Connection::open(node.port);
-    slow.send(b"POST /fn/counter/a HTTP/1.1\r\nhost: t\r\ncontent-length: 10\r\n\r\n1").unwrap();
-    slow.read_reply(false).unwrap().expect_problem(408, "body-timeout");
+    slow.send(b"POST /fn/counter/a HTTP/1.1\r\nhost: t\r\ncontent-length: 10\r\n\r\n1")
+        .unwrap();
+    slow.read_reply(false)
+        .unwrap()
+        .expect_problem(408, "body-timeout");
     assert_eq!(node.invoke("counter/a", "1"), "1", "neither ran");
 }
 
@@ -27,18 +35,23 @@ fn a_client_that_goes_away_half_way_leaves_all_or_nothing() {
     node.deploy("faults", "guest-faults", "");
     for _ in 0..20 {
         let mut gone = Connection::open(node.port);
-        gone.send(b"POST /fn/faults/a HTTP/1.1\r\nhost: t\r\ncontent-length: 7\r\n\r\ncount 1").unwrap();
+        gone.send(b"POST /fn/faults/a HTTP/1.1\r\nhost: t\r\ncontent-length: 7\r\n\r\ncount 1")
+            .unwrap();
         drop(gone);
         let mut gone = Connection::open(node.port);
-        gone.send(b"POST /fn/faults/a HTTP/1.1\r\nhost: t\r\ncontent-length: 7\r\n\r\ncou").unwrap();
+        gone.send(b"POST /fn/faults/a HTTP/1.1\r\nhost: t\r\ncontent-length: 7\r\n\r\ncou")
+            .unwrap();
         drop(gone);
     }
     let count: u64 = node.invoke("faults/a", "count 0").parse().unwrap();
     assert!(count <= 20, "{count}");
     // One that is gone while its invocation runs: it runs to its end.
     let mut gone = Connection::open(node.port);
-    gone.send(b"POST /fn/faults/b HTTP/1.1\r\nhost: t\r\ncontent-length: 8\r\n\r\nspin 300").unwrap();
-    node.eventually("it runs", |node| node.get("/admin/node").json()["invocations"].as_u64() >= Some(1));
+    gone.send(b"POST /fn/faults/b HTTP/1.1\r\nhost: t\r\ncontent-length: 8\r\n\r\nspin 300")
+        .unwrap();
+    node.eventually("it runs", |node| {
+        node.get("/admin/node").json()["invocations"].as_u64() >= Some(1)
+    });
     drop(gone);
     assert_eq!(node.invoke("faults/b", "count 1"), "1");
 }
@@ -47,7 +60,10 @@ fn a_client_that_goes_away_half_way_leaves_all_or_nothing() {
 fn nonsense_is_answered_or_closed_and_harms_nobody() {
     let node = Node::start(&[]);
     node.deploy("counter", "counter", "");
-    let long_path = format!("POST /fn/{} HTTP/1.1\r\nhost: t\r\n\r\n", "x".repeat(100_000));
+    let long_path = format!(
+        "POST /fn/{} HTTP/1.1\r\nhost: t\r\n\r\n",
+        "x".repeat(100_000)
+    );
     for nonsense in [
         &b"\x00\x01\x02\x03\r\n\r\n"[..],
         b"GET\r\n\r\n",
@@ -60,7 +76,12 @@ fn nonsense_is_answered_or_closed_and_harms_nobody() {
         let mut connection = Connection::open(node.port);
         connection.send(nonsense).unwrap();
         if let Ok(reply) = connection.read_reply(false) {
-            assert!(reply.status >= 400, "{}: {}", String::from_utf8_lossy(nonsense), reply.status);
+            assert!(
+                reply.status >= 400,
+                "{}: {}",
+                String::from_utf8_lossy(nonsense),
+                reply.status
+            );
         }
     }
     assert_eq!(node.invoke("counter/a", "1"), "1");

@@ -23,12 +23,25 @@ fn what_is_not_a_component_is_refused_by_name() {
     ] {
         let reply = node.try_deploy("bad", bytes, "");
         reply.expect_problem(422, "artifact-invalid");
-        assert!(reply.text().contains(expected), "{expected:?} is missing in {}", reply.text());
+        assert!(
+            reply.text().contains(expected),
+            "{expected:?} is missing in {}",
+            reply.text()
+        );
     }
-    let reply = node.request("PUT", &format!("/admin/artifacts/{}", "0".repeat(64)), &[], &whole);
+    let reply = node.request(
+        "PUT",
+        &format!("/admin/artifacts/{}", "0".repeat(64)),
+        &[],
+        &whole,
+    );
     reply.expect_problem(422, "artifact-invalid");
-    node.request("PUT", "/admin/artifacts/abc", &[], &whole).expect_problem(400, "bad-request");
-    assert_eq!(node.get("/admin/functions").json()["functions"], serde_json::json!([]));
+    node.request("PUT", "/admin/artifacts/abc", &[], &whole)
+        .expect_problem(400, "bad-request");
+    assert_eq!(
+        node.get("/admin/functions").json()["functions"],
+        serde_json::json!([])
+    );
 }
 
 #[test]
@@ -44,7 +57,11 @@ fn a_bad_manifest_names_the_line() {
     ] {
         let reply = node.try_deploy("counter", &wasm, manifest);
         reply.expect_problem(422, "manifest-invalid");
-        assert!(reply.text().contains(expected), "{expected:?} is missing in {}", reply.text());
+        assert!(
+            reply.text().contains(expected),
+            "{expected:?} is missing in {}",
+            reply.text()
+        );
     }
 }
 
@@ -55,20 +72,30 @@ fn a_new_version_takes_new_invocations_and_running_ones_finish() {
     assert_eq!(node.invoke("it/s", "count 5"), "5");
     std::thread::scope(|scope| {
         let running = scope.spawn(|| node.invoke("it/other", "spin 500"));
-        node.eventually("it runs", |node| node.get("/admin/node").json()["invocations"].as_u64() >= Some(1));
+        node.eventually("it runs", |node| {
+            node.get("/admin/node").json()["invocations"].as_u64() >= Some(1)
+        });
         node.deploy("it", "counter", "");
         // The same session, the same state, the new code.
         assert_eq!(node.invoke("it/s", "1"), "6");
         assert_eq!(running.join().unwrap(), "spun");
     });
     let shown = node.get("/admin/functions/it").json();
-    assert_eq!((shown["version"].as_u64(), shown["world"].as_str()), (Some(2), Some("fulmar:function")), "{shown}");
+    assert_eq!(
+        (shown["version"].as_u64(), shown["world"].as_str()),
+        (Some(2), Some("fulmar:function")),
+        "{shown}"
+    );
     // The same again changes nothing.
     node.deploy("it", "counter", "");
     assert_eq!(node.get("/admin/functions/it").json()["version"], 2);
     node.restart();
     assert_eq!(node.invoke("it/s", "1"), "7");
-    assert_eq!(node.request("DELETE", "/admin/functions/it", &[], b"").status, 204);
+    assert_eq!(
+        node.request("DELETE", "/admin/functions/it", &[], b"")
+            .status,
+        204
+    );
     node.invoke_fails("it/s", "1", 404, "function-not-found");
 }
 
@@ -82,7 +109,9 @@ fn artefacts_are_kept_by_digest_and_compiled_once() {
     node.deploy("counter", "counter", "");
     let compiled = || {
         let files = std::fs::read_dir(node.data.join("artifacts")).unwrap();
-        let of_kind = files.map(|file| file.unwrap()).find(|file| file.file_name().to_string_lossy().ends_with(".cwasm"));
+        let of_kind = files
+            .map(|file| file.unwrap())
+            .find(|file| file.file_name().to_string_lossy().ends_with(".cwasm"));
         of_kind.unwrap().metadata().unwrap().modified().unwrap()
     };
     let before = compiled();
@@ -102,5 +131,8 @@ fn a_component_made_with_the_standard_tools_alone_runs() {
     assert_eq!(node.request("POST", "/fn/web/b/add", &[], b"2").text(), "2");
     node.crash_and_restart();
     assert_eq!(node.request("POST", "/fn/web/a/add", &[], b"0").text(), "7");
-    assert_eq!(node.get("/admin/functions/web").json()["world"], "wasi:http/proxy");
+    assert_eq!(
+        node.get("/admin/functions/web").json()["world"],
+        "wasi:http/proxy"
+    );
 }

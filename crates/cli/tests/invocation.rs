@@ -28,7 +28,10 @@ fn requests_on_one_connection_are_answered_in_order() {
     let request = b"POST /fn/counter/a HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\n1";
     connection.send(&request.repeat(50)).unwrap();
     for expected in 1..=50 {
-        assert_eq!(connection.read_reply(false).unwrap().text(), expected.to_string());
+        assert_eq!(
+            connection.read_reply(false).unwrap().text(),
+            expected.to_string()
+        );
     }
 }
 
@@ -42,7 +45,12 @@ fn sixteen_clients_on_one_session_lose_nothing() {
                 let mut connection = Connection::open(node.port);
                 let mut last = 0;
                 for _ in 0..100 {
-                    let sum: u64 = connection.request("POST", "/fn/counter/hot", &[], b"1").unwrap().text().parse().unwrap();
+                    let sum: u64 = connection
+                        .request("POST", "/fn/counter/hot", &[], b"1")
+                        .unwrap()
+                        .text()
+                        .parse()
+                        .unwrap();
                     assert!(sum > last, "{sum} after {last}");
                     last = sum;
                 }
@@ -56,12 +64,25 @@ fn sixteen_clients_on_one_session_lose_nothing() {
 fn odd_session_names_work_and_bad_ones_are_named() {
     let node = Node::start(&[]);
     node.deploy("counter", "counter", "");
-    for odd in ["line%203", "%2e%2e", "a%2Fb", "%C3%A4", "%F0%9F%90%A6", "x%3Fy%26z"] {
+    for odd in [
+        "line%203",
+        "%2e%2e",
+        "a%2Fb",
+        "%C3%A4",
+        "%F0%9F%90%A6",
+        "x%3Fy%26z",
+    ] {
         assert_eq!(node.invoke(&format!("counter/{odd}"), "1"), "1", "{odd}");
     }
     let longest = "x".repeat(512);
     assert_eq!(node.invoke(&format!("counter/{longest}"), "1"), "1");
-    for bad in ["%00", "%ff", "a%0Ab", &"x".repeat(513), &"x".repeat(10 << 10)] {
+    for bad in [
+        "%00",
+        "%ff",
+        "a%0Ab",
+        &"x".repeat(513),
+        &"x".repeat(10 << 10),
+    ] {
         node.invoke_fails(&format!("counter/{bad}"), "1", 400, "session-name-invalid");
     }
     assert_eq!(node.invoke("counter/x", "1"), "1");
@@ -72,25 +93,43 @@ fn what_cannot_be_invoked_is_refused_with_a_reason() {
     let node = Node::start(&[]);
     node.deploy("counter", "counter", "[limits]\nmax_request = \"1KiB\"");
     node.invoke_fails("nobody/a", "1", 404, "function-not-found");
-    node.request("GET", "/fn/counter/a", &[], b"").expect_problem(405, "method-not-allowed");
-    node.request("POST", "/fn/counter/a/b", &[], b"1").expect_problem(404, "not-found");
+    node.request("GET", "/fn/counter/a", &[], b"")
+        .expect_problem(405, "method-not-allowed");
+    node.request("POST", "/fn/counter/a/b", &[], b"1")
+        .expect_problem(404, "not-found");
     node.invoke_fails("counter/a", &"1".repeat(1025), 413, "body-too-large");
     node.get("/nowhere").expect_problem(404, "not-found");
     node.invoke_fails("counter/a", "one", 400, "rejected-by-function");
     let twice = [("idempotency-key", "a"), ("idempotency-key", "b")];
-    node.request("POST", "/fn/counter/a", &twice, b"1").expect_problem(400, "idempotency-key-invalid");
+    node.request("POST", "/fn/counter/a", &twice, b"1")
+        .expect_problem(400, "idempotency-key-invalid");
     // A chunked body has no length to check beforehand.
     let mut connection = Connection::open(node.port);
-    connection.send(b"POST /fn/counter/a HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
-    connection.send(format!("800\r\n{}\r\n0\r\n\r\n", "1".repeat(2048)).as_bytes()).unwrap();
-    connection.read_reply(false).unwrap().expect_problem(413, "body-too-large");
-    assert_eq!(node.invoke("counter/a", "1"), "1", "and the function did not run before");
+    connection
+        .send(b"POST /fn/counter/a HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n")
+        .unwrap();
+    connection
+        .send(format!("800\r\n{}\r\n0\r\n\r\n", "1".repeat(2048)).as_bytes())
+        .unwrap();
+    connection
+        .read_reply(false)
+        .unwrap()
+        .expect_problem(413, "body-too-large");
+    assert_eq!(
+        node.invoke("counter/a", "1"),
+        "1",
+        "and the function did not run before"
+    );
 }
 
 #[test]
 fn a_function_that_goes_wrong_keeps_nothing_and_the_next_invocation_works() {
     let node = Node::start(&[]);
-    node.deploy("faults", "guest-faults", "[limits]\ntimeout = \"500ms\"\nmemory = \"16MiB\"\nmax_response = \"64KiB\"");
+    node.deploy(
+        "faults",
+        "guest-faults",
+        "[limits]\ntimeout = \"500ms\"\nmemory = \"16MiB\"\nmax_response = \"64KiB\"",
+    );
     node.invoke("faults/s", "set key before");
     for (input, status, code) in [
         ("trap", 500, "function-trap"),
@@ -106,7 +145,11 @@ fn a_function_that_goes_wrong_keeps_nothing_and_the_next_invocation_works() {
         ("set-then-spin key after", 504, "function-timeout"),
     ] {
         node.invoke_fails("faults/s", input, status, code);
-        assert_eq!(node.invoke("faults/s", "get key"), "before", "after {input}");
+        assert_eq!(
+            node.invoke("faults/s", "get key"),
+            "before",
+            "after {input}"
+        );
     }
     // Typed state that a failed invocation changed is not remembered either.
     assert_eq!(node.invoke("faults/s", "count 1"), "1");
@@ -130,7 +173,9 @@ fn a_busy_function_does_not_hold_up_others() {
         }
         let mut connection = Connection::open(node.port);
         for expected in 1..=50 {
-            let reply = connection.request("POST", "/fn/counter/quick", &[], b"1").unwrap();
+            let reply = connection
+                .request("POST", "/fn/counter/quick", &[], b"1")
+                .unwrap();
             assert_eq!(reply.text(), expected.to_string());
         }
     });
@@ -144,12 +189,18 @@ fn functions_have_no_authority_that_was_not_granted() {
     node.deploy("faults", "guest-faults", "");
     assert_eq!(node.invoke("faults", "env"), "");
     for path in ["/", ".", "/etc"] {
-        assert!(node.invoke("faults", &format!("files {path}")).starts_with("refused"), "{path}");
+        assert!(
+            node.invoke("faults", &format!("files {path}"))
+                .starts_with("refused"),
+            "{path}"
+        );
     }
     let own = format!("connect 127.0.0.1:{}", node.port);
     assert!(node.invoke("faults", &own).starts_with("refused"));
     let host = folder.path().display();
-    let granted = format!("[env]\nA = \"1\"\n[config]\nk = \"v\"\n[grants]\nfiles = [{{ host = \"{host}\", guest = \"/maps\", mode = \"ro\" }}]");
+    let granted = format!(
+        "[env]\nA = \"1\"\n[config]\nk = \"v\"\n[grants]\nfiles = [{{ host = \"{host}\", guest = \"/maps\", mode = \"ro\" }}]"
+    );
     node.deploy("granted", "guest-faults", &granted);
     assert_eq!(node.invoke("granted", "env"), "A=1");
     assert_eq!(node.invoke("granted", "config k"), "v");
@@ -171,7 +222,11 @@ fn functions_know_their_invocation_and_their_lines_are_kept() {
     assert_eq!(context["id"].as_str(), reply.header("fulmar-invocation"));
     node.invoke("faults/s", "log to the log");
     let lines = node.get("/admin/logs/faults").text();
-    assert!(lines.contains("\"message\":\"to the log\"") && lines.contains("standard output: to the log"), "{lines}");
+    assert!(
+        lines.contains("\"message\":\"to the log\"")
+            && lines.contains("standard output: to the log"),
+        "{lines}"
+    );
     // Declared read-only: may read, may not write.
     node.invoke("faults/s", "set key value");
     let read = node.request("GET", "/fn/faults/s", &[], b"get key");
@@ -189,9 +244,16 @@ fn a_full_queue_says_when_to_come_back() {
         let clients: Vec<_> = (0..12)
             .map(|_| scope.spawn(|| node.request("POST", "/fn/faults/one", &[], b"spin 300")))
             .collect();
-        let replies: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        let replies: Vec<_> = clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect();
         let refused: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
-        assert!(!refused.is_empty() && refused.len() < 12, "{} of 12 refused", refused.len());
+        assert!(
+            !refused.is_empty() && refused.len() < 12,
+            "{} of 12 refused",
+            refused.len()
+        );
         for reply in refused {
             reply.expect_problem(429, "queue-full");
             assert_eq!(reply.header("retry-after"), Some("1"));

@@ -25,8 +25,14 @@ fn a_data_directory_in_use_is_refused() {
     let node = Node::start(&[]);
     let output = start_and_end(&node.data);
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && error.contains("in use by another fulmar"), "{error}");
-    assert!(error.contains(&node.id().to_string()), "names the process: {error}");
+    assert!(
+        !output.status.success() && error.contains("in use by another fulmar"),
+        "{error}"
+    );
+    assert!(
+        error.contains(&node.id().to_string()),
+        "names the process: {error}"
+    );
 }
 
 #[test]
@@ -36,7 +42,10 @@ fn a_data_directory_of_a_newer_format_is_refused() {
     std::fs::write(node.data.join("FORMAT"), "99\n").unwrap();
     let output = start_and_end(&node.data);
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && error.contains("format 99"), "{error}");
+    assert!(
+        !output.status.success() && error.contains("format 99"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -45,7 +54,8 @@ fn a_full_disk_refuses_before_anything_is_lost() {
     node.eventually("the node noticed", |node| node.get("/readyz").status == 507);
     node.get("/readyz").expect_problem(507, "storage-full");
     let wasm = std::fs::read(common::guest("counter")).unwrap();
-    node.try_deploy("counter", &wasm, "").expect_problem(507, "storage-full");
+    node.try_deploy("counter", &wasm, "")
+        .expect_problem(507, "storage-full");
     assert_eq!(node.get("/healthz").status, 200, "it lives");
 }
 
@@ -61,7 +71,13 @@ fn failing_sync_library(folder: &Path) -> PathBuf {
     )
     .unwrap();
     let library = folder.join("fail.so");
-    let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl").status().unwrap();
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .arg("-ldl")
+        .status()
+        .unwrap();
     assert!(status.success());
     library
 }
@@ -71,7 +87,10 @@ fn a_failing_fsync_ends_acknowledging_and_loses_nothing_that_was_acknowledged() 
     let folder = tempfile::tempdir().unwrap();
     let library = failing_sync_library(folder.path());
     let trigger = folder.path().join("fail-now");
-    let environment = [("LD_PRELOAD", library.to_str().unwrap()), ("FAIL_SYNC", trigger.to_str().unwrap())];
+    let environment = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FAIL_SYNC", trigger.to_str().unwrap()),
+    ];
     let mut node = Node::start_with(&[], &environment);
     node.deploy("counter", "counter", "");
     assert_eq!(node.invoke("counter/a", "5"), "5");
@@ -84,7 +103,10 @@ fn a_failing_fsync_ends_acknowledging_and_loses_nothing_that_was_acknowledged() 
     node.invoke_fails("counter/a", "1", 503, "storage-failed");
     node.crash_and_restart();
     let sum: u64 = node.invoke("counter/a", "0").parse().unwrap();
-    assert!(sum == 5 || sum == 6, "the one in doubt may have been stored: {sum}");
+    assert!(
+        sum == 5 || sum == 6,
+        "the one in doubt may have been stored: {sum}"
+    );
 }
 
 #[test]
@@ -107,7 +129,9 @@ fn hot_sessions_are_let_go_and_come_back() {
     }
     node.eventually("memory is within its budget", |node| {
         let metrics = node.get("/metrics").text();
-        let hot = metrics.lines().find_map(|line| line.strip_prefix("fulmar_sessions_hot_bytes "));
+        let hot = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("fulmar_sessions_hot_bytes "));
         hot.is_some_and(|bytes| bytes.parse::<u64>().unwrap() <= 1 << 20)
     });
     for n in 0..200 {
@@ -120,7 +144,10 @@ fn a_session_larger_than_memory_works() {
     let mut node = Node::start(&["--hot-memory", "1MiB"]);
     node.deploy("faults", "guest-faults", "");
     for n in 1..=40 {
-        assert_eq!(node.invoke("faults/large", "record-padded 500000"), n.to_string());
+        assert_eq!(
+            node.invoke("faults/large", "record-padded 500000"),
+            n.to_string()
+        );
     }
     node.crash_and_restart();
     assert_eq!(node.invoke("faults/large", "record-padded 500000"), "41");
@@ -142,17 +169,25 @@ fn soak(kills: usize) {
         let stop = AtomicBool::new(false);
         let port = node.port;
         std::thread::scope(|scope| {
-            for (client, (acknowledged, in_doubt)) in acknowledged.iter_mut().zip(&mut in_doubt).enumerate() {
+            for (client, (acknowledged, in_doubt)) in
+                acknowledged.iter_mut().zip(&mut in_doubt).enumerate()
+            {
                 let stop = &stop;
                 scope.spawn(move || {
-                    let (path, body) = (format!("/fn/faults/client-{client}"), format!("count-and-tell heard-{client} m"));
+                    let (path, body) = (
+                        format!("/fn/faults/client-{client}"),
+                        format!("count-and-tell heard-{client} m"),
+                    );
                     let mut connection = Connection::open(port);
                     while !stop.load(Ordering::Relaxed) {
                         match connection.request("POST", &path, &[], body.as_bytes()) {
                             Ok(reply) if reply.status == 200 => {
                                 let count: u64 = reply.text().parse().unwrap();
                                 let possible = *acknowledged + 1..=*acknowledged + 1 + *in_doubt;
-                                assert!(possible.contains(&count), "client {client}: {count} is not in {possible:?}");
+                                assert!(
+                                    possible.contains(&count),
+                                    "client {client}: {count} is not in {possible:?}"
+                                );
                                 (*acknowledged, *in_doubt) = (count, 0);
                             }
                             Ok(reply) => panic!("client {client}: {}", reply.text()),
@@ -172,15 +207,30 @@ fn soak(kills: usize) {
         node.start_again();
     }
     for client in 0..CLIENTS {
-        let count: u64 = node.invoke(&format!("faults/client-{client}"), "count 0").parse().unwrap();
+        let count: u64 = node
+            .invoke(&format!("faults/client-{client}"), "count 0")
+            .parse()
+            .unwrap();
         let possible = acknowledged[client]..=acknowledged[client] + in_doubt[client];
-        assert!(possible.contains(&count), "client {client}: {count} is not in {possible:?}");
+        assert!(
+            possible.contains(&count),
+            "client {client}: {count} is not in {possible:?}"
+        );
         let heard = format!("faults/heard-{client}");
-        node.eventually("every message is there", |node| node.invoke(&heard, "len") == count.to_string());
+        node.eventually("every message is there", |node| {
+            node.invoke(&heard, "len") == count.to_string()
+        });
         let expected: Vec<String> = (1..=count).map(|n| format!("m:{n}")).collect();
-        assert_eq!(node.invoke(&heard, "items"), expected.join(","), "client {client}");
+        assert_eq!(
+            node.invoke(&heard, "items"),
+            expected.join(","),
+            "client {client}"
+        );
     }
-    eprintln!("{kills} kills: {} acknowledged, none lost, none twice", acknowledged.iter().sum::<u64>());
+    eprintln!(
+        "{kills} kills: {} acknowledged, none lost, none twice",
+        acknowledged.iter().sum::<u64>()
+    );
 }
 
 #[test]

@@ -72,12 +72,16 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
 async fn fallback(State(core): State<Arc<Core>>, request: Request) -> Response<Body> {
     let path = request.uri().path();
     if path.starts_with("/invocations/") && request.method() == "GET" {
-        return match broker::invocation_status(&core, path) {
+        return match broker::invocation_status(&core, path).await {
             Ok(response) => response.map(Body::new),
             Err(problem) => Failed(problem).into_response(),
         };
     }
-    Failed(Problem::new(Code::NotFound, format!("there is nothing at {path}"))).into_response()
+    Failed(Problem::new(
+        Code::NotFound,
+        format!("there is nothing at {path}"),
+    ))
+    .into_response()
 }
 
 fn json(value: &serde_json::Value) -> Response<Body> {
@@ -108,7 +112,8 @@ fn function_name(text: &str) -> Result<FunctionName, Failed> {
 }
 
 fn session_name(text: &str) -> Result<SessionName, Failed> {
-    SessionName::new(text).map_err(|error| Failed(Problem::new(Code::SessionNameInvalid, error.to_string())))
+    SessionName::new(text)
+        .map_err(|error| Failed(Problem::new(Code::SessionNameInvalid, error.to_string())))
 }
 
 fn page(limit: Option<usize>) -> usize {
@@ -118,9 +123,10 @@ fn page(limit: Option<usize>) -> usize {
 async fn read(body: Body, max: usize) -> Result<bytes::Bytes, Failed> {
     match http_body_util::Limited::new(body, max).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Failed(Problem::new(Code::BodyTooLarge, format!("at most {max} bytes are allowed here"))))
-        }
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failed(Problem::new(
+            Code::BodyTooLarge,
+            format!("at most {max} bytes are allowed here"),
+        ))),
         Err(error) => Err(bad_request(format!("the body broke off: {error}"))),
     }
 }

@@ -33,11 +33,17 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Whether a text is a SHA-256 digest in lower-case hexadecimal.
 pub(crate) fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 fn internal(doing: &str, path: &Path, error: &std::io::Error) -> Problem {
-    Problem::new(Code::Internal, format!("cannot {doing} {}: {error}", path.display()))
+    Problem::new(
+        Code::Internal,
+        format!("cannot {doing} {}: {error}", path.display()),
+    )
 }
 
 fn invalid(error: &ArtifactError) -> Problem {
@@ -47,7 +53,10 @@ fn invalid(error: &ArtifactError) -> Problem {
 impl Artifacts {
     pub(crate) fn open(dir: PathBuf) -> std::io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
-        Ok(Self { dir, loaded: Mutex::default() })
+        Ok(Self {
+            dir,
+            loaded: Mutex::default(),
+        })
     }
 
     fn wasm(&self, digest: &str) -> PathBuf {
@@ -61,21 +70,31 @@ impl Artifacts {
 
     /// Checks, compiles and stores a component. Takes seconds for a large one: not for a thread
     /// that serves others.
-    pub(crate) fn store(&self, runtime: &Runtime, expected: &str, wasm: &[u8]) -> Result<(), Problem> {
+    pub(crate) fn store(
+        &self,
+        runtime: &Runtime,
+        expected: &str,
+        wasm: &[u8],
+    ) -> Result<(), Problem> {
         let found = digest(wasm);
         if found != expected {
-            let detail = format!("the bytes have the digest {found}, not {expected} as in the path");
+            let detail =
+                format!("the bytes have the digest {found}, not {expected} as in the path");
             return Err(Problem::new(Code::ArtifactInvalid, detail));
         }
-        let compiled = runtime.compile(wasm).map_err(|error| invalid(&error))?;
         let path = self.compiled(runtime, expected);
+        if path.exists() && self.has(expected) {
+            return Ok(());
+        }
+        let compiled = runtime.compile(wasm).map_err(|error| invalid(&error))?;
         write_durably(&path, &compiled.bytes).map_err(|error| internal("write", &path, &error))?;
         let path = self.wasm(expected);
         write_durably(&path, wasm).map_err(|error| internal("write", &path, &error))
     }
 
     fn compiled(&self, runtime: &Runtime, digest: &str) -> PathBuf {
-        self.dir.join(format!("{digest}.{}.cwasm", runtime.compatibility()))
+        self.dir
+            .join(format!("{digest}.{}.cwasm", runtime.compatibility()))
     }
 
     /// The artefact, ready to start workers; compiled again if this version of the node has not
@@ -90,7 +109,10 @@ impl Artifacts {
             let wasm = match std::fs::read(&path) {
                 Ok(wasm) => wasm,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    return Err(Problem::new(Code::ArtifactNotFound, format!("no artefact {digest} was uploaded")));
+                    return Err(Problem::new(
+                        Code::ArtifactNotFound,
+                        format!("no artefact {digest} was uploaded"),
+                    ));
                 }
                 Err(error) => return Err(internal("read", &path, &error)),
             };

@@ -9,7 +9,8 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use fulmar_model::{Code, Problem, SessionName};
 use fulmar_state::record::{
-    Address, IdempotencyRecord, InvocationRecord, InvocationStatus, MessageRecord, StoredReply, StoredRequest,
+    Address, IdempotencyRecord, InvocationRecord, InvocationStatus, MessageRecord, StoredReply,
+    StoredRequest,
 };
 use fulmar_state::{Bookkeeping, Table, key};
 use fulmar_worker::{Request as WorkerRequest, World};
@@ -41,30 +42,49 @@ pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Resp
         Ok(response) => response,
         Err(problem) => respond::problem(&problem),
     };
-    core.metrics.total_seconds.observe(arrived.elapsed().as_secs_f64());
+    core.metrics
+        .total_seconds
+        .observe(arrived.elapsed().as_secs_f64());
     response
 }
 
-async fn accept(core: &Arc<Core>, request: Request<Incoming>, arrived: Instant) -> Result<Response<Body>, Problem> {
+async fn accept(
+    core: &Arc<Core>,
+    request: Request<Incoming>,
+    arrived: Instant,
+) -> Result<Response<Body>, Problem> {
     if core.stopping.is_cancelled() {
-        return Err(Problem::new(Code::ShuttingDown, "the node stops and takes nothing new"));
+        return Err(Problem::new(
+            Code::ShuttingDown,
+            "the node stops and takes nothing new",
+        ));
     }
     let (head, body) = request.into_parts();
     let target = Target::parse(head.uri.path())?;
     let function = core.functions.get(&target.function).ok_or_else(|| {
-        Problem::new(Code::FunctionNotFound, format!("no function {:?} is deployed", target.function))
+        Problem::new(
+            Code::FunctionNotFound,
+            format!("no function {:?} is deployed", target.function),
+        )
     })?;
     let session = target.session.as_deref().map(SessionName::new).transpose();
-    let session = session.map_err(|error| Problem::new(Code::SessionNameInvalid, error.to_string()))?;
+    let session =
+        session.map_err(|error| Problem::new(Code::SessionNameInvalid, error.to_string()))?;
     let deployed = function.current();
     let read_only = deployed.manifest.is_read_only(head.method.as_str());
     if deployed.world() == World::Function {
         if target.rest != "/" {
-            let detail = format!("{} speaks fulmar:function, which has no sub-paths; {:?} is left over", function.name, target.rest);
+            let detail = format!(
+                "{} speaks fulmar:function, which has no sub-paths; {:?} is left over",
+                function.name, target.rest
+            );
             return Err(Problem::new(Code::NotFound, detail));
         }
         if head.method != Method::POST && !read_only {
-            let detail = format!("{} speaks fulmar:function and takes POST, not {}", function.name, head.method);
+            let detail = format!(
+                "{} speaks fulmar:function and takes POST, not {}",
+                function.name, head.method
+            );
             return Err(Problem::new(Code::MethodNotAllowed, detail));
         }
     }
@@ -74,7 +94,11 @@ async fn accept(core: &Arc<Core>, request: Request<Incoming>, arrived: Instant) 
     let body = read_body(core, body, max, &mut admitted).await?;
     let idempotency = idempotency_key.as_ref().map(|key| IdempotencyKey {
         key: key.clone(),
-        request: request_digest(&head.method, head.uri.path_and_query().map_or("/", |path| path.as_str()), &body),
+        request: request_digest(
+            &head.method,
+            head.uri.path_and_query().map_or("/", |path| path.as_str()),
+            &body,
+        ),
     });
     let call = ClientCall {
         core,
@@ -86,7 +110,9 @@ async fn accept(core: &Arc<Core>, request: Request<Incoming>, arrived: Instant) 
         arrived,
     };
     if prefers_async(&head.headers) {
-        return call.submit_async(stored_request(&head, &target, &body)).await;
+        return call
+            .submit_async(stored_request(&head, &target, &body))
+            .await;
     }
     let request = match deployed.world() {
         World::Function => WorkerRequest::Bytes(body),
@@ -121,10 +147,14 @@ impl ClientCall<'_> {
             arrived: self.arrived,
             origin: Origin::Client(reply),
         };
-        execute::submit(self.core, self.function, invocation).map_err(|QueueFull| queue_full(self.function))?;
-        outcome
-            .await
-            .unwrap_or_else(|_| Err(Problem::new(Code::ShuttingDown, "the node stopped before the invocation ran")))
+        execute::submit(self.core, self.function, invocation)
+            .map_err(|QueueFull| queue_full(self.function))?;
+        outcome.await.unwrap_or_else(|_| {
+            Err(Problem::new(
+                Code::ShuttingDown,
+                "the node stopped before the invocation ran",
+            ))
+        })
     }
 
     /// Stores the invocation as a message and answers where its result will be.
@@ -147,7 +177,14 @@ impl ClientCall<'_> {
         }
         let id = core.next_id().to_string();
         let now = clock::unix_ms();
-        let retention = self.function.current().manifest.idempotency.retention.get().as_millis() as u64;
+        let retention = self
+            .function
+            .current()
+            .manifest
+            .idempotency
+            .retention
+            .get()
+            .as_millis() as u64;
         let to = Address {
             function: self.function.name.clone(),
             session: self.session.clone(),
@@ -158,7 +195,9 @@ impl ClientCall<'_> {
                 ("location".into(), location(&id).into_bytes()),
                 ("content-type".into(), b"application/json".to_vec()),
             ],
-            body: json!({ "id": id, "status": "pending" }).to_string().into_bytes(),
+            body: json!({ "id": id, "status": "pending" })
+                .to_string()
+                .into_bytes(),
         };
         let mut bookkeeping = Bookkeeping::default();
         let pending = InvocationRecord {
@@ -202,67 +241,112 @@ impl ClientCall<'_> {
         match stored.await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Err(storage_failed(&failure)),
-            Err(_) => return Err(Problem::new(Code::ShuttingDown, "the node stopped before the invocation was stored")),
+            Err(_) => {
+                return Err(Problem::new(
+                    Code::ShuttingDown,
+                    "the node stopped before the invocation was stored",
+                ));
+            }
         }
         let reply = restore_reply(accepted)?;
-        Ok(respond::answer(Answer { reply, invocation: id.into(), replayed: false }))
+        Ok(respond::answer(Answer {
+            reply,
+            invocation: id.into(),
+            replayed: false,
+        }))
     }
 
     /// The answer kept for the key, if there is one.
     fn kept(&self, idempotency: &IdempotencyKey) -> Result<Option<Response<Body>>, Problem> {
         let session = self.session.as_ref().map(SessionName::as_str);
         let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
-        let record = self.core.store.record::<IdempotencyRecord>(Table::Idempotency, &key);
+        let record = self
+            .core
+            .store
+            .record::<IdempotencyRecord>(Table::Idempotency, &key);
         let record = record.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         let Some(record) = record.filter(|record| record.expires_unix_ms > clock::unix_ms()) else {
             return Ok(None);
         };
         if record.request != idempotency.request {
-            let detail = format!("the key was used by invocation {} for another request", record.invocation);
+            let detail = format!(
+                "the key was used by invocation {} for another request",
+                record.invocation
+            );
             return Err(Problem::new(Code::IdempotencyKeyReused, detail));
         }
         let reply = restore_reply(record.reply)?;
-        Ok(Some(respond::answer(Answer { reply, invocation: record.invocation.into(), replayed: true })))
+        Ok(Some(respond::answer(Answer {
+            reply,
+            invocation: record.invocation.into(),
+            replayed: true,
+        })))
     }
 }
 
 fn queue_full(function: &Function) -> Problem {
     let max = function.current().manifest.queue.max;
-    Problem::new(Code::QueueFull, format!("{max} invocations of {} wait already", function.name))
+    Problem::new(
+        Code::QueueFull,
+        format!("{max} invocations of {} wait already", function.name),
+    )
 }
 
 /// Answers `GET /invocations/{id}` and `/invocations/{id}/result`.
-pub(crate) fn invocation_status(core: &Arc<Core>, path: &str) -> Result<Response<Body>, Problem> {
+pub(crate) async fn invocation_status(
+    core: &Arc<Core>,
+    path: &str,
+) -> Result<Response<Body>, Problem> {
     let rest = path.strip_prefix("/invocations/").unwrap_or(path);
     let (id, wants_result) = match rest.strip_suffix("/result") {
         Some(id) => (id, true),
         None => (rest, false),
     };
-    let record = core
+    let (record, ticket) = core
         .store
-        .record::<InvocationRecord>(Table::Invocations, id.as_bytes())
+        .record_with_ticket::<InvocationRecord>(Table::Invocations, id.as_bytes())
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?
-        .ok_or_else(|| Problem::new(Code::InvocationNotFound, format!("no asynchronous invocation {id:?} is known")))?;
+        .ok_or_else(|| {
+            Problem::new(
+                Code::InvocationNotFound,
+                format!("no asynchronous invocation {id:?} is known"),
+            )
+        })?;
+    // A result may be seen here before it is durable; it must not leave the node before.
+    core.durable(ticket).await?;
     if wants_result {
         return match record.status {
             InvocationStatus::Done(reply) => {
                 let reply = restore_reply(reply)?;
-                Ok(respond::answer(Answer { reply, invocation: id.into(), replayed: false }))
+                Ok(respond::answer(Answer {
+                    reply,
+                    invocation: id.into(),
+                    replayed: false,
+                }))
             }
-            InvocationStatus::Failed(problem) => match serde_json::from_slice::<Problem>(&problem) {
-                Ok(problem) => Err(problem),
-                Err(error) => Err(Problem::new(Code::Internal, error.to_string())),
-            },
+            InvocationStatus::Failed(problem) => {
+                match serde_json::from_slice::<Problem>(&problem) {
+                    Ok(problem) => Err(problem),
+                    Err(error) => Err(Problem::new(Code::Internal, error.to_string())),
+                }
+            }
             InvocationStatus::Pending => {
                 let body = json!({ "id": id, "status": "pending" }).to_string();
-                Ok(respond::bytes(StatusCode::ACCEPTED, "application/json", body))
+                Ok(respond::bytes(
+                    StatusCode::ACCEPTED,
+                    "application/json",
+                    body,
+                ))
             }
         };
     }
     let (status, problem) = match record.status {
         InvocationStatus::Pending => ("pending", None),
         InvocationStatus::Done(_) => ("done", None),
-        InvocationStatus::Failed(problem) => ("failed", serde_json::from_slice::<serde_json::Value>(&problem).ok()),
+        InvocationStatus::Failed(problem) => (
+            "failed",
+            serde_json::from_slice::<serde_json::Value>(&problem).ok(),
+        ),
     };
     let mut document = json!({
         "id": id,
@@ -275,7 +359,11 @@ pub(crate) fn invocation_status(core: &Arc<Core>, path: &str) -> Result<Response
     if let Some(problem) = problem {
         document["problem"] = problem;
     }
-    Ok(respond::bytes(StatusCode::OK, "application/json", document.to_string()))
+    Ok(respond::bytes(
+        StatusCode::OK,
+        "application/json",
+        document.to_string(),
+    ))
 }
 
 fn location(id: &str) -> String {
@@ -285,13 +373,18 @@ fn location(id: &str) -> String {
 /// The client's idempotency key, if it sent one.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
     let mut keys = headers.get_all("idempotency-key").iter();
-    let Some(key) = keys.next() else { return Ok(None) };
+    let Some(key) = keys.next() else {
+        return Ok(None);
+    };
     let bad = |detail: &str| Err(Problem::new(Code::IdempotencyKeyInvalid, detail));
     if keys.next().is_some() {
         return bad("the Idempotency-Key header was sent twice");
     }
     match key.to_str() {
-        Ok(key) if (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+        Ok(key)
+            if (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len())
+                && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
+        {
             Ok(Some(key.into()))
         }
         _ => bad("the Idempotency-Key header has to be 1 to 255 visible ASCII characters"),
@@ -326,9 +419,18 @@ fn inner_path(head: &http::request::Parts, target: &Target<'_>) -> String {
     }
 }
 
-fn http_request(mut head: http::request::Parts, target: &Target<'_>, body: Bytes) -> Result<http::Request<Bytes>, Problem> {
+fn http_request(
+    mut head: http::request::Parts,
+    target: &Target<'_>,
+    body: Bytes,
+) -> Result<http::Request<Bytes>, Problem> {
     let path = inner_path(&head, target);
-    let authority = head.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("localhost").to_owned();
+    let authority = head
+        .headers
+        .get("host")
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or("localhost")
+        .to_owned();
     head.uri = http::Uri::builder()
         .scheme("http")
         .authority(authority)
@@ -355,28 +457,47 @@ fn stored_request(head: &http::request::Parts, target: &Target<'_>, body: &Bytes
 }
 
 /// Reads a body of at most `max` bytes, from a client that keeps sending.
-async fn read_body(core: &Arc<Core>, mut body: Incoming, max: usize, admitted: &mut Admitted) -> Result<Bytes, Problem> {
+async fn read_body(
+    core: &Arc<Core>,
+    mut body: Incoming,
+    max: usize,
+    admitted: &mut Admitted,
+) -> Result<Bytes, Problem> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    let too_large = || Problem::new(Code::BodyTooLarge, format!("the body is larger than the function's limit of {max} bytes"));
+    let too_large = || {
+        Problem::new(
+            Code::BodyTooLarge,
+            format!("the body is larger than the function's limit of {max} bytes"),
+        )
+    };
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
     }
     let timeout = core.options.body_timeout;
     let timed_out = || {
-        let detail = format!("the body has to come without a pause of {timeout:?} and at {MIN_BODY_RATE} bytes a second");
+        let detail = format!(
+            "the body has to come without a pause of {timeout:?} and at {MIN_BODY_RATE} bytes a second"
+        );
         Problem::new(Code::BodyTimeout, detail)
     };
     let started = Instant::now();
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     let mut size = 0;
     while !body.is_end_stream() {
-        let Some(frame) = tokio::time::timeout(timeout, body.frame()).await.map_err(|_| timed_out())? else {
+        let Some(frame) = tokio::time::timeout(timeout, body.frame())
+            .await
+            .map_err(|_| timed_out())?
+        else {
             break;
         };
-        let frame = frame.map_err(|error| Problem::new(Code::BadRequest, format!("the body broke off: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let frame = frame.map_err(|error| {
+            Problem::new(Code::BadRequest, format!("the body broke off: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         size += data.len();
         if size > max {
             return Err(too_large());

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fulmar_model::{Code, Problem};
-use fulmar_state::Store;
+use fulmar_state::{Store, Ticket};
 use fulmar_worker::{LogSink, Pool, Runtime};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::Artifacts;
@@ -95,6 +96,22 @@ impl Core {
         }
     }
 
+    /// Waits until a commit is durable.
+    pub(crate) async fn durable(&self, ticket: Ticket) -> Result<(), Problem> {
+        let (durable, settled) = oneshot::channel();
+        let release = Box::new(move |result| {
+            let _ = durable.send(result);
+        });
+        self.store.commits().when_durable(ticket, release);
+        match settled.await {
+            Ok(result) => result.map_err(|failure| storage_failed(&failure)),
+            Err(_) => Err(Problem::new(
+                Code::ShuttingDown,
+                "the node stopped before it was stored",
+            )),
+        }
+    }
+
     /// Why nothing may be run now, if so.
     pub(crate) fn refuses_writes(&self) -> Option<Problem> {
         if self.store.commits().has_failed() {
@@ -106,7 +123,10 @@ impl Core {
         }
         self.keeper.disk_is_full().then(|| {
             let reserve = self.options.reserve_disk_bytes;
-            Problem::new(Code::StorageFull, format!("less than {reserve} bytes are free where the data directory is"))
+            Problem::new(
+                Code::StorageFull,
+                format!("less than {reserve} bytes are free where the data directory is"),
+            )
         })
     }
 }
@@ -127,10 +147,16 @@ pub(crate) struct Admitted {
 impl Admission {
     /// Takes a place for an invocation, or says how busy the node is.
     pub(crate) fn admit(core: &Arc<Core>) -> Result<Admitted, Problem> {
-        let admitted = Admitted { core: core.clone(), body_bytes: 0 };
+        let admitted = Admitted {
+            core: core.clone(),
+            body_bytes: 0,
+        };
         let before = core.admission.invocations.fetch_add(1, Ordering::Relaxed);
         if before >= core.options.max_invocations {
-            let detail = format!("{before} invocations are in the node; at most {} may be", core.options.max_invocations);
+            let detail = format!(
+                "{before} invocations are in the node; at most {} may be",
+                core.options.max_invocations
+            );
             return Err(Problem::new(Code::QueueFull, detail));
         }
         Ok(admitted)
@@ -146,9 +172,16 @@ impl Admitted {
     /// Accounts for the invocation's body.
     pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Problem> {
         self.body_bytes += bytes;
-        let before = self.core.admission.body_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = self
+            .core
+            .admission
+            .body_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > self.core.options.max_body_bytes {
-            return Err(Problem::new(Code::QueueFull, "the node holds too many request bodies at once"));
+            return Err(Problem::new(
+                Code::QueueFull,
+                "the node holds too many request bodies at once",
+            ));
         }
         Ok(())
     }
@@ -158,6 +191,8 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let admission = &self.core.admission;
         admission.invocations.fetch_sub(1, Ordering::Relaxed);
-        admission.body_bytes.fetch_sub(self.body_bytes, Ordering::Relaxed);
+        admission
+            .body_bytes
+            .fetch_sub(self.body_bytes, Ordering::Relaxed);
     }
 }

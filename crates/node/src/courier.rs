@@ -45,7 +45,11 @@ struct Lane {
 
 impl Lane {
     fn of(message: &MessageRecord) -> Self {
-        let ordered = message.to.session.is_some() && message.from.as_ref().is_some_and(|from| from.session.is_some());
+        let ordered = message.to.session.is_some()
+            && message
+                .from
+                .as_ref()
+                .is_some_and(|from| from.session.is_some());
         Self {
             from: message.from.clone().filter(|_| ordered),
             to: message.to.clone(),
@@ -53,7 +57,11 @@ impl Lane {
     }
 
     fn width(&self) -> usize {
-        if self.from.is_some() { 1 } else { UNORDERED_WIDTH }
+        if self.from.is_some() {
+            1
+        } else {
+            UNORDERED_WIDTH
+        }
     }
 }
 
@@ -131,16 +139,20 @@ impl Courier {
     /// Takes up the messages that an earlier run of the node left.
     pub(crate) fn recover(&self, core: &Arc<Core>) -> Result<usize, StoreError> {
         let (mut found, mut bad) = (0, None);
-        core.store.scan(Table::Messages, &[], None, &mut |key, value| {
-            let message = MessageRecord::decode(value).map_err(|error| StoreError::Record { table: Table::Messages, error });
-            match (MessageKey::try_from(key), message) {
-                (Ok(key), Ok(message)) => self.enqueue(core, key, message),
-                (Err(_), _) => tracing::warn!("a message with a bad key was left out"),
-                (_, Err(error)) => bad = Some(error),
-            }
-            found += 1;
-            bad.is_none()
-        })?;
+        core.store
+            .scan(Table::Messages, &[], None, &mut |key, value| {
+                let message = MessageRecord::decode(value).map_err(|error| StoreError::Record {
+                    table: Table::Messages,
+                    error,
+                });
+                match (MessageKey::try_from(key), message) {
+                    (Ok(key), Ok(message)) => self.enqueue(core, key, message),
+                    (Err(_), _) => tracing::warn!("a message with a bad key was left out"),
+                    (_, Err(error)) => bad = Some(error),
+                }
+                found += 1;
+                bad.is_none()
+            })?;
         bad.map_or(Ok(found), Err)
     }
 }
@@ -154,7 +166,9 @@ async fn run_lane(core: Arc<Core>, lane: Lane) {
         }
         let message = match waiting.message {
             Some(message) => {
-                core.courier.held_bytes.fetch_sub(message.request.body.len(), Ordering::Relaxed);
+                core.courier
+                    .held_bytes
+                    .fetch_sub(message.request.body.len(), Ordering::Relaxed);
                 Some(message)
             }
             None => read_again(&core, &waiting.key).await,
@@ -205,7 +219,12 @@ enum Delivery {
 }
 
 /// Tries a message again until it is settled; false if the node stops before.
-async fn retry(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageRecord>, mut pause: Duration) -> bool {
+async fn retry(
+    core: &Arc<Core>,
+    key: MessageKey,
+    mut message: Box<MessageRecord>,
+    mut pause: Duration,
+) -> bool {
     loop {
         tokio::select! {
             () = core.stopping.cancelled() => return false,
@@ -225,7 +244,10 @@ async fn deliver(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageReco
     };
     let function = core.functions.get(message.to.function.as_str());
     let problem = match &function {
-        None => Problem::new(Code::FunctionNotFound, format!("no function {} is deployed", message.to.function)),
+        None => Problem::new(
+            Code::FunctionNotFound,
+            format!("no function {} is deployed", message.to.function),
+        ),
         Some(function) => match hand_in(core, function, key, &message).await {
             Ok(Ok(())) => {
                 core.metrics.delivered.inc();
@@ -244,7 +266,9 @@ async fn deliver(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageReco
     core.metrics.redelivered.inc();
     message.attempts += 1;
     message.error = format!("{}: {}", problem.code.as_str(), problem.detail);
-    let policy = function.map(|function| function.current().manifest.messages.clone()).unwrap_or_default();
+    let policy = function
+        .map(|function| function.current().manifest.messages.clone())
+        .unwrap_or_default();
     let mut bookkeeping = Bookkeeping::default();
     if message.invocation.is_some() {
         // A client's invocation is tried once; the client decides whether to try again.
@@ -259,10 +283,19 @@ async fn deliver(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageReco
     } else {
         // So that a restart goes on counting; nobody waits for it.
         bookkeeping.put(Table::Messages, &key, &*message);
-        if core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {})).is_err() {
+        if core
+            .store
+            .commit_bookkeeping(bookkeeping, Box::new(|_| {}))
+            .is_err()
+        {
             return Delivery::Stopped;
         }
-        let pause = backoff(policy.backoff_initial.get(), policy.backoff_max.get(), message.attempts, fastrand::f64());
+        let pause = backoff(
+            policy.backoff_initial.get(),
+            policy.backoff_max.get(),
+            message.attempts,
+            fastrand::f64(),
+        );
         return Delivery::Again(message, pause);
     }
     core.metrics.messages_pending.dec();
@@ -318,18 +351,27 @@ fn request(function: &Function, message: &MessageRecord) -> Result<Request, Prob
     match function.current().world() {
         World::Function => Ok(Request::Bytes(body)),
         World::Http => {
-            let mut request = http::Request::builder().method(stored.method.as_str()).uri(stored.path.as_str());
+            let mut request = http::Request::builder()
+                .method(stored.method.as_str())
+                .uri(stored.path.as_str());
             for (name, value) in &stored.headers {
                 request = request.header(name.as_str(), value.as_slice());
             }
             let request = request.body(body);
-            request.map(Request::Http).map_err(|error| Problem::new(Code::BadRequest, error.to_string()))
+            request
+                .map(Request::Http)
+                .map_err(|error| Problem::new(Code::BadRequest, error.to_string()))
         }
     }
 }
 
 /// Stores why an asynchronous invocation has no result.
-fn give_answer(bookkeeping: &mut Bookkeeping, message: &MessageRecord, problem: &Problem, key: MessageKey) {
+fn give_answer(
+    bookkeeping: &mut Bookkeeping,
+    message: &MessageRecord,
+    problem: &Problem,
+    key: MessageKey,
+) {
     bookkeeping.delete(Table::Messages, &key);
     if let Some(invocation) = &message.invocation {
         let now = clock::unix_ms();

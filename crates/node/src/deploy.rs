@@ -22,7 +22,11 @@ fn record_key(name: &str) -> Vec<u8> {
 }
 
 /// Deploys a function; says whether anything changed.
-pub(crate) async fn deploy(core: &Arc<Core>, manifest: Manifest, digest: &str) -> Result<(Arc<Function>, bool), Problem> {
+pub(crate) async fn deploy(
+    core: &Arc<Core>,
+    manifest: Manifest,
+    digest: &str,
+) -> Result<(Arc<Function>, bool), Problem> {
     let before = core.functions.get(manifest.name.as_str());
     if let Some(function) = before.filter(|function| {
         let current = function.current();
@@ -35,7 +39,8 @@ pub(crate) async fn deploy(core: &Arc<Core>, manifest: Manifest, digest: &str) -
     }
     let artifact = {
         let (core, digest) = (core.clone(), digest.to_owned());
-        let loaded = tokio::task::spawn_blocking(move || core.artifacts.load(&core.runtime, &digest)).await;
+        let loaded =
+            tokio::task::spawn_blocking(move || core.artifacts.load(&core.runtime, &digest)).await;
         loaded.map_err(|error| Problem::new(Code::Internal, error.to_string()))??
     };
     // One at a time, so that versions count up in the order in which they take effect.
@@ -87,10 +92,15 @@ pub(crate) async fn store(core: &Core, bookkeeping: Bookkeeping) -> Result<(), P
         let _ = durable.send(result);
     });
     let failed = |failure| storage_failed(&failure);
-    core.store.commit_bookkeeping(bookkeeping, release).map_err(failed)?;
+    core.store
+        .commit_bookkeeping(bookkeeping, release)
+        .map_err(failed)?;
     match stored.await {
         Ok(result) => result.map_err(failed),
-        Err(_) => Err(Problem::new(Code::ShuttingDown, "the node stopped before it was stored")),
+        Err(_) => Err(Problem::new(
+            Code::ShuttingDown,
+            "the node stopped before it was stored",
+        )),
     }
 }
 
@@ -98,10 +108,18 @@ pub(crate) async fn store(core: &Core, bookkeeping: Bookkeeping) -> Result<(), P
 pub(crate) fn recover(core: &Arc<Core>) -> Result<(), Problem> {
     let mut records = Vec::new();
     core.store
-        .scan(Table::System, KEY_PREFIX.as_bytes(), None, &mut |key, value| {
-            records.push((String::from_utf8_lossy(key).into_owned(), FunctionRecord::decode(value)));
-            true
-        })
+        .scan(
+            Table::System,
+            KEY_PREFIX.as_bytes(),
+            None,
+            &mut |key, value| {
+                records.push((
+                    String::from_utf8_lossy(key).into_owned(),
+                    FunctionRecord::decode(value),
+                ));
+                true
+            },
+        )
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     for (key, record) in records {
         let recovered = record

@@ -13,14 +13,18 @@ use std::time::Instant;
 
 use fulmar_model::{Code, Group, Problem, SessionName};
 use fulmar_state::record::{IdempotencyRecord, InvocationRecord, InvocationStatus};
-use fulmar_state::{Bookkeeping, ReservedKeys, SessionState, StoreFailure, Table, Transaction, key};
+use fulmar_state::{
+    Bookkeeping, ReservedKeys, SessionState, StoreFailure, Table, Transaction, key,
+};
 use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
 use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
-use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, Outcome, Turn, restore_reply, store_reply};
+use crate::invocation::{
+    Answer, IdempotencyKey, Invocation, Origin, Outcome, Turn, restore_reply, store_reply,
+};
 use crate::sessions::{Enqueued, Session, Work};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
@@ -33,7 +37,11 @@ const MAX_CONFLICTS: u32 = 32;
 pub(crate) struct QueueFull;
 
 /// Hands an invocation in; its outcome goes to its origin.
-pub(crate) fn submit(core: &Arc<Core>, function: &Arc<Function>, invocation: Invocation) -> Result<(), QueueFull> {
+pub(crate) fn submit(
+    core: &Arc<Core>,
+    function: &Arc<Function>,
+    invocation: Invocation,
+) -> Result<(), QueueFull> {
     let max = function.current().manifest.queue.max as usize;
     match lane(function, &invocation) {
         Some(session) => match session.enqueue(Work::Invocation(invocation), max) {
@@ -65,19 +73,28 @@ fn lane(function: &Function, invocation: &Invocation) -> Option<Arc<Session>> {
 }
 
 /// Waits for the exclusive use of a session.
-pub(crate) async fn turn(core: &Arc<Core>, function: &Arc<Function>, session: &Arc<Session>) -> Result<Turn, Problem> {
+pub(crate) async fn turn(
+    core: &Arc<Core>,
+    function: &Arc<Function>,
+    session: &Arc<Session>,
+) -> Result<Turn, Problem> {
     let (give, take) = oneshot::channel();
     if let Enqueued::Run = session.enqueue(Work::Turn(give), usize::MAX) {
         start(run_queue(core.clone(), function.clone(), session.clone()));
     }
-    take.await.map_err(|_| Problem::new(Code::Internal, "the session's queue went away"))
+    take.await
+        .map_err(|_| Problem::new(Code::Internal, "the session's queue went away"))
 }
 
 /// Runs a future on this task as far as it goes without waiting, and the rest on a task of its own.
 pub(crate) fn start(future: impl Future<Output = ()> + Send + 'static) {
     let mut future: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(future);
     // What wakes this first poll is lost, but spawning polls again.
-    if future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+    if future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+        .is_pending()
+    {
         tokio::spawn(future);
     }
 }
@@ -133,7 +150,12 @@ async fn run_sessionless(core: Arc<Core>, function: Arc<Function>, invocation: I
 }
 
 /// Runs one invocation; the outcome goes to its origin once it is durable.
-async fn run(core: &Arc<Core>, function: &Arc<Function>, session: Option<&Arc<Session>>, invocation: Invocation) {
+async fn run(
+    core: &Arc<Core>,
+    function: &Arc<Function>,
+    session: Option<&Arc<Session>>,
+    invocation: Invocation,
+) {
     if invocation.origin.is_abandoned() {
         return;
     }
@@ -143,7 +165,9 @@ async fn run(core: &Arc<Core>, function: &Arc<Function>, session: Option<&Arc<Se
         deployed: function.current(),
         started: Instant::now(),
     };
-    core.metrics.queue_seconds.observe((run.started - invocation.arrived).as_secs_f64());
+    core.metrics
+        .queue_seconds
+        .observe((run.started - invocation.arrived).as_secs_f64());
     if let Err((origin, problem)) = run.invoke(session, invocation).await {
         run.finish_failed(origin, problem);
     }
@@ -168,18 +192,34 @@ struct Finished<'a> {
 }
 
 impl Run<'_> {
-    async fn invoke(&self, session: Option<&Arc<Session>>, invocation: Invocation) -> Result<(), (Origin, Problem)> {
-        let Invocation { id, session: name, request, idempotency, idempotency_key, read_only, attempt, origin, .. } = invocation;
+    async fn invoke(
+        &self,
+        session: Option<&Arc<Session>>,
+        invocation: Invocation,
+    ) -> Result<(), (Origin, Problem)> {
+        let Invocation {
+            id,
+            session: name,
+            request,
+            idempotency,
+            idempotency_key,
+            read_only,
+            attempt,
+            origin,
+            ..
+        } = invocation;
         let store = &self.core.store;
         if let Some(failure) = self.core.refuses_writes() {
             return Err((origin, failure));
         }
         let mut origin = match &idempotency {
             None => origin,
-            Some(idempotency) => match self.replay(name.as_ref().map(SessionName::as_str), idempotency, origin) {
-                Some(origin) => origin,
-                None => return Ok(()),
-            },
+            Some(idempotency) => {
+                match self.replay(name.as_ref().map(SessionName::as_str), idempotency, origin) {
+                    Some(origin) => origin,
+                    None => return Ok(()),
+                }
+            }
         };
         let state = match (session, &name) {
             (Some(session), Some(name)) => match self.state(session, name) {
@@ -215,7 +255,10 @@ impl Run<'_> {
             let tx = store.begin(state.clone(), read_only);
             let called = Instant::now();
             let (tx, result) = worker.call(call, tx).await;
-            self.core.metrics.execute_seconds.observe(called.elapsed().as_secs_f64());
+            self.core
+                .metrics
+                .execute_seconds
+                .observe(called.elapsed().as_secs_f64());
             let reply = match result {
                 Ok(reply) if !is_server_error(&reply) => reply,
                 Ok(reply) => {
@@ -256,22 +299,42 @@ impl Run<'_> {
             }
         }
         self.unreserve(reserved);
-        let detail = format!("the shared keys it depends on changed {MAX_CONFLICTS} times while it ran");
+        let detail =
+            format!("the shared keys it depends on changed {MAX_CONFLICTS} times while it ran");
         Err((origin, Problem::new(Code::Internal, detail)))
     }
 
     /// Commits what ran, lets its worker wait for the next, posts its messages. If something that it
     /// depends on changed meanwhile, gives back what the next try needs.
-    fn commit(&self, tx: Transaction, writer: u64, origin: Origin, finished: Finished<'_>) -> Result<(), (ReservedKeys, Origin)> {
+    fn commit(
+        &self,
+        tx: Transaction,
+        writer: u64,
+        origin: Origin,
+        finished: Finished<'_>,
+    ) -> Result<(), (ReservedKeys, Origin)> {
         let prepared = match self.core.store.prepare(tx, writer) {
             Ok(prepared) => prepared,
             // The worker goes as well: it remembers writes that did not happen.
             Err(keys) => return Err((keys, origin)),
         };
-        let Finished { session, idempotency, id, reply, worker, pool_key, now_unix_ms } = finished;
+        let Finished {
+            session,
+            idempotency,
+            id,
+            reply,
+            worker,
+            pool_key,
+            now_unix_ms,
+        } = finished;
         let bookkeeping = self.bookkeeping(session, idempotency, &origin, &id, &reply, now_unix_ms);
         let (release, done) = self.release(origin, id, reply);
-        let committed = prepared.commit(self.deployed.manifest.durability, bookkeeping, now_unix_ms, release);
+        let committed = prepared.commit(
+            self.deployed.manifest.durability,
+            bookkeeping,
+            now_unix_ms,
+            release,
+        );
         let result = match committed {
             Ok(committed) => {
                 let tag = committed.version.map_or(0, |version| version.0);
@@ -296,11 +359,21 @@ impl Run<'_> {
     }
 
     /// Answers from the record of the idempotency key, if there is one; gives the origin back if not.
-    fn replay(&self, session: Option<&str>, idempotency: &IdempotencyKey, origin: Origin) -> Option<Origin> {
+    fn replay(
+        &self,
+        session: Option<&str>,
+        idempotency: &IdempotencyKey,
+        origin: Origin,
+    ) -> Option<Origin> {
         let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
-        let found = self.core.store.record_with_ticket::<IdempotencyRecord>(Table::Idempotency, &key);
+        let found = self
+            .core
+            .store
+            .record_with_ticket::<IdempotencyRecord>(Table::Idempotency, &key);
         let (record, ticket) = match found {
-            Ok(Some((record, ticket))) if record.expires_unix_ms > clock::unix_ms() => (record, ticket),
+            Ok(Some((record, ticket))) if record.expires_unix_ms > clock::unix_ms() => {
+                (record, ticket)
+            }
             Ok(_) => return Some(origin),
             Err(error) => {
                 self.finish_failed(origin, Problem::new(Code::Internal, error.to_string()));
@@ -308,7 +381,10 @@ impl Run<'_> {
             }
         };
         if record.request != idempotency.request {
-            let detail = format!("the key was used by invocation {} for another request", record.invocation);
+            let detail = format!(
+                "the key was used by invocation {} for another request",
+                record.invocation
+            );
             self.finish_failed(origin, Problem::new(Code::IdempotencyKeyReused, detail));
             return None;
         }
@@ -324,14 +400,27 @@ impl Run<'_> {
                 match origin {
                     Origin::Client(to) => {
                         let release = Box::new(move |durable: Result<(), StoreFailure>| {
-                            let _ = to.send(durable.map(|()| answer).map_err(|failure| storage_failed(&failure)));
+                            let _ = to.send(
+                                durable
+                                    .map(|()| answer)
+                                    .map_err(|failure| storage_failed(&failure)),
+                            );
                         });
-                        self.core.store.release(ticket, self.deployed.manifest.durability, release);
+                        self.core
+                            .store
+                            .release(ticket, self.deployed.manifest.durability, release);
                     }
                     // An asynchronous invocation under a key that was answered meanwhile.
                     origin @ Origin::Message { .. } => {
                         let id = answer.invocation.clone();
-                        let bookkeeping = self.bookkeeping(session, &None, &origin, &id, &answer.reply, clock::unix_ms());
+                        let bookkeeping = self.bookkeeping(
+                            session,
+                            &None,
+                            &origin,
+                            &id,
+                            &answer.reply,
+                            clock::unix_ms(),
+                        );
                         self.settle(origin, bookkeeping, Ok(()));
                     }
                 }
@@ -341,7 +430,11 @@ impl Run<'_> {
     }
 
     /// The session's state: hot, or loaded now.
-    fn state(&self, session: &Arc<Session>, name: &fulmar_model::SessionName) -> Result<Arc<SessionState>, Problem> {
+    fn state(
+        &self,
+        session: &Arc<Session>,
+        name: &fulmar_model::SessionName,
+    ) -> Result<Arc<SessionState>, Problem> {
         if let Some(state) = session.state() {
             return Ok(state);
         }
@@ -355,24 +448,37 @@ impl Run<'_> {
             .store
             .load_session(&group)
             .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-        self.core.metrics.load_seconds.observe(started.elapsed().as_secs_f64());
+        self.core
+            .metrics
+            .load_seconds
+            .observe(started.elapsed().as_secs_f64());
         self.core.keeper.loaded(state.hot_bytes());
         session.set_state(Some(state.clone()));
         Ok(state)
     }
 
     /// A live worker that knows the session's present state, or a fresh one.
-    async fn worker(&self, key: &PoolKey, state: Option<&Arc<SessionState>>) -> Result<Worker, Problem> {
+    async fn worker(
+        &self,
+        key: &PoolKey,
+        state: Option<&Arc<SessionState>>,
+    ) -> Result<Worker, Problem> {
         let tag = state.map_or(0, |state| state.version().0);
         if let Some(worker) = self.core.pool.take(key, tag) {
             return Ok(worker);
         }
         let started = Instant::now();
-        let Deployed { artifact, settings, .. } = &*self.deployed;
+        let Deployed {
+            artifact, settings, ..
+        } = &*self.deployed;
         loop {
-            match Worker::start(artifact, &self.function.name, settings, &self.core.log_sink).await {
+            match Worker::start(artifact, &self.function.name, settings, &self.core.log_sink).await
+            {
                 Ok(worker) => {
-                    self.core.metrics.start_seconds.observe(started.elapsed().as_secs_f64());
+                    self.core
+                        .metrics
+                        .start_seconds
+                        .observe(started.elapsed().as_secs_f64());
                     return Ok(worker);
                 }
                 // One that waits makes room; if all are busy, the client has to come back.
@@ -393,7 +499,13 @@ impl Run<'_> {
         now_unix_ms: u64,
     ) -> Bookkeeping {
         let mut bookkeeping = Bookkeeping::default();
-        let retention = self.deployed.manifest.idempotency.retention.get().as_millis() as u64;
+        let retention = self
+            .deployed
+            .manifest
+            .idempotency
+            .retention
+            .get()
+            .as_millis() as u64;
         let expires_unix_ms = now_unix_ms + retention;
         if let Some(idempotency) = idempotency {
             let record = IdempotencyRecord {
@@ -423,16 +535,34 @@ impl Run<'_> {
     }
 
     /// What happens when the commit is durable, and for a message whom to tell before that.
-    fn release(&self, origin: Origin, id: Arc<str>, reply: Reply) -> (fulmar_state::Release, Option<oneshot::Sender<Result<(), Problem>>>) {
+    fn release(
+        &self,
+        origin: Origin,
+        id: Arc<str>,
+        reply: Reply,
+    ) -> (
+        fulmar_state::Release,
+        Option<oneshot::Sender<Result<(), Problem>>>,
+    ) {
         let committed = Instant::now();
         let metrics = self.core.metrics.clone();
         match origin {
             Origin::Client(to) => {
                 let release = move |durable: Result<(), StoreFailure>| {
-                    metrics.commit_seconds.observe(committed.elapsed().as_secs_f64());
-                    let answer = Answer { reply, invocation: id, replayed: false };
+                    metrics
+                        .commit_seconds
+                        .observe(committed.elapsed().as_secs_f64());
+                    let answer = Answer {
+                        reply,
+                        invocation: id,
+                        replayed: false,
+                    };
                     // The client may be gone; the commit stands.
-                    let _ = to.send(durable.map(|()| answer).map_err(|failure| storage_failed(&failure)));
+                    let _ = to.send(
+                        durable
+                            .map(|()| answer)
+                            .map_err(|failure| storage_failed(&failure)),
+                    );
                 };
                 (Box::new(release), None)
             }
@@ -441,10 +571,19 @@ impl Run<'_> {
     }
 
     /// A response with a server error: answered, but nothing of it is kept.
-    fn finish_unkept(&self, origin: Origin, invocation: Arc<str>, reply: Reply) -> Result<(), (Origin, Problem)> {
+    fn finish_unkept(
+        &self,
+        origin: Origin,
+        invocation: Arc<str>,
+        reply: Reply,
+    ) -> Result<(), (Origin, Problem)> {
         match origin {
             Origin::Client(to) => {
-                let _ = to.send(Ok(Answer { reply, invocation, replayed: false }));
+                let _ = to.send(Ok(Answer {
+                    reply,
+                    invocation,
+                    replayed: false,
+                }));
                 Ok(())
             }
             origin @ Origin::Message { .. } => {
@@ -476,7 +615,11 @@ impl Run<'_> {
 
     /// Commits bookkeeping alone and tells a message's courier.
     fn settle(&self, origin: Origin, bookkeeping: Bookkeeping, result: Result<(), Problem>) {
-        let result = match self.core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {})) {
+        let result = match self
+            .core
+            .store
+            .commit_bookkeeping(bookkeeping, Box::new(|_| {}))
+        {
             Ok(_) => result,
             Err(failure) => Err(storage_failed(&failure)),
         };
@@ -489,7 +632,9 @@ impl Run<'_> {
         let name = &self.function.name;
         let limits = &self.deployed.manifest.limits;
         match error {
-            CallError::Trap(text) => Problem::new(Code::FunctionTrap, format!("{name} trapped: {text}")),
+            CallError::Trap(text) => {
+                Problem::new(Code::FunctionTrap, format!("{name} trapped: {text}"))
+            }
             CallError::Timeout => Problem::new(
                 Code::FunctionTimeout,
                 format!("{name} ran for longer than its limit of {}", limits.timeout),
@@ -498,16 +643,30 @@ impl Run<'_> {
                 Code::MemoryLimit,
                 format!("{name} asked for more than its limit of {}", limits.memory),
             ),
-            CallError::StackOverflow => Problem::new(Code::StackOverflow, format!("{name} used up its stack")),
+            CallError::StackOverflow => {
+                Problem::new(Code::StackOverflow, format!("{name} used up its stack"))
+            }
             CallError::Failed(text) => Problem::new(Code::FunctionFailed, text),
             CallError::Rejected(text) => Problem::new(Code::RejectedByFunction, text),
-            CallError::NoResponse => Problem::new(Code::NoResponse, format!("{name} returned without a response")),
+            CallError::NoResponse => Problem::new(
+                Code::NoResponse,
+                format!("{name} returned without a response"),
+            ),
             CallError::ResponseTooLarge { .. } => Problem::new(
                 Code::ResponseTooLarge,
-                format!("{name} answered more than its limit of {}", limits.max_response),
+                format!(
+                    "{name} answered more than its limit of {}",
+                    limits.max_response
+                ),
             ),
-            CallError::NoRoom => Problem::new(Code::QueueFull, "all workers that the node can have are busy"),
-            CallError::Start(text) => Problem::new(Code::Internal, format!("a worker of {name} could not start: {text}")),
+            CallError::NoRoom => Problem::new(
+                Code::QueueFull,
+                "all workers that the node can have are busy",
+            ),
+            CallError::Start(text) => Problem::new(
+                Code::Internal,
+                format!("a worker of {name} could not start: {text}"),
+            ),
         }
     }
 }

@@ -27,7 +27,8 @@ pub(crate) struct Hold {
 impl Hold {
     /// Waits for a session's turn. Sessions of a function that is not deployed can be held as well.
     pub(crate) async fn session(core: &Arc<Core>, group: &Group) -> Result<Self, Problem> {
-        let internal = |error: fulmar_state::StoreError| Problem::new(Code::Internal, error.to_string());
+        let internal =
+            |error: fulmar_state::StoreError| Problem::new(Code::Internal, error.to_string());
         let Some(function) = core.functions.get(group.function.as_str()) else {
             let state = core.store.load_session(group).map_err(internal)?;
             return Ok(Self {
@@ -72,17 +73,17 @@ impl Hold {
 
     /// Waits until everything committed so far is durable, and so in the engine.
     pub(crate) async fn settled(&self) -> Result<(), Problem> {
-        let (durable, settled) = oneshot::channel();
-        let commits = self.core.store.commits();
-        let release = Box::new(move |result| {
-            let _ = durable.send(result);
-        });
-        commits.when_durable(commits.submitted(), release);
-        wait(settled).await
+        self.core
+            .durable(self.core.store.commits().submitted())
+            .await
     }
 
     /// Commits and waits until it is durable.
-    pub(crate) async fn commit(&self, tx: Transaction, bookkeeping: Bookkeeping) -> Result<(), Problem> {
+    pub(crate) async fn commit(
+        &self,
+        tx: Transaction,
+        bookkeeping: Bookkeeping,
+    ) -> Result<(), Problem> {
         if let Some(refused) = self.core.refuses_writes() {
             return Err(refused);
         }
@@ -92,7 +93,10 @@ impl Hold {
                 let _ = durable.send(result);
             });
             let prepared = self.core.store.prepare(tx, 0).map_err(|_| {
-                Problem::new(Code::QueueFull, "a running invocation wants the same shared key; try again")
+                Problem::new(
+                    Code::QueueFull,
+                    "a running invocation wants the same shared key; try again",
+                )
             })?;
             // What the release hears is what counts.
             let _ = prepared.commit(Durability::Local, bookkeeping, clock::unix_ms(), release);
@@ -104,14 +108,21 @@ impl Hold {
     pub(crate) fn forget(&self) {
         if let Some((function, session, group)) = &self.session {
             session.set_state(None);
-            self.core.pool.evict_session(&function.name, group.session.as_str());
+            self.core
+                .pool
+                .evict_session(&function.name, group.session.as_str());
         }
     }
 }
 
-async fn wait(durable: oneshot::Receiver<Result<(), fulmar_state::StoreFailure>>) -> Result<(), Problem> {
+async fn wait(
+    durable: oneshot::Receiver<Result<(), fulmar_state::StoreFailure>>,
+) -> Result<(), Problem> {
     match durable.await {
         Ok(result) => result.map_err(|failure| storage_failed(&failure)),
-        Err(_) => Err(Problem::new(Code::ShuttingDown, "the node stopped before it was stored")),
+        Err(_) => Err(Problem::new(
+            Code::ShuttingDown,
+            "the node stopped before it was stored",
+        )),
     }
 }

@@ -33,7 +33,10 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, admin: axum::R
         .timer(TokioTimer::new())
         .header_read_timeout(core.options.header_timeout)
         .pipeline_flush(true);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1024);
     loop {
         let permit = tokio::select! {
             () = core.stopping.cancelled() => break,
@@ -60,7 +63,10 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, admin: axum::R
         });
     }
     drop(listener);
-    if tokio::time::timeout(core.options.drain_timeout, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(core.options.drain_timeout, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("some connections did not finish in time and were closed");
     }
 }
@@ -89,7 +95,11 @@ fn connection(
     }
 }
 
-async fn route(core: &Arc<Core>, admin: axum::Router, request: Request<Incoming>) -> Response<Body> {
+async fn route(
+    core: &Arc<Core>,
+    admin: axum::Router,
+    request: Request<Incoming>,
+) -> Response<Body> {
     if request.uri().path().starts_with(target::PREFIX) {
         return broker::invoke(core, request).await;
     }

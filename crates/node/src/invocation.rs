@@ -112,9 +112,15 @@ pub(crate) fn store_reply(reply: &Reply) -> StoredReply {
 
 /// A kept reply as a response again.
 pub(crate) fn restore_reply(stored: StoredReply) -> Result<Reply, Problem> {
-    let bad = |error: &dyn std::fmt::Display| Problem::new(Code::Internal, format!("a stored reply cannot be read: {error}"));
+    let bad = |error: &dyn std::fmt::Display| {
+        Problem::new(
+            Code::Internal,
+            format!("a stored reply cannot be read: {error}"),
+        )
+    };
     let mut response = http::Response::new(Bytes::from(stored.body));
-    *response.status_mut() = http::StatusCode::from_u16(stored.status).map_err(|error| bad(&error))?;
+    *response.status_mut() =
+        http::StatusCode::from_u16(stored.status).map_err(|error| bad(&error))?;
     for (name, value) in stored.headers {
         let name = HeaderName::try_from(name).map_err(|error| bad(&error))?;
         let value = http::HeaderValue::try_from(value).map_err(|error| bad(&error))?;

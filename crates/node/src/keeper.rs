@@ -63,10 +63,15 @@ pub(crate) async fn run(core: Arc<Core>, stop: CancellationToken) {
         core.pool.sweep(Instant::now());
         check_disk(&core);
         if Instant::now() >= expiry_due {
-            drop_expired::<IdempotencyRecord>(&core, Table::Idempotency, |record| record.expires_unix_ms).await;
-            drop_expired::<InvocationRecord>(&core, Table::Invocations, |record| match record.finished_unix_ms {
-                0 => u64::MAX,
-                _ => record.expires_unix_ms,
+            drop_expired::<IdempotencyRecord>(&core, Table::Idempotency, |record| {
+                record.expires_unix_ms
+            })
+            .await;
+            drop_expired::<InvocationRecord>(&core, Table::Invocations, |record| {
+                match record.finished_unix_ms {
+                    0 => u64::MAX,
+                    _ => record.expires_unix_ms,
+                }
             })
             .await;
             expiry_due = Instant::now() + EXPIRY;
@@ -85,7 +90,11 @@ fn sweep_sessions(core: &Core) {
         bytes += hot;
         sessions += count;
         queued += waiting + function.waiting();
-        idle.extend(can_go.into_iter().map(|session| (function.clone(), session)));
+        idle.extend(
+            can_go
+                .into_iter()
+                .map(|session| (function.clone(), session)),
+        );
         for key in function.keyed.sweep(applied).1 {
             if key.age >= IDLE_KEY_SWEEPS {
                 function.keyed.evict(&key.name, applied);
@@ -106,7 +115,9 @@ fn sweep_sessions(core: &Core) {
     core.metrics.hot_bytes.set(bytes as i64);
     core.metrics.hot_sessions.set(sessions as i64);
     let stored = core.store.approximate_len(Table::Sessions);
-    core.metrics.cold_sessions.set(stored.saturating_sub(sessions) as i64);
+    core.metrics
+        .cold_sessions
+        .set(stored.saturating_sub(sessions) as i64);
     core.metrics.queued.set(queued as i64);
     core.metrics.workers.set(core.pool.len() as i64);
 }
@@ -120,7 +131,10 @@ fn check_disk(core: &Core) {
             let full = free < core.options.reserve_disk_bytes;
             if core.keeper.disk_full.swap(full, Ordering::Relaxed) != full {
                 if full {
-                    tracing::error!(free_bytes = free, "the disk is nearly full: invocations are refused until there is room");
+                    tracing::error!(
+                        free_bytes = free,
+                        "the disk is nearly full: invocations are refused until there is room"
+                    );
                 } else {
                     tracing::info!(free_bytes = free, "the disk has room again");
                 }
@@ -136,21 +150,30 @@ async fn drop_expired<R: Record>(core: &Core, table: Table, expires: impl Fn(&R)
     loop {
         let now = clock::unix_ms();
         let (mut seen, mut last, mut expired) = (0, None, Bookkeeping::default());
-        let scanned = core.store.scan(table, &[], after.as_deref(), &mut |key, value| {
-            match R::decode(value) {
-                Ok(record) if expires(&record) <= now => expired.delete(table, key),
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, table = table.name(), "a record cannot be read"),
-            }
-            seen += 1;
-            last = Some(key.to_vec());
-            seen < EXPIRY_STEP
-        });
+        let scanned = core
+            .store
+            .scan(table, &[], after.as_deref(), &mut |key, value| {
+                match R::decode(value) {
+                    Ok(record) if expires(&record) <= now => expired.delete(table, key),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, table = table.name(), "a record cannot be read")
+                    }
+                }
+                seen += 1;
+                last = Some(key.to_vec());
+                seen < EXPIRY_STEP
+            });
         if let Err(error) = scanned {
             tracing::warn!(%error, table = table.name(), "cannot look for expired records");
             return;
         }
-        if !expired.is_empty() && core.store.commit_bookkeeping(expired, Box::new(|_| {})).is_err() {
+        if !expired.is_empty()
+            && core
+                .store
+                .commit_bookkeeping(expired, Box::new(|_| {}))
+                .is_err()
+        {
             return;
         }
         if seen < EXPIRY_STEP {

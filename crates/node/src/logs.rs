@@ -46,16 +46,33 @@ impl Logs {
     /// The last `tail` lines of a function.
     pub(crate) fn tail(&self, function: &str, tail: usize) -> Vec<Arc<Line>> {
         let logs = self.0.lock();
-        let Some(kept) = logs.get(function) else { return Vec::new() };
-        kept.lines.iter().skip(kept.lines.len().saturating_sub(tail)).cloned().collect()
+        let Some(kept) = logs.get(function) else {
+            return Vec::new();
+        };
+        kept.lines
+            .iter()
+            .skip(kept.lines.len().saturating_sub(tail))
+            .cloned()
+            .collect()
     }
 
     /// The last `tail` lines of a function, and what comes after them, with no gap between.
-    pub(crate) fn follow(&self, function: &str, tail: usize) -> (Vec<Arc<Line>>, broadcast::Receiver<Arc<Line>>) {
+    pub(crate) fn follow(
+        &self,
+        function: &str,
+        tail: usize,
+    ) -> (Vec<Arc<Line>>, broadcast::Receiver<Arc<Line>>) {
         let mut logs = self.0.lock();
         let kept = logs.entry(function.to_owned()).or_default();
-        let lines = kept.lines.iter().skip(kept.lines.len().saturating_sub(tail)).cloned().collect();
-        let followers = kept.followers.get_or_insert_with(|| broadcast::Sender::new(FOLLOWER_LINES));
+        let lines = kept
+            .lines
+            .iter()
+            .skip(kept.lines.len().saturating_sub(tail))
+            .cloned()
+            .collect();
+        let followers = kept
+            .followers
+            .get_or_insert_with(|| broadcast::Sender::new(FOLLOWER_LINES));
         (lines, followers.subscribe())
     }
 
@@ -84,7 +101,9 @@ impl LogSink for Logs {
         kept.bytes += line.message.len();
         kept.lines.push_back(line.clone());
         while kept.lines.len() > KEPT_LINES || kept.bytes > KEPT_BYTES {
-            let Some(oldest) = kept.lines.pop_front() else { break };
+            let Some(oldest) = kept.lines.pop_front() else {
+                break;
+            };
             kept.bytes -= oldest.message.len();
         }
         if let Some(followers) = &kept.followers

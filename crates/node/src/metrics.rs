@@ -6,15 +6,19 @@ use std::time::Duration;
 use fulmar_model::Code;
 use fulmar_state::CommitObserver;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 /// Upper bounds of the latency buckets: 10 us to 10 s, three a decade.
 const SECONDS: [f64; 19] = [
-    1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+    1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0,
+    2.0, 5.0, 10.0,
 ];
 /// Upper bounds of the batch size buckets.
-const COMMITS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+const COMMITS: [f64; 11] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+];
 
 /// The node's metrics.
 pub(crate) struct Metrics {
@@ -64,40 +68,69 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
-        let histogram = |name: &str, help: &str, buckets: &[f64]| -> Result<Histogram, prometheus::Error> {
-            let options = HistogramOpts::new(format!("fulmar_{name}"), help).buckets(buckets.to_vec());
-            let metric = Histogram::with_opts(options)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
+        let histogram =
+            |name: &str, help: &str, buckets: &[f64]| -> Result<Histogram, prometheus::Error> {
+                let options =
+                    HistogramOpts::new(format!("fulmar_{name}"), help).buckets(buckets.to_vec());
+                let metric = Histogram::with_opts(options)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            };
+        let stage = |stage: &str, help: &str| {
+            histogram(&format!("invocation_{stage}_seconds"), help, &SECONDS)
         };
-        let stage = |stage: &str, help: &str| histogram(&format!("invocation_{stage}_seconds"), help, &SECONDS);
         let failures = IntCounterVec::new(
-            Opts::new("fulmar_invocation_failures_total", "Invocations that failed, by problem code."),
+            Opts::new(
+                "fulmar_invocation_failures_total",
+                "Invocations that failed, by problem code.",
+            ),
             &["code"],
         )?;
         registry.register(Box::new(failures.clone()))?;
         Ok(Arc::new(Self {
-            invocations: counter("invocations_total", "Invocations accepted, deliveries included.")?,
+            invocations: counter(
+                "invocations_total",
+                "Invocations accepted, deliveries included.",
+            )?,
             failures,
-            replays: counter("idempotent_replays_total", "Answers repeated for an idempotency key.")?,
-            conflicts: counter("shared_conflicts_total", "Runs repeated because a shared key changed meanwhile.")?,
+            replays: counter(
+                "idempotent_replays_total",
+                "Answers repeated for an idempotency key.",
+            )?,
+            conflicts: counter(
+                "shared_conflicts_total",
+                "Runs repeated because a shared key changed meanwhile.",
+            )?,
             queue_seconds: stage("queue", "From arrival to the start of the run.")?,
             load_seconds: stage("load", "Loading a cold session.")?,
             start_seconds: stage("worker_start", "Starting a worker.")?,
             execute_seconds: stage("execute", "In the function.")?,
-            commit_seconds: stage("commit", "From the end of the function to its durable commit.")?,
+            commit_seconds: stage(
+                "commit",
+                "From the end of the function to its durable commit.",
+            )?,
             total_seconds: stage("total", "From arrival to the response.")?,
             delivered: counter("messages_delivered_total", "Messages delivered.")?,
             redelivered: counter("message_failures_total", "Deliveries that failed.")?,
             parked: counter("messages_parked_total", "Messages given up and parked.")?,
             batch_commits: histogram("commit_batch_commits", "Commits of one batch.", &COMMITS)?,
             batch_bytes: counter("commit_bytes_total", "Bytes written by commits.")?,
-            sync_seconds: histogram("commit_sync_seconds", "Writing and syncing one batch.", &SECONDS)?,
+            sync_seconds: histogram(
+                "commit_sync_seconds",
+                "Writing and syncing one batch.",
+                &SECONDS,
+            )?,
             hot_sessions: gauge("sessions_hot", "Sessions held in memory.")?,
             hot_bytes: gauge("sessions_hot_bytes", "Memory that they take.")?,
-            cold_sessions: gauge("sessions_cold", "Sessions only in the local data store, as last counted.")?,
+            cold_sessions: gauge(
+                "sessions_cold",
+                "Sessions only in the local data store, as last counted.",
+            )?,
             workers: gauge("workers_idle", "Live workers that wait for an invocation.")?,
-            queued: gauge("invocations_queued", "Invocations that wait for their turn.")?,
+            queued: gauge(
+                "invocations_queued",
+                "Invocations that wait for their turn.",
+            )?,
             messages_pending: gauge("messages_pending", "Messages not delivered yet.")?,
             dead_letters: gauge("dead_letters", "Messages parked.")?,
             connections: gauge("connections", "Open client connections.")?,

@@ -33,7 +33,9 @@ pub enum StartError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; give another port with --port (0 takes a free one)")]
+    #[error(
+        "cannot listen on {address}: {source}; give another port with --port (0 takes a free one)"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -67,7 +69,11 @@ pub struct Node {
 
 impl Node {
     /// Opens the data directory, takes up what is stored there and listens.
-    pub async fn start(data: &Path, listen: SocketAddr, options: NodeOptions) -> Result<Self, StartError> {
+    pub async fn start(
+        data: &Path,
+        listen: SocketAddr,
+        options: NodeOptions,
+    ) -> Result<Self, StartError> {
         let data = DataDir::open(data)?;
         let metrics = Metrics::new()?;
         let runtime = tokio::runtime::Handle::current();
@@ -104,16 +110,36 @@ impl Node {
             options,
         });
         deploy::recover(&core).map_err(StartError::Recover)?;
-        let listener = TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
-        let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|source| StartError::Listen {
+                address: listen,
+                source,
+            })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen {
+            address: listen,
+            source,
+        })?;
         let tasks = TaskTracker::new();
         tasks.spawn(keeper::run(core.clone(), core.stopping.clone()));
-        tasks.spawn(ingress::serve(core.clone(), listener, admin::router(core.clone())));
+        tasks.spawn(ingress::serve(
+            core.clone(),
+            listener,
+            admin::router(core.clone()),
+        ));
         let waiting = core.courier.recover(&core)?;
         if waiting > 0 {
-            tracing::info!(messages = waiting, "taking up messages that were not delivered yet");
+            tracing::info!(
+                messages = waiting,
+                "taking up messages that were not delivered yet"
+            );
         }
-        Ok(Self { core, address, tasks, data })
+        Ok(Self {
+            core,
+            address,
+            tasks,
+            data,
+        })
     }
 
     /// Where it listens.
@@ -128,7 +154,12 @@ impl Node {
 
     /// Names of the deployed functions.
     pub fn functions(&self) -> Vec<String> {
-        self.core.functions.all().iter().map(|function| function.name.to_string()).collect()
+        self.core
+            .functions
+            .all()
+            .iter()
+            .map(|function| function.name.to_string())
+            .collect()
     }
 
     /// Takes nothing new, finishes what runs, and makes everything durable.

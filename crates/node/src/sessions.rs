@@ -139,11 +139,13 @@ impl Sessions {
 
     /// Sessions in use, and invocations that wait in their queues.
     pub(crate) fn count(&self) -> (usize, usize) {
-        self.shards.iter().fold((0, 0), |(sessions, waiting), shard| {
-            let shard = shard.lock();
-            let queued: usize = shard.values().map(|session| session.waiting()).sum();
-            (sessions + shard.len(), waiting + queued)
-        })
+        self.shards
+            .iter()
+            .fold((0, 0), |(sessions, waiting), shard| {
+                let shard = shard.lock();
+                let queued: usize = shard.values().map(|session| session.waiting()).sum();
+                (sessions + shard.len(), waiting + queued)
+            })
     }
 
     /// Starts a sweep: what every hot session holds in bytes, and which of them could go. A session
@@ -192,6 +194,10 @@ impl Session {
 
     fn can_go(&self, applied: Ticket) -> bool {
         let queue = self.queue.lock();
-        !queue.running && queue.state.as_ref().is_none_or(|state| state.last_commit() <= applied)
+        !queue.running
+            && queue
+                .state
+                .as_ref()
+                .is_none_or(|state| state.last_commit() <= applied)
     }
 }

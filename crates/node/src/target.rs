@@ -28,8 +28,12 @@ impl<'a> Target<'a> {
     pub fn parse(path: &'a str) -> Result<Self, Problem> {
         let path = path.strip_prefix(PREFIX).unwrap_or(path);
         let (function, rest) = path.split_once('/').unwrap_or((path, ""));
-        let function = decode_segment(function)
-            .ok_or_else(|| Problem::new(Code::BadRequest, "the function in the path is not percent-encoded UTF-8"))?;
+        let function = decode_segment(function).ok_or_else(|| {
+            Problem::new(
+                Code::BadRequest,
+                "the function in the path is not percent-encoded UTF-8",
+            )
+        })?;
         let (session, rest) = match rest.find('/') {
             Some(at) => (&rest[..at], &rest[at..]),
             None => (rest, "/"),
@@ -39,7 +43,11 @@ impl<'a> Target<'a> {
             NO_SESSION => None,
             session => Some(decode_session(session)?),
         };
-        Ok(Self { function, session, rest })
+        Ok(Self {
+            function,
+            session,
+            rest,
+        })
     }
 }
 
@@ -48,12 +56,20 @@ fn decode_session(segment: &str) -> Result<Cow<'_, str>, Problem> {
     if segment.len() > 3 * MAX_SESSION_NAME_BYTES {
         return Err(Problem::new(
             Code::SessionNameInvalid,
-            format!("the session name is {} characters long; at most {MAX_SESSION_NAME_BYTES} bytes are allowed", segment.len()),
+            format!(
+                "the session name is {} characters long; at most {MAX_SESSION_NAME_BYTES} bytes are allowed",
+                segment.len()
+            ),
         ));
     }
-    let session = decode_segment(segment)
-        .ok_or_else(|| Problem::new(Code::SessionNameInvalid, "the session name is not percent-encoded UTF-8"))?;
-    SessionName::check(&session).map_err(|error| Problem::new(Code::SessionNameInvalid, error.to_string()))?;
+    let session = decode_segment(segment).ok_or_else(|| {
+        Problem::new(
+            Code::SessionNameInvalid,
+            "the session name is not percent-encoded UTF-8",
+        )
+    })?;
+    SessionName::check(&session)
+        .map_err(|error| Problem::new(Code::SessionNameInvalid, error.to_string()))?;
     Ok(session)
 }
 
@@ -83,7 +99,11 @@ mod tests {
 
     fn parsed(path: &str) -> (String, Option<String>, String) {
         let target = Target::parse(path).unwrap();
-        (target.function.into(), target.session.map(Into::into), target.rest.into())
+        (
+            target.function.into(),
+            target.session.map(Into::into),
+            target.rest.into(),
+        )
     }
 
     #[test]
@@ -92,16 +112,32 @@ mod tests {
         assert_eq!(parsed("/fn/counter"), none("counter", "/"));
         assert_eq!(parsed("/fn/counter/"), none("counter", "/"));
         assert_eq!(parsed("/fn/web/-/a/b"), none("web", "/a/b"));
-        let some = |s: &str, rest: &str| ("tracker".to_owned(), Some(s.to_owned()), rest.to_owned());
+        let some =
+            |s: &str, rest: &str| ("tracker".to_owned(), Some(s.to_owned()), rest.to_owned());
         assert_eq!(parsed("/fn/tracker/line-3"), some("line-3", "/"));
-        assert_eq!(parsed("/fn/tracker/line%203%2Fa/x%20y"), some("line 3/a", "/x%20y"));
+        assert_eq!(
+            parsed("/fn/tracker/line%203%2Fa/x%20y"),
+            some("line 3/a", "/x%20y")
+        );
         assert_eq!(parsed("/fn/tracker/%C3%A4/"), some("ä", "/"));
     }
 
     #[test]
     fn bad_session_names_are_named_as_such() {
-        for bad in ["/fn/f/%", "/fn/f/%2", "/fn/f/%zz", "/fn/f/%ff", "/fn/f/a%00b", "/fn/f//x", &format!("/fn/f/{}", "x".repeat(10_240))] {
-            assert_eq!(Target::parse(bad).unwrap_err().code, Code::SessionNameInvalid, "{bad}");
+        for bad in [
+            "/fn/f/%",
+            "/fn/f/%2",
+            "/fn/f/%zz",
+            "/fn/f/%ff",
+            "/fn/f/a%00b",
+            "/fn/f//x",
+            &format!("/fn/f/{}", "x".repeat(10_240)),
+        ] {
+            assert_eq!(
+                Target::parse(bad).unwrap_err().code,
+                Code::SessionNameInvalid,
+                "{bad}"
+            );
         }
     }
 

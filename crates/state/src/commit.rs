@@ -335,7 +335,8 @@ fn write_batches(shared: &Shared) {
                 queue.writer_wants = 1;
                 shared.work.wait(&mut queue);
             }
-            if last_commits >= LINGER_FROM_COMMITS && queue.commits < last_commits && !queue.closed {
+            if last_commits >= LINGER_FROM_COMMITS && queue.commits < last_commits && !queue.closed
+            {
                 let linger = (last_took / LINGER_PART).min(LINGER_MAX);
                 // A commit is also counted with its release, hence twice as many.
                 queue.writer_wants = 2 * last_commits;
@@ -367,7 +368,9 @@ fn write_batches(shared: &Shared) {
                     shared.durable.store(last, Ordering::Release);
                 }
                 (last_commits, last_took) = (commits, started.elapsed());
-                shared.observer.batch_written(commits, batch.bytes.len(), sync, last_took);
+                shared
+                    .observer
+                    .batch_written(commits, batch.bytes.len(), sync, last_took);
                 let released = {
                     let mut queue = shared.queue.lock();
                     queue.in_flight_sync = false;

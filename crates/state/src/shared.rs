@@ -102,14 +102,7 @@ impl SharedBuckets {
     /// Locks the shards of the writes and checks what they depend on; `Err` names the keys to
     /// reserve before trying again.
     pub(crate) fn check(&self, writes: &SharedWrites, who: u64) -> Result<Checked<'_>, Vec<Path>> {
-        let mut shards: Vec<usize> = writes.keys().map(|path| Self::shard_of(path)).collect();
-        shards.sort_unstable();
-        shards.dedup();
-        let guards: Vec<_> = shards
-            .into_iter()
-            .map(|at| (at, self.shards[at].lock()))
-            .collect();
-        let checked = Checked { guards };
+        let checked = self.lock(writes.keys());
         let conflict = writes.iter().any(|(path, write)| {
             let shard = checked.shard(path);
             let reserved = shard.reserved.get(path).is_some_and(|by| *by != who);
@@ -141,16 +134,34 @@ impl SharedBuckets {
     }
 
     fn try_reserve(&self, keys: &[Path], who: u64) -> bool {
-        for (at, path) in keys.iter().enumerate() {
-            let mut shard = self.shards[Self::shard_of(path)].lock();
-            if shard.reserved.get(path).is_some_and(|by| *by != who) {
-                drop(shard);
-                self.release(&keys[..at], who);
-                return false;
+        let mut locked = self.lock(keys.iter());
+        let is_free = |path: &Path| {
+            locked
+                .shard(path)
+                .reserved
+                .get(path)
+                .is_none_or(|by| *by == who)
+        };
+        let all_free = keys.iter().all(is_free);
+        if all_free {
+            for path in keys {
+                let at = locked.at(path);
+                locked.guards[at].1.reserved.insert(path.clone(), who);
             }
-            shard.reserved.insert(path.clone(), who);
         }
-        true
+        all_free
+    }
+
+    /// Locks the shards of some keys, in one order for everybody.
+    fn lock<'a>(&self, keys: impl Iterator<Item = &'a Path>) -> Checked<'_> {
+        let mut shards: Vec<usize> = keys.map(|path| Self::shard_of(path)).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let guards = shards
+            .into_iter()
+            .map(|at| (at, self.shards[at].lock()))
+            .collect();
+        Checked { guards }
     }
 
     /// Gives reserved keys back.

@@ -125,7 +125,11 @@ impl Store {
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::open(Arc::new(FjallEngine::open(&dir.store())?), observer, run_releases)
+        Self::open(
+            Arc::new(FjallEngine::open(&dir.store())?),
+            observer,
+            run_releases,
+        )
     }
 
     /// Opens the home `memory`: nothing survives the process.

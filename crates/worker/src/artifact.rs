@@ -44,13 +44,17 @@ pub enum ArtifactError {
     #[error("the component is not valid: {0}")]
     Invalid(String),
     /// A component that serves no world of ours.
-    #[error("the component exports neither `handle` of fulmar:function nor wasi:http/incoming-handler, so it cannot be invoked; it exports {exports}. Use the fulmar crate's #[fulmar::function], or build for wasi:http/proxy")]
+    #[error(
+        "the component exports neither `handle` of fulmar:function nor wasi:http/incoming-handler, so it cannot be invoked; it exports {exports}. Use the fulmar crate's #[fulmar::function], or build for wasi:http/proxy"
+    )]
     WrongWorld {
         /// What it exports.
         exports: String,
     },
     /// Imports that nobody provides.
-    #[error("the component imports {imports}, which a node does not offer. It offers fulmar:function, wasi:keyvalue 0.2.0-draft and 0.2.0-draft2, wasi:config/store 0.2.0-draft and 0.2.0-rc.1, wasi:logging 0.1.0-draft, wasi:http 0.2 and WASI 0.2 (cli, clocks, filesystem, io, random, sockets)")]
+    #[error(
+        "the component imports {imports}, which a node does not offer. It offers fulmar:function, wasi:keyvalue 0.2.0-draft and 0.2.0-draft2, wasi:config/store 0.2.0-draft and 0.2.0-rc.1, wasi:logging 0.1.0-draft, wasi:http 0.2 and WASI 0.2 (cli, clocks, filesystem, io, random, sockets)"
+    )]
     UnknownImport {
         /// The imports.
         imports: String,
@@ -84,7 +88,9 @@ pub struct Artifact {
 
 impl fmt::Debug for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Artifact").field("world", &self.world()).finish()
+        f.debug_struct("Artifact")
+            .field("world", &self.world())
+            .finish()
     }
 }
 
@@ -135,13 +141,26 @@ impl Runtime {
         let ty = component.component_type();
         let exports: Vec<(String, bool)> = ty
             .exports(engine)
-            .map(|(name, item)| (name.to_owned(), matches!(item.ty, ComponentItem::ComponentFunc(_))))
+            .map(|(name, item)| {
+                (
+                    name.to_owned(),
+                    matches!(item.ty, ComponentItem::ComponentFunc(_)),
+                )
+            })
             .collect();
-        let is_function = exports.iter().any(|(name, is_func)| name == "handle" && *is_func);
-        let is_http = exports.iter().any(|(name, _)| name.starts_with("wasi:http/incoming-handler@0.2."));
+        let is_function = exports
+            .iter()
+            .any(|(name, is_func)| name == "handle" && *is_func);
+        let is_http = exports
+            .iter()
+            .any(|(name, _)| name.starts_with("wasi:http/incoming-handler@0.2."));
         if !is_function && !is_http {
             let names: Vec<&str> = exports.iter().map(|(name, _)| name.as_str()).collect();
-            let exports = if names.is_empty() { "nothing".into() } else { names.join(", ") };
+            let exports = if names.is_empty() {
+                "nothing".into()
+            } else {
+                names.join(", ")
+            };
             return Err(ArtifactError::WrongWorld { exports });
         }
         let unknown: Vec<String> = ty
@@ -150,7 +169,9 @@ impl Runtime {
             .filter(|name| !is_offered(name))
             .collect();
         if !unknown.is_empty() {
-            return Err(ArtifactError::UnknownImport { imports: unknown.join(", ") });
+            return Err(ArtifactError::UnknownImport {
+                imports: unknown.join(", "),
+            });
         }
         let mismatch = |error: wasmtime::Error| ArtifactError::Mismatch(format!("{error:#}"));
         let pre: InstancePre<Host> = self.linker().instantiate_pre(component).map_err(mismatch)?;
@@ -198,9 +219,16 @@ fn check_header(wasm: &[u8]) -> Result<(), ArtifactError> {
             "it is WebAssembly of another version".into(),
             "Build it with current tools",
         ),
-        [] => not("the file is empty".into(), "Check the path, and that the build finished"),
+        [] => not(
+            "the file is empty".into(),
+            "Check the path, and that the build finished",
+        ),
         other => {
-            let start: Vec<String> = other.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+            let start: Vec<String> = other
+                .iter()
+                .take(4)
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             not(
                 format!("it starts with {} instead of 00 61 73 6d", start.join(" ")),
                 "Give the .wasm file that the build made, not a source or text file",

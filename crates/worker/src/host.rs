@@ -67,10 +67,18 @@ impl Host {
             wasi.envs(&settings.env);
         }
         for grant in &settings.files {
-            let perms = if grant.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
-            wasi.preopened_dir(&grant.host, &grant.guest, perms).map_err(|error| {
-                CallError::Start(format!("the granted folder {} cannot be opened: {error}", grant.host.display()))
-            })?;
+            let perms = if grant.writable {
+                FsPerms::ReadWrite
+            } else {
+                FsPerms::ReadOnly
+            };
+            wasi.preopened_dir(&grant.host, &grant.guest, perms)
+                .map_err(|error| {
+                    CallError::Start(format!(
+                        "the granted folder {} cannot be opened: {error}",
+                        grant.host.display()
+                    ))
+                })?;
         }
         Ok(Self {
             wasi: wasi.build(),
@@ -98,7 +106,9 @@ impl Host {
     /// Ends the call and gives its transaction back.
     pub(crate) fn end(&mut self) -> Transaction {
         self.current = None;
-        self.tx.take().unwrap_or_else(|| unreachable!("`begin` was called before"))
+        self.tx
+            .take()
+            .unwrap_or_else(|| unreachable!("`begin` was called before"))
     }
 
     /// The invocation's state; none while the worker starts.

@@ -120,7 +120,8 @@ impl LineStream {
             if unfinished.ends_with(b"\n") || unfinished.len() > LINE_BYTES {
                 let line = std::mem::take(&mut *unfinished);
                 let text = String::from_utf8_lossy(&line);
-                self.writer.log(self.level, text.trim_end_matches(['\n', '\r']));
+                self.writer
+                    .log(self.level, text.trim_end_matches(['\n', '\r']));
             }
         }
     }

@@ -94,7 +94,9 @@ impl<W> Pool<W> {
                 turn,
             });
             while inner.order.len() > self.max {
-                let Some((_, oldest)) = inner.order.pop_first() else { break };
+                let Some((_, oldest)) = inner.order.pop_first() else {
+                    break;
+                };
                 dropped_unlocked.extend(inner.pop_front(&oldest));
             }
         }
@@ -119,7 +121,13 @@ impl<W> Pool<W> {
 
     /// Drops the workers of a session.
     pub fn evict_session(&self, function: &FunctionName, session: &str) {
-        let is_of = |key: &Key| key.function == *function && key.session.as_ref().is_some_and(|name| name.as_str() == session);
+        let is_of = |key: &Key| {
+            key.function == *function
+                && key
+                    .session
+                    .as_ref()
+                    .is_some_and(|name| name.as_str() == session)
+        };
         self.drop_where(|key, _| is_of(key));
     }
 

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use wasmtime::component::Linker;
-use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
-};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use crate::host::{self, Host};
 
@@ -78,7 +76,10 @@ impl Runtime {
             Ok(engine) => (engine, "pooling"),
             Err(error) => {
                 tracing::warn!(%error, "no address space for a pool of workers: memory is mapped on demand");
-                (Engine::new(&config(None)).map_err(RuntimeError::Engine)?, "on-demand")
+                (
+                    Engine::new(&config(None)).map_err(RuntimeError::Engine)?,
+                    "on-demand",
+                )
             }
         };
         let linker = host::linker(&engine).map_err(RuntimeError::Engine)?;
@@ -100,7 +101,10 @@ impl Runtime {
     pub fn compatibility(&self) -> String {
         use std::hash::{Hash, Hasher};
         let mut hasher = rustc_hash::FxHasher::default();
-        self.0.engine.precompile_compatibility_hash().hash(&mut hasher);
+        self.0
+            .engine
+            .precompile_compatibility_hash()
+            .hash(&mut hasher);
         format!("{:016x}", hasher.finish())
     }
 
@@ -181,24 +185,28 @@ impl Ticker {
             running: 0.into(),
             thread: std::sync::OnceLock::new(),
         });
-        let handle = std::thread::Builder::new().name("fulmar-ticker".into()).spawn({
-            let shared = shared.clone();
-            move || {
-                while !shared.stop.load(Ordering::Relaxed) {
-                    std::thread::sleep(tick);
-                    engine.increment_epoch();
-                    let active = shared.active.swap(false, Ordering::Relaxed);
-                    if !active && shared.running.load(Ordering::Relaxed) == 0 {
-                        shared.parked.store(true, Ordering::SeqCst);
-                        // A call that began before it could see the flag is seen here.
-                        if shared.running.load(Ordering::SeqCst) == 0 && !shared.stop.load(Ordering::SeqCst) {
-                            std::thread::park();
+        let handle = std::thread::Builder::new()
+            .name("fulmar-ticker".into())
+            .spawn({
+                let shared = shared.clone();
+                move || {
+                    while !shared.stop.load(Ordering::Relaxed) {
+                        std::thread::sleep(tick);
+                        engine.increment_epoch();
+                        let active = shared.active.swap(false, Ordering::Relaxed);
+                        if !active && shared.running.load(Ordering::Relaxed) == 0 {
+                            shared.parked.store(true, Ordering::SeqCst);
+                            // A call that began before it could see the flag is seen here.
+                            if shared.running.load(Ordering::SeqCst) == 0
+                                && !shared.stop.load(Ordering::SeqCst)
+                            {
+                                std::thread::park();
+                            }
+                            shared.parked.store(false, Ordering::SeqCst);
                         }
-                        shared.parked.store(false, Ordering::SeqCst);
                     }
                 }
-            }
-        })?;
+            })?;
         // Set once, right here: nobody else has the cell.
         let _ = shared.thread.set(handle.thread().clone());
         Ok(Self { shared })

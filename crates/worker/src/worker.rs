@@ -11,11 +11,11 @@ use fulmar_model::FunctionName;
 use fulmar_state::Transaction;
 use http_body_util::{BodyExt, Full};
 use tokio::sync::oneshot;
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::WasiHttpView;
 
 use crate::artifact::{Artifact, Pre};
 use crate::bindings::function::{Failure, Function};
@@ -62,7 +62,10 @@ impl Worker {
         store.data_mut().deadline = Instant::now() + START_TIMEOUT;
         let _running = artifact.runtime.running();
         let started = match &artifact.pre {
-            Pre::Function(pre) => pre.instantiate_async(&mut store).await.map(Instance::Function),
+            Pre::Function(pre) => pre
+                .instantiate_async(&mut store)
+                .await
+                .map(Instance::Function),
             Pre::Http(pre) => pre.instantiate_async(&mut store).await.map(Instance::Http),
         };
         match started {
@@ -79,7 +82,11 @@ impl Worker {
     }
 
     /// Runs one invocation on its transaction. After an error the worker must be dropped.
-    pub async fn call(&mut self, call: Call, tx: Transaction) -> (Transaction, Result<Reply, CallError>) {
+    pub async fn call(
+        &mut self,
+        call: Call,
+        tx: Transaction,
+    ) -> (Transaction, Result<Reply, CallError>) {
         let deadline = call.deadline;
         let host = self.store.data_mut();
         host.begin(&call, tx);
@@ -107,7 +114,11 @@ impl Worker {
     }
 }
 
-async fn call_function(function: &Function, store: &mut Store<Host>, input: Bytes) -> Result<Reply, CallError> {
+async fn call_function(
+    function: &Function,
+    store: &mut Store<Host>,
+    input: Bytes,
+) -> Result<Reply, CallError> {
     let max = store.data().settings.max_response_bytes;
     match function.call_handle(&mut *store, &input).await {
         Ok(Ok(output)) if output.len() > max => Err(CallError::ResponseTooLarge { limit: max }),
@@ -118,7 +129,11 @@ async fn call_function(function: &Function, store: &mut Store<Host>, input: Byte
     }
 }
 
-async fn call_http(proxy: &Proxy, store: &mut Store<Host>, request: http::Request<Bytes>) -> Result<Reply, CallError> {
+async fn call_http(
+    proxy: &Proxy,
+    store: &mut Store<Host>,
+    request: http::Request<Bytes>,
+) -> Result<Reply, CallError> {
     let max = store.data().settings.max_response_bytes;
     let (respond, response) = oneshot::channel();
     let request = request.map(|body| Full::new(body).map_err(|never| match never {}));
@@ -134,7 +149,10 @@ async fn call_http(proxy: &Proxy, store: &mut Store<Host>, request: http::Reques
     // The guest may go on writing its body after it has set the response, so both run together.
     let collected = collect(response, max);
     let called = async {
-        let called = proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, out).await;
+        let called = proxy
+            .wasi_http_incoming_handler()
+            .call_handle(&mut *store, request, out)
+            .await;
         called.map_err(|error| explain(&error, store.data()))
     };
     // A guest that traps leaves the response's sender behind in its table: nothing more will come.
@@ -149,7 +167,11 @@ async fn collect(
 ) -> Result<Reply, CallError> {
     let response = match response.await {
         Ok(Ok(response)) => response,
-        Ok(Err(code)) => return Err(CallError::Failed(format!("the function answered with the error {code:?}"))),
+        Ok(Err(code)) => {
+            return Err(CallError::Failed(format!(
+                "the function answered with the error {code:?}"
+            )));
+        }
         Err(_) => return Err(CallError::NoResponse),
     };
     let (head, mut body) = response.into_parts();
@@ -168,7 +190,10 @@ async fn collect(
             Err(_) => return Err(CallError::NoResponse),
         }
     }
-    Ok(Reply::Http(http::Response::from_parts(head, whole.freeze())))
+    Ok(Reply::Http(http::Response::from_parts(
+        head,
+        whole.freeze(),
+    )))
 }
 
 /// Ends a call at its deadline even if it waits for the host. Most calls never wait, so the timer is
@@ -195,13 +220,35 @@ fn explain(error: &wasmtime::Error, host: &Host) -> CallError {
         return CallError::NoRoom;
     }
     if host.limits.was_hit() {
-        return CallError::MemoryLimit { limit: host.limits.memory_bytes() };
+        return CallError::MemoryLimit {
+            limit: host.limits.memory_bytes(),
+        };
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => CallError::StackOverflow,
+        Some(Trap::MemoryOutOfBounds) if is_deep_recursion(error) => CallError::StackOverflow,
         Some(trap) => CallError::Trap(format!("{trap}{}", host.last_words())),
         None => CallError::Trap(format!("{error:#}")),
     }
+}
+
+/// Languages that keep a stack of their own in linear memory (Rust, C) run past its end before the
+/// engine's stack is used up: then the innermost calls are all of one or two functions.
+fn is_deep_recursion(error: &wasmtime::Error) -> bool {
+    const INNERMOST: usize = 16;
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
+        return false;
+    };
+    let mut functions: Vec<u32> = backtrace
+        .frames()
+        .iter()
+        .take(INNERMOST)
+        .map(|frame| frame.func_index())
+        .collect();
+    let enough = functions.len() == INNERMOST;
+    functions.sort_unstable();
+    functions.dedup();
+    enough && functions.len() <= 2
 }
 
 impl Current {

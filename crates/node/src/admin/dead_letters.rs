@@ -48,28 +48,45 @@ fn key_of(id: &str) -> Result<MessageKey, Failed> {
 }
 
 fn unknown(id: &str) -> Failed {
-    Failed(Problem::new(Code::DeadLetterNotFound, format!("no dead letter {id:?} is parked")))
+    Failed(Problem::new(
+        Code::DeadLetterNotFound,
+        format!("no dead letter {id:?} is parked"),
+    ))
 }
 
 fn find(core: &Core, id: &str) -> Result<(MessageKey, MessageRecord), Failed> {
     let key = key_of(id)?;
-    let message = core.store.record::<MessageRecord>(Table::DeadLetters, &key)?;
+    let message = core
+        .store
+        .record::<MessageRecord>(Table::DeadLetters, &key)?;
     Ok((key, message.ok_or_else(|| unknown(id))?))
 }
 
 /// Up to `limit` dead letters after a key.
-fn some(core: &Core, after: Option<MessageKey>, limit: usize) -> Result<Vec<(MessageKey, MessageRecord)>, Failed> {
+fn some(
+    core: &Core,
+    after: Option<MessageKey>,
+    limit: usize,
+) -> Result<Vec<(MessageKey, MessageRecord)>, Failed> {
     let (mut letters, mut bad) = (Vec::new(), None);
-    core.store.scan(Table::DeadLetters, &[], after.as_ref().map(|key| &key[..]), &mut |key, value| {
-        match (MessageKey::try_from(key), MessageRecord::decode(value)) {
-            (Ok(key), Ok(message)) => letters.push((key, message)),
-            (_, Err(error)) => bad = Some(error.to_string()),
-            (Err(_), _) => bad = Some("a key has the wrong length".into()),
-        }
-        letters.len() < limit
-    })?;
+    core.store.scan(
+        Table::DeadLetters,
+        &[],
+        after.as_ref().map(|key| &key[..]),
+        &mut |key, value| {
+            match (MessageKey::try_from(key), MessageRecord::decode(value)) {
+                (Ok(key), Ok(message)) => letters.push((key, message)),
+                (_, Err(error)) => bad = Some(error.to_string()),
+                (Err(_), _) => bad = Some("a key has the wrong length".into()),
+            }
+            letters.len() < limit
+        },
+    )?;
     match bad {
-        Some(error) => Err(Failed(Problem::new(Code::Internal, format!("a dead letter cannot be read: {error}")))),
+        Some(error) => Err(Failed(Problem::new(
+            Code::Internal,
+            format!("a dead letter cannot be read: {error}"),
+        ))),
         None => Ok(letters),
     }
 }
@@ -78,7 +95,10 @@ async fn list(State(core): State<Arc<Core>>, Query(options): Query<Options>) -> 
     let limit = page(options.limit);
     let after = options.after.as_deref().map(key_of).transpose()?;
     let letters = some(&core, after, limit)?;
-    let next = letters.last().filter(|_| letters.len() == limit).map(|(key, _)| id_of(key));
+    let next = letters
+        .last()
+        .filter(|_| letters.len() == limit)
+        .map(|(key, _)| id_of(key));
     let shown: Vec<Value> = letters
         .iter()
         .map(|(key, message)| {
@@ -102,7 +122,9 @@ fn send_again(core: &Arc<Core>, key: MessageKey, mut message: MessageRecord) -> 
     message.at_unix_ms = clock::unix_ms();
     let mut bookkeeping = Bookkeeping::default();
     bookkeeping.delete(Table::DeadLetters, &key);
-    let sent = core.store.commit_message(bookkeeping, &message, Box::new(|_| {}));
+    let sent = core
+        .store
+        .commit_message(bookkeeping, &message, Box::new(|_| {}));
     let key = sent.map_err(|failure| storage_failed(&failure))?;
     core.metrics.dead_letters.dec();
     core.courier.post(core, vec![(key, message)]);
@@ -142,11 +164,16 @@ async fn drop_all(State(core): State<Arc<Core>>) -> Answer {
     Ok(counted("dropped", dropped))
 }
 
-fn for_all(core: &Core, mut each: impl FnMut(MessageKey, MessageRecord) -> Result<(), Failed>) -> Result<usize, Failed> {
+fn for_all(
+    core: &Core,
+    mut each: impl FnMut(MessageKey, MessageRecord) -> Result<(), Failed>,
+) -> Result<usize, Failed> {
     let (mut done, mut after) = (0, None);
     loop {
         let letters = some(core, after, super::MAX_PAGE)?;
-        let Some((last, _)) = letters.last() else { return Ok(done) };
+        let Some((last, _)) = letters.last() else {
+            return Ok(done);
+        };
         after = Some(*last);
         for (key, message) in letters {
             each(key, message)?;

@@ -27,7 +27,10 @@ pub(super) fn routes() -> Router<Arc<Core>> {
     Router::new()
         .route("/admin/artifacts/{digest}", put(upload).head(exists))
         .route("/admin/functions", get(list))
-        .route("/admin/functions/{name}", get(show).put(put_function).delete(remove))
+        .route(
+            "/admin/functions/{name}",
+            get(show).put(put_function).delete(remove),
+        )
 }
 
 async fn exists(State(core): State<Arc<Core>>, Path(digest): Path<String>) -> Response<Body> {
@@ -40,13 +43,19 @@ async fn exists(State(core): State<Arc<Core>>, Path(digest): Path<String>) -> Re
 
 async fn upload(State(core): State<Arc<Core>>, Path(digest): Path<String>, body: Body) -> Answer {
     if !is_digest(&digest) {
-        return Err(bad_request("the artefact's path has to end in its SHA-256 digest, 64 lower-case hexadecimal digits"));
+        return Err(bad_request(
+            "the artefact's path has to end in its SHA-256 digest, 64 lower-case hexadecimal digits",
+        ));
     }
     let wasm = super::read(body, MAX_ARTIFACT_BYTES).await?;
     let size = wasm.len();
     let name = digest.clone();
-    let stored = tokio::task::spawn_blocking(move || core.artifacts.store(&core.runtime, &name, &wasm)).await;
-    stored.map_err(|error| Problem::new(Code::Internal, format!("compiling the artefact: {error}")))??;
+    let stored =
+        tokio::task::spawn_blocking(move || core.artifacts.store(&core.runtime, &name, &wasm))
+            .await;
+    stored.map_err(|error| {
+        Problem::new(Code::Internal, format!("compiling the artefact: {error}"))
+    })??;
     Ok(json(&json!({ "artifact": digest, "bytes": size })))
 }
 
@@ -57,14 +66,21 @@ struct Deployment {
     artifact: String,
 }
 
-async fn put_function(State(core): State<Arc<Core>>, Path(name): Path<String>, body: Body) -> Answer {
+async fn put_function(
+    State(core): State<Arc<Core>>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Answer {
     let body = super::read(body, MAX_DEPLOY_BYTES).await?;
-    let deployment: Deployment =
-        serde_json::from_slice(&body).map_err(|error| bad_request(format!("the deployment is not as expected: {error}")))?;
+    let deployment: Deployment = serde_json::from_slice(&body)
+        .map_err(|error| bad_request(format!("the deployment is not as expected: {error}")))?;
     let manifest = Manifest::parse(&deployment.manifest, "fulmar.toml")
         .map_err(|error| Problem::new(Code::ManifestInvalid, error.to_string()))?;
     if manifest.name.as_str() != name {
-        let detail = format!("the manifest names the function {}, the path {name}", manifest.name);
+        let detail = format!(
+            "the manifest names the function {}, the path {name}",
+            manifest.name
+        );
         return Err(bad_request(detail));
     }
     let (function, changed) = deploy::deploy(&core, manifest, &deployment.artifact).await?;
@@ -93,7 +109,12 @@ fn summary(function: &Function) -> Value {
 }
 
 async fn list(State(core): State<Arc<Core>>) -> Response<Body> {
-    let functions: Vec<Value> = core.functions.all().iter().map(|function| summary(function)).collect();
+    let functions: Vec<Value> = core
+        .functions
+        .all()
+        .iter()
+        .map(|function| summary(function))
+        .collect();
     json(&json!({ "functions": functions }))
 }
 
@@ -112,7 +133,10 @@ async fn remove(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answ
 }
 
 fn find(core: &Core, name: &str) -> Result<Arc<Function>, Failed> {
-    core.functions
-        .get(name)
-        .ok_or_else(|| Failed(Problem::new(Code::FunctionNotFound, format!("no function {name:?} is deployed"))))
+    core.functions.get(name).ok_or_else(|| {
+        Failed(Problem::new(
+            Code::FunctionNotFound,
+            format!("no function {name:?} is deployed"),
+        ))
+    })
 }

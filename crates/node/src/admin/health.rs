@@ -33,11 +33,17 @@ async fn ready(State(core): State<Arc<Core>>) -> Answer {
     if core.stopping.is_cancelled() {
         return Err(Failed(Problem::new(Code::ShuttingDown, "the node stops")));
     }
-    core.refuses_writes().map_or_else(|| Ok(super::json(&json!({ "status": "ready" }))), |problem| Err(Failed(problem)))
+    core.refuses_writes().map_or_else(
+        || Ok(super::json(&json!({ "status": "ready" }))),
+        |problem| Err(Failed(problem)),
+    )
 }
 
 async fn metrics(State(core): State<Arc<Core>>) -> Answer {
-    let text = core.metrics.render().map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let text = core
+        .metrics
+        .render()
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     Ok(respond::bytes(StatusCode::OK, "text/plain; version=0.0.4", text).map(Body::new))
 }
 

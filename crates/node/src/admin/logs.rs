@@ -34,9 +34,17 @@ fn encode(line: &Line) -> Bytes {
     text.into()
 }
 
-async fn logs(State(core): State<Arc<Core>>, Path(function): Path<String>, Query(options): Query<Options>) -> Answer {
+async fn logs(
+    State(core): State<Arc<Core>>,
+    Path(function): Path<String>,
+    Query(options): Query<Options>,
+) -> Answer {
     if core.functions.get(&function).is_none() {
-        return Err(Problem::new(Code::FunctionNotFound, format!("no function {function:?} is deployed")).into());
+        return Err(Problem::new(
+            Code::FunctionNotFound,
+            format!("no function {function:?} is deployed"),
+        )
+        .into());
     }
     let tail = options.tail.unwrap_or(usize::MAX);
     let body = if options.follow.unwrap_or(false) {
@@ -63,10 +71,17 @@ async fn logs(State(core): State<Arc<Core>>, Path(function): Path<String>, Query
         Body::from_stream(kept.chain(coming).map(Ok::<_, Infallible>))
     } else {
         let lines = core.logs.tail(&function, tail);
-        Body::from(lines.iter().flat_map(|line| encode(line)).collect::<Vec<u8>>())
+        Body::from(
+            lines
+                .iter()
+                .flat_map(|line| encode(line))
+                .collect::<Vec<u8>>(),
+        )
     };
     let mut response = Response::new(body);
     let json_lines = axum::http::HeaderValue::from_static("application/jsonl");
-    response.headers_mut().insert(axum::http::header::CONTENT_TYPE, json_lines);
+    response
+        .headers_mut()
+        .insert(axum::http::header::CONTENT_TYPE, json_lines);
     Ok(response)
 }

@@ -11,7 +11,9 @@ use fulmar_state::{Table, key};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Failed, bad_request, function_name, json, no_content, page, segments, session_name};
+use super::{
+    Answer, Failed, bad_request, function_name, json, no_content, page, segments, session_name,
+};
 use crate::clock;
 use crate::core::Core;
 use crate::hold::Hold;
@@ -38,23 +40,44 @@ struct Options {
 
 async fn list(State(core): State<Arc<Core>>, Query(options): Query<Options>) -> Answer {
     let limit = page(options.limit);
-    let prefix = match (&options.function, options.prefix.as_deref().unwrap_or_default()) {
+    let prefix = match (
+        &options.function,
+        options.prefix.as_deref().unwrap_or_default(),
+    ) {
         (Some(function), prefix) => format!("{}\0{prefix}", function_name(function)?),
         (None, "") => String::new(),
         (None, _) => return Err(bad_request("prefix needs a function")),
     };
     // `after` is what `next` gave: function and session, joined by a slash.
-    let after = options.after.as_deref().and_then(|after| after.split_once('/'));
+    let after = options
+        .after
+        .as_deref()
+        .and_then(|after| after.split_once('/'));
     let after = after.map(|(function, session)| format!("{function}\0{session}"));
-    let after = after.as_deref().filter(|after| *after >= prefix.as_str()).map(str::as_bytes);
+    let after = after
+        .as_deref()
+        .filter(|after| *after >= prefix.as_str())
+        .map(str::as_bytes);
     let mut found = Vec::new();
-    core.store.scan(Table::Sessions, prefix.as_bytes(), after, &mut |key, value| {
-        if let Some((function, session)) = key::parse_session(key) {
-            found.push((function.to_owned(), session.to_owned(), SessionRecord::decode(value)));
-        }
-        found.len() < limit
-    })?;
-    let next = found.last().filter(|_| found.len() == limit).map(|(function, session, _)| format!("{function}/{session}"));
+    core.store.scan(
+        Table::Sessions,
+        prefix.as_bytes(),
+        after,
+        &mut |key, value| {
+            if let Some((function, session)) = key::parse_session(key) {
+                found.push((
+                    function.to_owned(),
+                    session.to_owned(),
+                    SessionRecord::decode(value),
+                ));
+            }
+            found.len() < limit
+        },
+    )?;
+    let next = found
+        .last()
+        .filter(|_| found.len() == limit)
+        .map(|(function, session, _)| format!("{function}/{session}"));
     let mut sessions = Vec::with_capacity(found.len());
     for (function, session, record) in found {
         let record = record.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
@@ -67,7 +90,12 @@ async fn list(State(core): State<Arc<Core>>, Query(options): Query<Options>) -> 
     Ok(json(&json!({ "sessions": sessions, "next": next })))
 }
 
-fn describe(core: &Core, group: &Group, record: &SessionRecord, count_at_most: usize) -> Result<Value, Failed> {
+fn describe(
+    core: &Core,
+    group: &Group,
+    record: &SessionRecord,
+    count_at_most: usize,
+) -> Result<Value, Failed> {
     let hot = core
         .functions
         .get(group.function.as_str())
@@ -75,13 +103,16 @@ fn describe(core: &Core, group: &Group, record: &SessionRecord, count_at_most: u
         .and_then(|session| session.state());
     let prefix = key::session_state(group);
     let (mut keys, mut bytes) = (0_usize, 0_usize);
-    core.store.scan(Table::State, &prefix, None, &mut |key, value| {
-        keys += 1;
-        bytes += key.len() - prefix.len() + value.len();
-        keys < count_at_most
-    })?;
+    core.store
+        .scan(Table::State, &prefix, None, &mut |key, value| {
+            keys += 1;
+            bytes += key.len() - prefix.len() + value.len();
+            keys < count_at_most
+        })?;
     let counted = keys < count_at_most;
-    let version = hot.as_ref().map_or(record.version, |hot| hot.version().max(record.version));
+    let version = hot
+        .as_ref()
+        .map_or(record.version, |hot| hot.version().max(record.version));
     Ok(json!({
         "function": group.function,
         "session": group.session,
@@ -98,13 +129,20 @@ fn describe(core: &Core, group: &Group, record: &SessionRecord, count_at_most: u
 async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
     let segments = segments(request.uri(), "/admin/sessions/")?;
     let [function, session] = &segments[..] else {
-        return Err(bad_request("the path has to be /admin/sessions/FUNCTION/SESSION, each percent-encoded"));
+        return Err(bad_request(
+            "the path has to be /admin/sessions/FUNCTION/SESSION, each percent-encoded",
+        ));
     };
     let group = Group {
         function: function_name(function)?,
         session: session_name(session)?,
     };
-    let unknown = || Failed(Problem::new(Code::SessionNotFound, format!("no session {group} is stored")));
+    let unknown = || {
+        Failed(Problem::new(
+            Code::SessionNotFound,
+            format!("no session {group} is stored"),
+        ))
+    };
     match request.method().as_str() {
         "GET" => {
             let hold = Hold::session(&core, &group).await?;
@@ -118,9 +156,12 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
             core.store.session_record(&group)?.ok_or_else(unknown)?;
             loop {
                 let mut tx = hold.begin();
-                let keys = tx.list_keys(Bucket::Session, "", None, DELETED_KEYS).map_err(super::state::problem)?;
+                let keys = tx
+                    .list_keys(Bucket::Session, "", None, DELETED_KEYS)
+                    .map_err(super::state::problem)?;
                 for key in &keys {
-                    tx.delete(Bucket::Session, key).map_err(super::state::problem)?;
+                    tx.delete(Bucket::Session, key)
+                        .map_err(super::state::problem)?;
                 }
                 let last = keys.len() < DELETED_KEYS;
                 let mut bookkeeping = fulmar_state::Bookkeeping::default();
@@ -135,6 +176,9 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
             hold.forget();
             Ok(no_content())
         }
-        other => Err(Failed(Problem::new(Code::MethodNotAllowed, format!("{other} is not allowed here; GET and DELETE are")))),
+        other => Err(Failed(Problem::new(
+            Code::MethodNotAllowed,
+            format!("{other} is not allowed here; GET and DELETE are"),
+        ))),
     }
 }

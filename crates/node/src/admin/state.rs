@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{Answer, Failed, bad_request, function_name, json, no_content, page, segments, session_name};
+use super::{
+    Answer, Failed, bad_request, function_name, json, no_content, page, segments, session_name,
+};
 use crate::core::Core;
 use crate::hold::Hold;
 use crate::respond;
@@ -56,7 +58,9 @@ impl Scope {
         match segments {
             [kind, bucket, rest @ ..] if kind == "shared" => match Bucket::new(bucket) {
                 Ok(Bucket::Shared(_)) => Ok((Self::Shared(bucket.clone()), rest)),
-                Ok(Bucket::Session) => Err(bad_request("the bucket `session` is private to each session: use session/FUNCTION/SESSION")),
+                Ok(Bucket::Session) => Err(bad_request(
+                    "the bucket `session` is private to each session: use session/FUNCTION/SESSION",
+                )),
                 Err(error) => Err(Failed(Problem::new(Code::KeyInvalid, error.to_string()))),
             },
             [kind, function, session, rest @ ..] if kind == "session" => {
@@ -66,7 +70,9 @@ impl Scope {
                 };
                 Ok((Self::Session(group), rest))
             }
-            _ => Err(bad_request("the scope has to be shared/BUCKET or session/FUNCTION/SESSION, each percent-encoded")),
+            _ => Err(bad_request(
+                "the scope has to be shared/BUCKET or session/FUNCTION/SESSION, each percent-encoded",
+            )),
         }
     }
 
@@ -91,10 +97,11 @@ async fn buckets(State(core): State<Arc<Core>>) -> Answer {
     let mut after: Option<Vec<u8>> = None;
     loop {
         let mut found = None;
-        core.store.scan(Table::Shared, &[], after.as_deref(), &mut |path, _| {
-            found = path.split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
-            false
-        })?;
+        core.store
+            .scan(Table::Shared, &[], after.as_deref(), &mut |path, _| {
+                found = path.split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
+                false
+            })?;
         let Some(bucket) = found else { break };
         buckets.push(String::from_utf8_lossy(&bucket).into_owned());
         // The separator plus one: greater than every key of the bucket.
@@ -117,12 +124,14 @@ async fn keys(State(core): State<Arc<Core>>, request: Request) -> Answer {
     let method = request.method().clone();
     match rest {
         [keys] if keys == "keys" && method == "GET" => {
-            let Query(options) =
-                Query::<Listing>::try_from_uri(request.uri()).map_err(|error| bad_request(error.to_string()))?;
+            let Query(options) = Query::<Listing>::try_from_uri(request.uri())
+                .map_err(|error| bad_request(error.to_string()))?;
             let limit = page(options.limit);
             let prefix = options.prefix.unwrap_or_default();
             let hold = scope.hold(&core).await?;
-            let listed = hold.begin().list_keys(scope.bucket(), &prefix, options.after.as_deref(), limit);
+            let listed =
+                hold.begin()
+                    .list_keys(scope.bucket(), &prefix, options.after.as_deref(), limit);
             let keys = listed.map_err(problem)?;
             let next = keys.last().filter(|_| keys.len() == limit);
             Ok(json(&json!({ "keys": keys, "next": next })))
@@ -134,9 +143,15 @@ async fn keys(State(core): State<Arc<Core>>, request: Request) -> Answer {
                 "GET" => match tx.get(scope.bucket(), key).map_err(problem)? {
                     Some(value) => {
                         hold.settled().await?;
-                        Ok(respond::bytes(StatusCode::OK, "application/octet-stream", value).map(Body::new))
+                        Ok(
+                            respond::bytes(StatusCode::OK, "application/octet-stream", value)
+                                .map(Body::new),
+                        )
                     }
-                    None => Err(Failed(Problem::new(Code::KeyNotFound, format!("there is no key {key:?}")))),
+                    None => Err(Failed(Problem::new(
+                        Code::KeyNotFound,
+                        format!("there is no key {key:?}"),
+                    ))),
                 },
                 "PUT" => {
                     let value = super::read(request.into_body(), MAX_VALUE_BYTES).await?;
@@ -163,8 +178,17 @@ async fn keys(State(core): State<Arc<Core>>, request: Request) -> Answer {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "scope", rename_all = "lowercase", deny_unknown_fields)]
 enum Entry {
-    Shared { bucket: String, key: String, value: String },
-    Session { function: String, session: String, key: String, value: String },
+    Shared {
+        bucket: String,
+        key: String,
+        value: String,
+    },
+    Session {
+        function: String,
+        session: String,
+        key: String,
+        value: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -178,9 +202,12 @@ async fn export(State(core): State<Arc<Core>>, Query(options): Query<ExportOptio
     let ranges: Vec<(Table, Vec<u8>)> = match options.scope {
         None => vec![(Table::Shared, Vec::new()), (Table::State, Vec::new())],
         Some(scope) => {
-            let segments: Option<Vec<String>> =
-                scope.split('/').map(|segment| crate::target::decode_segment(segment).map(String::from)).collect();
-            let segments = segments.ok_or_else(|| bad_request("the scope is not percent-encoded UTF-8"))?;
+            let segments: Option<Vec<String>> = scope
+                .split('/')
+                .map(|segment| crate::target::decode_segment(segment).map(String::from))
+                .collect();
+            let segments =
+                segments.ok_or_else(|| bad_request("the scope is not percent-encoded UTF-8"))?;
             match Scope::parse(&segments)?.0 {
                 Scope::Shared(bucket) => vec![(Table::Shared, key::bucket(&bucket))],
                 Scope::Session(group) => vec![(Table::State, key::session_state(&group))],
@@ -201,7 +228,10 @@ async fn export(State(core): State<Arc<Core>>, Query(options): Query<ExportOptio
         exported.recv().await.map(|chunk| (chunk, exported))
     });
     let mut response = Response::new(Body::from_stream(stream));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/jsonl"),
+    );
     Ok(response)
 }
 
@@ -242,10 +272,19 @@ fn entry(table: Table, path: &[u8], value: &[u8]) -> Option<Entry> {
     let (first, rest) = path.split_once('\0')?;
     let first = first.to_owned();
     if table == Table::Shared {
-        return Some(Entry::Shared { bucket: first, key: rest.to_owned(), value });
+        return Some(Entry::Shared {
+            bucket: first,
+            key: rest.to_owned(),
+            value,
+        });
     }
     let (session, key) = rest.split_once('\0')?;
-    Some(Entry::Session { function: first, session: session.to_owned(), key: key.to_owned(), value })
+    Some(Entry::Session {
+        function: first,
+        session: session.to_owned(),
+        key: key.to_owned(),
+        value,
+    })
 }
 
 async fn import(State(core): State<Arc<Core>>, request: Request) -> Answer {
@@ -253,7 +292,11 @@ async fn import(State(core): State<Arc<Core>>, request: Request) -> Answer {
     let (mut buffer, mut line_number, mut imported) = (Vec::new(), 0_usize, 0_usize);
     let mut batch = Vec::new();
     loop {
-        let chunk = stream.next().await.transpose().map_err(|error| bad_request(format!("the body broke off: {error}")))?;
+        let chunk = stream
+            .next()
+            .await
+            .transpose()
+            .map_err(|error| bad_request(format!("the body broke off: {error}")))?;
         let ended = chunk.is_none();
         buffer.extend_from_slice(&chunk.unwrap_or_default());
         let mut start = 0;
@@ -266,15 +309,21 @@ async fn import(State(core): State<Arc<Core>>, request: Request) -> Answer {
             line_number += 1;
             let line = &buffer[start..end];
             if !line.trim_ascii().is_empty() {
-                let entry = serde_json::from_slice::<Entry>(line)
-                    .map_err(|error| bad_request(format!("line {line_number} is not an exported entry: {error}")))?;
+                let entry = serde_json::from_slice::<Entry>(line).map_err(|error| {
+                    bad_request(format!(
+                        "line {line_number} is not an exported entry: {error}"
+                    ))
+                })?;
                 batch.push((line_number, entry));
             }
             start = end + 1;
         }
         buffer.drain(..start.min(buffer.len()));
         if buffer.len() > MAX_LINE_BYTES {
-            return Err(bad_request(format!("line {} is longer than {MAX_LINE_BYTES} bytes", line_number + 1)));
+            return Err(bad_request(format!(
+                "line {} is longer than {MAX_LINE_BYTES} bytes",
+                line_number + 1
+            )));
         }
         imported += batch.len();
         write(&core, &mut batch).await?;
@@ -304,9 +353,12 @@ async fn write(core: &Arc<Core>, batch: &mut Vec<(usize, Entry)>) -> Result<(), 
 fn is_in(entry: &Entry, scope: &Scope) -> bool {
     match (entry, scope) {
         (Entry::Shared { bucket, .. }, Scope::Shared(name)) => bucket == name,
-        (Entry::Session { function, session, .. }, Scope::Session(group)) => {
-            function == group.function.as_str() && session == group.session.as_str()
-        }
+        (
+            Entry::Session {
+                function, session, ..
+            },
+            Scope::Session(group),
+        ) => function == group.function.as_str() && session == group.session.as_str(),
         _ => false,
     }
 }
@@ -314,7 +366,12 @@ fn is_in(entry: &Entry, scope: &Scope) -> bool {
 fn split(line: usize, entry: Entry) -> Result<(Scope, (String, Bytes)), Failed> {
     let (segments, key, value) = match entry {
         Entry::Shared { bucket, key, value } => (vec!["shared".to_owned(), bucket], key, value),
-        Entry::Session { function, session, key, value } => (vec!["session".to_owned(), function, session], key, value),
+        Entry::Session {
+            function,
+            session,
+            key,
+            value,
+        } => (vec!["session".to_owned(), function, session], key, value),
     };
     let (scope, _) = Scope::parse(&segments)?;
     let value = BASE64

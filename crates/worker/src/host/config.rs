@@ -4,21 +4,31 @@ use super::Host;
 use crate::bindings::offered::wasi::{config0_2_0_draft, config0_2_0_rc_1};
 
 impl config0_2_0_draft::store::Host for Host {
-    fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<String>, config0_2_0_draft::store::Error>> {
+    fn get(
+        &mut self,
+        key: String,
+    ) -> wasmtime::Result<Result<Option<String>, config0_2_0_draft::store::Error>> {
         Ok(Ok(self.settings.config.get(&key).cloned()))
     }
 
-    fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, config0_2_0_draft::store::Error>> {
+    fn get_all(
+        &mut self,
+    ) -> wasmtime::Result<Result<Vec<(String, String)>, config0_2_0_draft::store::Error>> {
         Ok(Ok(self.settings.config.clone().into_iter().collect()))
     }
 }
 
 impl config0_2_0_rc_1::store::Host for Host {
-    fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<String>, config0_2_0_rc_1::store::Error>> {
+    fn get(
+        &mut self,
+        key: String,
+    ) -> wasmtime::Result<Result<Option<String>, config0_2_0_rc_1::store::Error>> {
         Ok(Ok(self.settings.config.get(&key).cloned()))
     }
 
-    fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, config0_2_0_rc_1::store::Error>> {
+    fn get_all(
+        &mut self,
+    ) -> wasmtime::Result<Result<Vec<(String, String)>, config0_2_0_rc_1::store::Error>> {
         Ok(Ok(self.settings.config.clone().into_iter().collect()))
     }
 }

@@ -15,10 +15,9 @@ const MAX_PAGE: usize = 10_000;
 impl context::Host for Host {
     fn current(&mut self) -> wasmtime::Result<context::Invocation> {
         let read_only = self.tx().is_some_and(|tx| tx.is_read_only());
-        let current = self
-            .current
-            .as_ref()
-            .ok_or_else(|| wasmtime::Error::msg("there is no invocation while the worker starts"))?;
+        let current = self.current.as_ref().ok_or_else(|| {
+            wasmtime::Error::msg("there is no invocation while the worker starts")
+        })?;
         Ok(context::Invocation {
             id: current.id.to_string(),
             function: current.function.to_string(),
@@ -55,7 +54,9 @@ impl Host {
         use_state: impl FnOnce(&mut Transaction, Bucket<'_>) -> Result<T, StateError>,
     ) -> wasmtime::Result<Result<T, state::Error>> {
         let Some(tx) = self.tx() else {
-            return Ok(Err(state::Error::Storage("there is no invocation while the worker starts".into())));
+            return Ok(Err(state::Error::Storage(
+                "there is no invocation while the worker starts".into(),
+            )));
         };
         let bucket = match Bucket::new(bucket) {
             Ok(bucket) => bucket,
@@ -66,15 +67,30 @@ impl Host {
 }
 
 impl state::Host for Host {
-    fn get(&mut self, bucket: String, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, state::Error>> {
-        self.with_state(&bucket, |tx, bucket| Ok(tx.get(bucket, &key)?.map(Vec::from)))
+    fn get(
+        &mut self,
+        bucket: String,
+        key: String,
+    ) -> wasmtime::Result<Result<Option<Vec<u8>>, state::Error>> {
+        self.with_state(&bucket, |tx, bucket| {
+            Ok(tx.get(bucket, &key)?.map(Vec::from))
+        })
     }
 
-    fn set(&mut self, bucket: String, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), state::Error>> {
+    fn set(
+        &mut self,
+        bucket: String,
+        key: String,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), state::Error>> {
         self.with_state(&bucket, |tx, bucket| tx.set(bucket, &key, value.into()))
     }
 
-    fn delete(&mut self, bucket: String, key: String) -> wasmtime::Result<Result<(), state::Error>> {
+    fn delete(
+        &mut self,
+        bucket: String,
+        key: String,
+    ) -> wasmtime::Result<Result<(), state::Error>> {
         self.with_state(&bucket, |tx, bucket| tx.delete(bucket, &key))
     }
 
@@ -86,10 +102,17 @@ impl state::Host for Host {
         limit: u32,
     ) -> wasmtime::Result<Result<Vec<String>, state::Error>> {
         let limit = (limit as usize).min(MAX_PAGE);
-        self.with_state(&bucket, |tx, bucket| tx.list_keys(bucket, &prefix, after.as_deref(), limit))
+        self.with_state(&bucket, |tx, bucket| {
+            tx.list_keys(bucket, &prefix, after.as_deref(), limit)
+        })
     }
 
-    fn increment(&mut self, bucket: String, key: String, delta: i64) -> wasmtime::Result<Result<i64, state::Error>> {
+    fn increment(
+        &mut self,
+        bucket: String,
+        key: String,
+        delta: i64,
+    ) -> wasmtime::Result<Result<i64, state::Error>> {
         self.with_state(&bucket, |tx, bucket| tx.increment(bucket, &key, delta))
     }
 
@@ -113,21 +136,27 @@ impl messages::Host for Host {
         session: Option<String>,
         body: Vec<u8>,
     ) -> wasmtime::Result<Result<(), messages::Error>> {
-        let invalid = |error: fulmar_model::NameError| messages::Error::InvalidName(error.to_string());
+        let invalid =
+            |error: fulmar_model::NameError| messages::Error::InvalidName(error.to_string());
         let to = match FunctionName::new(&function) {
             Ok(to) => to,
             Err(error) => return Ok(Err(invalid(error))),
         };
-        let session = match session.map(|session| SessionName::new(&session)).transpose() {
+        let session = match session
+            .map(|session| SessionName::new(&session))
+            .transpose()
+        {
             Ok(session) => session,
             Err(error) => return Ok(Err(invalid(error))),
         };
         let Some(tx) = self.tx() else {
             return Ok(Err(messages::Error::ReadOnly));
         };
-        Ok(tx.send(to, session, body.into()).map_err(|error| match error {
-            StateError::ReadOnly => messages::Error::ReadOnly,
-            other => messages::Error::TooLarge(other.to_string()),
-        }))
+        Ok(tx
+            .send(to, session, body.into())
+            .map_err(|error| match error {
+                StateError::ReadOnly => messages::Error::ReadOnly,
+                other => messages::Error::TooLarge(other.to_string()),
+            }))
     }
 }

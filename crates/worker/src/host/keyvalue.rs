@@ -55,9 +55,17 @@ pub(crate) struct Page {
 }
 
 impl Host {
-    pub(crate) fn kv_open(&mut self, name: String) -> wasmtime::Result<Result<Resource<Bucket>, KvError>> {
+    pub(crate) fn kv_open(
+        &mut self,
+        name: String,
+    ) -> wasmtime::Result<Result<Resource<Bucket>, KvError>> {
         match BucketName::new(&name) {
-            Ok(BucketName::Session) if self.current.as_ref().is_some_and(|current| current.session.is_none()) => {
+            Ok(BucketName::Session)
+                if self
+                    .current
+                    .as_ref()
+                    .is_some_and(|current| current.session.is_none()) =>
+            {
                 Ok(Err(KvError::NoSuchStore))
             }
             Ok(_) => Ok(Ok(self.table.push(Bucket { name })?)),
@@ -93,7 +101,9 @@ impl Host {
         bucket: &Resource<Bucket>,
         after: Option<String>,
     ) -> wasmtime::Result<Result<Page, KvError>> {
-        let keys = self.kv(bucket, |tx, bucket| tx.list_keys(bucket, "", after.as_deref(), PAGE))?;
+        let keys = self.kv(bucket, |tx, bucket| {
+            tx.list_keys(bucket, "", after.as_deref(), PAGE)
+        })?;
         Ok(keys.map(|keys| {
             let next = (keys.len() == PAGE).then(|| keys.last().cloned()).flatten();
             Page { keys, next }
@@ -106,7 +116,9 @@ impl Host {
         pairs: Vec<(String, Vec<u8>)>,
     ) -> wasmtime::Result<Result<(), KvError>> {
         self.kv(bucket, |tx, bucket| {
-            pairs.into_iter().try_for_each(|(key, value)| tx.set(bucket, &key, value.into()))
+            pairs
+                .into_iter()
+                .try_for_each(|(key, value)| tx.set(bucket, &key, value.into()))
         })
     }
 
@@ -115,7 +127,9 @@ impl Host {
         bucket: &Resource<Bucket>,
         keys: Vec<String>,
     ) -> wasmtime::Result<Result<(), KvError>> {
-        self.kv(bucket, |tx, bucket| keys.iter().try_for_each(|key| tx.delete(bucket, key)))
+        self.kv(bucket, |tx, bucket| {
+            keys.iter().try_for_each(|key| tx.delete(bucket, key))
+        })
     }
 
     pub(crate) fn kv_get_many(
@@ -157,7 +171,9 @@ impl store::Host for Host {
 
 impl store::HostBucket for Host {
     fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
-        answer(self.kv(&bucket, |tx, bucket| Ok(tx.get(bucket, &key)?.map(Vec::from))))
+        answer(self.kv(&bucket, |tx, bucket| {
+            Ok(tx.get(bucket, &key)?.map(Vec::from))
+        }))
     }
 
     fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -173,7 +189,11 @@ impl store::HostBucket for Host {
     }
 
     /// The cursor is a number here, so it counts pages from the start.
-    fn list_keys(&mut self, bucket: Resource<Bucket>, cursor: Option<u64>) -> Answer<store::KeyResponse> {
+    fn list_keys(
+        &mut self,
+        bucket: Resource<Bucket>,
+        cursor: Option<u64>,
+    ) -> Answer<store::KeyResponse> {
         let (mut after, mut page_number) = (None, 0);
         loop {
             let page = match self.kv_page(&bucket, after)? {
@@ -181,7 +201,11 @@ impl store::HostBucket for Host {
                 Err(error) => return Ok(Err(error.into())),
             };
             if page_number == cursor.unwrap_or(0) || page.next.is_none() {
-                let keys = if page_number == cursor.unwrap_or(0) { page.keys } else { Vec::new() };
+                let keys = if page_number == cursor.unwrap_or(0) {
+                    page.keys
+                } else {
+                    Vec::new()
+                };
                 let cursor = page.next.map(|_| page_number + 1);
                 return Ok(Ok(store::KeyResponse { keys, cursor }));
             }
@@ -199,23 +223,36 @@ impl store::HostBucket for Host {
 impl atomics::Host for Host {
     fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> Answer<u64> {
         let Ok(delta) = i64::try_from(delta) else {
-            return Ok(Err(store::Error::Other("the delta is outside a signed 64-bit number".into())));
+            return Ok(Err(store::Error::Other(
+                "the delta is outside a signed 64-bit number".into(),
+            )));
         };
         let sum = self.kv(&bucket, |tx, bucket| tx.increment(bucket, &key, delta))?;
         Ok(sum.map_err(Into::into).and_then(|sum| {
-            u64::try_from(sum).map_err(|_| store::Error::Other(format!("the sum {sum} is negative")))
+            u64::try_from(sum)
+                .map_err(|_| store::Error::Other(format!("the sum {sum} is negative")))
         }))
     }
 }
 
 impl batch::Host for Host {
-    fn get_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
+    fn get_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
         let found = self.kv_get_many(&bucket, keys)?;
         let pair = |(key, value): (String, Option<Vec<u8>>)| value.map(|value| (key, value));
-        Ok(found.map(|found| found.into_iter().map(pair).collect()).map_err(Into::into))
+        Ok(found
+            .map(|found| found.into_iter().map(pair).collect())
+            .map_err(Into::into))
     }
 
-    fn set_many(&mut self, bucket: Resource<Bucket>, key_values: Vec<(String, Vec<u8>)>) -> Answer<()> {
+    fn set_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key_values: Vec<(String, Vec<u8>)>,
+    ) -> Answer<()> {
         answer(self.kv_set_many(&bucket, key_values))
     }
 

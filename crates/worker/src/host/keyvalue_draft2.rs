@@ -30,7 +30,9 @@ impl store::Host for Host {
 
 impl store::HostBucket for Host {
     fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
-        answer(self.kv(&bucket, |tx, bucket| Ok(tx.get(bucket, &key)?.map(Vec::from))))
+        answer(self.kv(&bucket, |tx, bucket| {
+            Ok(tx.get(bucket, &key)?.map(Vec::from))
+        }))
     }
 
     fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -45,10 +47,17 @@ impl store::HostBucket for Host {
         answer(self.kv(&bucket, |tx, bucket| Ok(tx.get(bucket, &key)?.is_some())))
     }
 
-    fn list_keys(&mut self, bucket: Resource<Bucket>, cursor: Option<String>) -> Answer<store::KeyResponse> {
+    fn list_keys(
+        &mut self,
+        bucket: Resource<Bucket>,
+        cursor: Option<String>,
+    ) -> Answer<store::KeyResponse> {
         let page = self.kv_page(&bucket, cursor)?;
         Ok(page
-            .map(|page| store::KeyResponse { keys: page.keys, cursor: page.next })
+            .map(|page| store::KeyResponse {
+                keys: page.keys,
+                cursor: page.next,
+            })
             .map_err(Into::into))
     }
 
@@ -63,7 +72,11 @@ impl atomics::Host for Host {
         answer(self.kv(&bucket, |tx, bucket| tx.increment(bucket, &key, delta)))
     }
 
-    fn swap(&mut self, cas: Resource<Cas>, value: Vec<u8>) -> wasmtime::Result<Result<(), atomics::CasError>> {
+    fn swap(
+        &mut self,
+        cas: Resource<Cas>,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), atomics::CasError>> {
         let Cas { bucket, key, seen } = self.table.delete(cas)?;
         let swapped = self.kv_named(&bucket, |tx, bucket| {
             tx.compare_and_swap(bucket, &key, seen.as_deref(), Some(value.into()))
@@ -89,7 +102,11 @@ impl atomics::HostCas for Host {
     fn new(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Resource<Cas>> {
         let name = self.kv_name(&bucket)?;
         match self.kv(&bucket, |tx, bucket| tx.get(bucket, &key))? {
-            Ok(seen) => Ok(Ok(self.table.push(Cas { bucket: name, key, seen })?)),
+            Ok(seen) => Ok(Ok(self.table.push(Cas {
+                bucket: name,
+                key,
+                seen,
+            })?)),
             Err(error) => Ok(Err(error.into())),
         }
     }
@@ -105,11 +122,19 @@ impl atomics::HostCas for Host {
 }
 
 impl batch::Host for Host {
-    fn get_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Answer<Vec<(String, Option<Vec<u8>>)>> {
+    fn get_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> Answer<Vec<(String, Option<Vec<u8>>)>> {
         answer(self.kv_get_many(&bucket, keys))
     }
 
-    fn set_many(&mut self, bucket: Resource<Bucket>, key_values: Vec<(String, Vec<u8>)>) -> Answer<()> {
+    fn set_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key_values: Vec<(String, Vec<u8>)>,
+    ) -> Answer<()> {
         answer(self.kv_set_many(&bucket, key_values))
     }
 

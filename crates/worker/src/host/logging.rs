@@ -5,7 +5,12 @@ use crate::bindings::offered::wasi::logging::logging;
 use crate::logs::Level;
 
 impl logging::Host for Host {
-    fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
+    fn log(
+        &mut self,
+        level: logging::Level,
+        context: String,
+        message: String,
+    ) -> wasmtime::Result<()> {
         let level = match level {
             logging::Level::Trace => Level::Trace,
             logging::Level::Debug => Level::Debug,

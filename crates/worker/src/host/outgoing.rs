@@ -9,7 +9,13 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::settings::FunctionSettings;
 
-type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+type Sent = Result<
+    (
+        http::Response<WasiBody>,
+        Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ),
+    Error,
+>;
 
 /// Sends what is granted.
 pub(crate) struct Outgoing {
@@ -31,15 +37,25 @@ impl WasiHttpHooks for Outgoing {
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let host = request.uri().host().unwrap_or_default().to_owned();
         let tls = request.uri().scheme_str() == Some("https");
-        let port = request.uri().port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let granted = self.settings.http.iter().any(|grant| grant.allows(&host, port));
+        let port = request
+            .uri()
+            .port_u16()
+            .unwrap_or(if tls { 443 } else { 80 });
+        let granted = self
+            .settings
+            .http
+            .iter()
+            .any(|grant| grant.allows(&host, port));
         Box::new(async move {
             if !granted {
                 tracing::debug!(host, port, "an outgoing request was not granted");
                 return Err(Error::HttpRequestDenied);
             }
             if tls {
-                tracing::warn!(host, "an outgoing request over TLS was refused: only plain HTTP is supported");
+                tracing::warn!(
+                    host,
+                    "an outgoing request over TLS was refused: only plain HTTP is supported"
+                );
                 return Err(Error::TlsProtocolError);
             }
             send(request, &host, port).await
@@ -48,16 +64,26 @@ impl WasiHttpHooks for Outgoing {
 }
 
 async fn send(mut request: http::Request<WasiBody>, host: &str, port: u16) -> Sent {
-    let stream = TcpStream::connect((host, port)).await.map_err(|_| Error::ConnectionRefused)?;
+    let stream = TcpStream::connect((host, port))
+        .await
+        .map_err(|_| Error::ConnectionRefused)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Error::HttpProtocolError)?;
     // In the form that a server expects: the path in the request line, the host in its header.
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
     *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
     let driver = tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(|_| Error::HttpProtocolError)?;
-    let body = |body: hyper::body::Incoming| body.map_err(|_| Error::HttpProtocolError).boxed_unsync();
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|_| Error::HttpProtocolError)?;
+    let body =
+        |body: hyper::body::Incoming| body.map_err(|_| Error::HttpProtocolError).boxed_unsync();
     let finished = async move {
         match driver.await {
             Ok(Ok(())) => Ok(()),
