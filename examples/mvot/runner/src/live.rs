@@ -1,7 +1,7 @@
 //! `mvot run`: frames to a node at a given rate, results back, and how long that took.
 //!
 //! Open loop: each timestep's frames are sent when their time has come, whether or not earlier ones have been
-//! answered. One task sends, one task a frame waits for its answer, one task fetches results; fetching also tells
+//! answered, and latency counts from that time, so that a node that does not keep up looks slow. One task sends, one task a frame waits for its answer, one task fetches results; fetching also tells
 //! the scene that time passes, so that a timestep with missing frames is closed when it is due.
 
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(crate) struct Args {
     pub(crate) functions: Functions,
 }
 
-/// When the frames of each timestep were sent.
+/// For each timestep with frames: when they were due, and when the last one was sent.
 type Sent = Vec<Option<(Instant, Instant)>>;
 
 /// What became of a frame.
@@ -123,7 +123,7 @@ pub(crate) async fn run(args: &Args) -> Result<(Metrics, u64)> {
         live: None,
     };
     let mut live = Live {
-        from_first: times(),
+        from_due: times(),
         from_last: times(),
         frame: times(),
         frames: sending.framed.len() as u64,
@@ -134,8 +134,8 @@ pub(crate) async fn run(args: &Args) -> Result<(Metrics, u64)> {
         seconds: begun.elapsed().as_secs_f64(),
     };
     for (result, there) in fetched.results {
-        if let Some((first, last)) = sending.sent[result.step as usize] {
-            live.from_first.saturating_record(micros(there - first));
+        if let Some((due, last)) = sending.sent[result.step as usize] {
+            live.from_due.saturating_record(micros(there - due));
             live.from_last.saturating_record(micros(there - last));
         }
         outcome.results.push(result);
@@ -237,7 +237,8 @@ async fn send(
     let mut frames = JoinSet::new();
     let begun = tokio::time::Instant::now();
     for step in 0..dataset.timesteps.len() {
-        tokio::time::sleep_until(begun + Duration::from_secs_f64(step as f64 / fps)).await;
+        let due = begun + Duration::from_secs_f64(step as f64 / fps);
+        tokio::time::sleep_until(due).await;
         for camera in
             (0..dataset.calibration.cameras.len()).filter(|camera| dataset.has(*camera, step))
         {
@@ -260,8 +261,9 @@ async fn send(
     let mut framed = Vec::with_capacity(dataset.frames());
     while let Some(frame) = frames.join_next().await {
         let frame = frame??;
-        let times = sent[frame.step].get_or_insert((frame.sent, frame.sent));
-        *times = (times.0.min(frame.sent), times.1.max(frame.sent));
+        let due = begun.into_std() + Duration::from_secs_f64(frame.step as f64 / fps);
+        let times = sent[frame.step].get_or_insert((due, frame.sent));
+        times.1 = times.1.max(frame.sent);
         framed.push(frame);
     }
     Ok(Sending { sent, framed })

@@ -65,7 +65,7 @@ fn run(command: Command) -> Result<()> {
             let (metrics, failed) = runtime()?.block_on(live::run(&args))?;
             print!("{metrics}");
             eprintln!(
-                "detections, tracks, metrics and picture are in {}",
+                "detections, tracks, summary and picture are in {}",
                 args.input.out.display()
             );
             if failed > 0 {
@@ -78,7 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Offline(input) => {
             print!("{}", offline::run(&input)?);
             eprintln!(
-                "detections, tracks, metrics and picture are in {}",
+                "detections, tracks, summary and picture are in {}",
                 input.out.display()
             );
         }

@@ -19,7 +19,7 @@ pub(crate) struct Input {
     /// Folder of frames, as `mvot generate` writes it.
     #[arg(long, value_name = "DIR")]
     pub(crate) frames: PathBuf,
-    /// Folder for detections, tracks, metrics and the picture.
+    /// Folder for detections, tracks, summary and the picture.
     #[arg(long, value_name = "DIR", default_value = "mvot-out")]
     pub(crate) out: PathBuf,
     /// Timesteps at most.
@@ -189,7 +189,7 @@ mod tests {
             names,
             [
                 "detections.jsonl",
-                "metrics.json",
+                "summary.json",
                 "tracks.jsonl",
                 "tracks.svg"
             ]

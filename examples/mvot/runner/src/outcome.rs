@@ -25,8 +25,8 @@ pub(crate) struct Outcome {
 
 /// Figures of a run on a node.
 pub(crate) struct Live {
-    /// From sending the first frame of a timestep to having its result, in microseconds.
-    pub(crate) from_first: Histogram<u64>,
+    /// From the time when the frames of a timestep were due to having its result, in microseconds.
+    pub(crate) from_due: Histogram<u64>,
     /// From sending the last frame, in microseconds.
     pub(crate) from_last: Histogram<u64>,
     /// From sending a frame to having the answer of `detect`, in microseconds.
@@ -67,11 +67,12 @@ impl Times {
     }
 }
 
-/// `metrics.json`.
+/// `summary.json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Metrics {
     timesteps: usize,
     complete: usize,
+    without_silent: usize,
     timed_out: usize,
     detections: usize,
     tracks: usize,
@@ -85,10 +86,10 @@ pub(crate) struct Metrics {
 
 #[derive(Debug, Serialize)]
 struct LiveMetrics {
-    /// From sending a timestep's first frame to having its result.
-    end_to_end_from_first_frame_ms: Times,
+    /// From the time when a timestep's frames were due to having its result.
+    end_to_end_ms: Times,
     /// From sending its last frame.
-    end_to_end_from_last_frame_ms: Times,
+    from_last_frame_ms: Times,
     frame_ms: Times,
     frames: u64,
     frames_per_second: f64,
@@ -148,7 +149,7 @@ impl Outcome {
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
         write(
-            "metrics.json",
+            "summary.json",
             serde_json::to_string_pretty(&metrics)? + "\n",
         )?;
         write(
@@ -198,6 +199,7 @@ impl Outcome {
         Metrics {
             timesteps: self.results.len(),
             complete: count(Closed::Complete),
+            without_silent: count(Closed::WithoutSilent),
             timed_out: count(Closed::Timeout),
             detections: self.views.iter().map(|view| view.detections.len()).sum(),
             tracks: ids.len(),
@@ -205,8 +207,8 @@ impl Outcome {
             match_distance_metres: match_distance,
             detect_ms: Times::of(&self.detect),
             live: self.live.as_ref().map(|live| LiveMetrics {
-                end_to_end_from_first_frame_ms: Times::of(&live.from_first),
-                end_to_end_from_last_frame_ms: Times::of(&live.from_last),
+                end_to_end_ms: Times::of(&live.from_due),
+                from_last_frame_ms: Times::of(&live.from_last),
                 frame_ms: Times::of(&live.frame),
                 frames: live.frames,
                 frames_per_second: live.frames as f64 / live.seconds.max(1e-9),
@@ -226,8 +228,8 @@ impl std::fmt::Display for Metrics {
         row(
             "timesteps",
             format!(
-                "{} ({} complete, {} timed out)",
-                self.timesteps, self.complete, self.timed_out
+                "{} ({} complete, {} without a silent camera, {} timed out)",
+                self.timesteps, self.complete, self.without_silent, self.timed_out
             ),
         )?;
         row(
@@ -255,14 +257,8 @@ impl std::fmt::Display for Metrics {
         row("detection of a frame", times(&self.detect_ms))?;
         if let Some(live) = &self.live {
             row("frame to answer", times(&live.frame_ms))?;
-            row(
-                "end to end, first frame",
-                times(&live.end_to_end_from_first_frame_ms),
-            )?;
-            row(
-                "end to end, last frame",
-                times(&live.end_to_end_from_last_frame_ms),
-            )?;
+            row("end to end", times(&live.end_to_end_ms))?;
+            row("after the last frame", times(&live.from_last_frame_ms))?;
             let rate = format!(
                 "{} in {:.1} s, {:.1} a second",
                 live.frames, live.seconds, live.frames_per_second
