@@ -109,7 +109,10 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
     }
 }
 
-fn template(target: &Target, request: &Request) -> anyhow::Result<(std::net::SocketAddr, Template)> {
+fn template(
+    target: &Target,
+    request: &Request,
+) -> anyhow::Result<(std::net::SocketAddr, Template)> {
     let (host, address) = request::resolve(target.url())?;
     let path = match &request.url_path {
         Some(path) => path.clone(),
@@ -192,7 +195,10 @@ fn void(what: &str, tally: &Tally) -> String {
         tally.refused,
         tally.socket_errors,
         tally.timeouts,
-        tally.first_error.as_deref().unwrap_or("nothing was answered")
+        tally
+            .first_error
+            .as_deref()
+            .unwrap_or("nothing was answered")
     )
 }
 
@@ -237,7 +243,7 @@ fn report(plan: &Plan, tally: &Tally, verified: Option<&Verified>) -> Value {
 }
 
 fn print(plan: &Plan, tally: &Tally, verified: Option<&Verified>) {
-    let line = |name: &str, text: String| output::line_out(&format!("{name:<14}{text}"));
+    let line = |name: &str, text: String| output::line_out(&format!("{name:<15}{text}"));
     line("requests", tally.answered.to_string());
     line("requests/s", format!("{:.0}", tally.rate()));
     print_latencies("latency", &tally.latency);
@@ -267,7 +273,7 @@ fn print(plan: &Plan, tally: &Tally, verified: Option<&Verified>) {
 fn print_latencies(name: &str, histogram: &Histogram<u64>) {
     let at = |quantile| show(Duration::from_micros(histogram.value_at_quantile(quantile)));
     output::line_out(&format!(
-        "{name:<14}p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+        "{name:<15}p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
         at(0.5),
         at(0.9),
         at(0.99),
@@ -303,7 +309,7 @@ fn new_sessions(target: &Target, sessions: u64, request: &Request) -> anyhow::Re
     } else {
         print_latencies("first request", first);
         print_latencies("next request", next);
-        output::line_out(&format!("ratio of p50  {ratio:.2}"));
+        output::line_out(&format!("ratio of p50   {ratio:.2}"));
     }
     Ok(())
 }

@@ -78,10 +78,6 @@ impl Target {
 }
 
 impl Client {
-    pub(crate) fn base(&self) -> &str {
-        &self.base
-    }
-
     /// Sends a request and gives the response back, whatever its status.
     pub(crate) fn send<'a>(
         &self,

@@ -1,6 +1,7 @@
 //! `fulmar dead-letters`: messages that were given up.
 
 use clap::Subcommand;
+use serde_json::json;
 
 use crate::client::{Target, segment};
 use crate::output;
@@ -79,11 +80,19 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                 &format!("/admin/dead-letters/{}/retry", segment(id)),
                 None,
             )?;
-            eprintln!("delivering {id} again");
+            output::done(
+                target.json,
+                &format!("delivering {id} again"),
+                &json!({ "retried": 1 }),
+            );
         }
         Verb::Retry { id: None, .. } => {
             let done = client.json("POST", "/admin/dead-letters/retry", None)?;
-            eprintln!("delivering {} again", done["retried"]);
+            output::done(
+                target.json,
+                &format!("delivering {} again", done["retried"]),
+                &done,
+            );
         }
         Verb::Drop { id: Some(id), .. } => {
             client.call(
@@ -91,11 +100,15 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                 &format!("/admin/dead-letters/{}", segment(id)),
                 None,
             )?;
-            eprintln!("dropped {id}");
+            output::done(
+                target.json,
+                &format!("dropped {id}"),
+                &json!({ "dropped": 1 }),
+            );
         }
         Verb::Drop { id: None, .. } => {
             let done = client.json("DELETE", "/admin/dead-letters", None)?;
-            eprintln!("dropped {}", done["dropped"]);
+            output::done(target.json, &format!("dropped {}", done["dropped"]), &done);
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `fulmar functions`: what is deployed.
 
 use clap::Subcommand;
+use serde_json::json;
 
 use crate::client::{Target, segment};
 use crate::output;
@@ -54,7 +55,11 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                 &format!("/admin/functions/{}", segment(function)),
                 None,
             )?;
-            eprintln!("removed {function}");
+            output::done(
+                target.json,
+                &format!("removed {function}"),
+                &json!({ "removed": { "function": function } }),
+            );
         }
     }
     Ok(())

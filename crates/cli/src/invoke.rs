@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 use ureq::SendBody;
 
 use crate::client::{Client, Target, read, segment, succeed};
@@ -115,14 +115,11 @@ fn print(target: &Target, response: ureq::http::Response<ureq::Body>) -> anyhow:
     );
     let body = read(response)?;
     if target.json {
-        let text = String::from_utf8(body.clone()).map_or(Value::Null, Value::String);
-        output::value(&json!({
-            "status": status,
-            "invocation": invocation,
-            "replayed": replayed.is_some(),
-            "bytes": body.len(),
-            "text": text,
-        }));
+        let mut shown = output::content(&body);
+        shown["status"] = json!(status);
+        shown["invocation"] = json!(invocation);
+        shown["replayed"] = json!(replayed.is_some());
+        output::value(&shown);
         return Ok(());
     }
     output::bytes_out(&body);

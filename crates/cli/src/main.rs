@@ -123,7 +123,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Bench { verb } => bench::run(target, &verb),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "fulmar", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fulmar", &mut script);
+            output::bytes_out(&script);
             Ok(())
         }
     }

@@ -1,8 +1,10 @@
 //! Printing: tables for people, JSON for programs.
 
-use std::io::Write;
+use std::io::{BufWriter, ErrorKind, Read, Write};
 
-use serde_json::Value;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
 
 /// Prints a list of objects: as JSON, or as a table of some of their members.
 pub(crate) fn rows(json: bool, rows: &[Value], columns: &[&str]) {
@@ -48,6 +50,15 @@ pub(crate) fn rows(json: bool, rows: &[Value], columns: &[&str]) {
     }
 }
 
+/// Says that something was done: to people on standard error, to programs as JSON.
+pub(crate) fn done(json: bool, message: &str, outcome: &Value) {
+    if json {
+        value(outcome);
+    } else {
+        eprintln!("{message}");
+    }
+}
+
 /// Prints one value as JSON.
 pub(crate) fn value(value: &Value) {
     line_out(&serde_json::to_string_pretty(value).unwrap_or_default());
@@ -66,5 +77,40 @@ pub(crate) fn bytes_out(bytes: &[u8]) {
     let mut out = std::io::stdout();
     if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
+    }
+}
+
+/// Prints what a reader gives, piece by piece. An error is the reader's.
+pub(crate) fn copy_out(mut source: impl Read) -> std::io::Result<()> {
+    let mut out = BufWriter::with_capacity(64 * 1024, std::io::stdout().lock());
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        let length = match source.read(&mut piece) {
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => {
+                // What came is shown; the error tells that it is not all.
+                let _ = out.flush();
+                return Err(error);
+            }
+        };
+        let written = match length {
+            0 => out.flush(),
+            _ => out.write_all(&piece[..length]),
+        };
+        if written.is_err() {
+            std::process::exit(0);
+        }
+        if length == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Bytes as JSON: `text` if they are UTF-8, else `base64`; and how many.
+pub(crate) fn content(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json!({ "bytes": bytes.len(), "text": text }),
+        Err(_) => json!({ "bytes": bytes.len(), "base64": BASE64_STANDARD.encode(bytes) }),
     }
 }

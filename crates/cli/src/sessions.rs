@@ -1,6 +1,7 @@
 //! `fulmar sessions`: what has state.
 
 use clap::Subcommand;
+use serde_json::json;
 
 use crate::client::{Target, segment};
 use crate::output;
@@ -84,7 +85,11 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
         }
         Verb::Rm { function, session } => {
             client.call("DELETE", &path(function, session), None)?;
-            eprintln!("removed {function}/{session}");
+            output::done(
+                target.json,
+                &format!("removed {function}/{session}"),
+                &json!({ "removed": { "function": function, "session": session } }),
+            );
         }
     }
     Ok(())

@@ -2,8 +2,9 @@
 
 use std::io::{BufReader, Read};
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
 use serde_json::Value;
 use ureq::SendBody;
@@ -19,14 +20,14 @@ pub(crate) enum Verb {
     /// Print a value as it is.
     Get {
         #[arg(help = SCOPE_HELP)]
-        scope: String,
+        scope: Scope,
         /// The key.
         key: String,
     },
     /// Write a value.
     Set {
         #[arg(help = SCOPE_HELP)]
-        scope: String,
+        scope: Scope,
         /// The key.
         key: String,
         /// The value; @FILE reads a file, - standard input.
@@ -35,14 +36,14 @@ pub(crate) enum Verb {
     /// Delete a key.
     Delete {
         #[arg(help = SCOPE_HELP)]
-        scope: String,
+        scope: Scope,
         /// The key.
         key: String,
     },
     /// List keys; without a scope, the shared buckets.
     Ls {
         #[arg(help = SCOPE_HELP)]
-        scope: Option<String>,
+        scope: Option<Scope>,
         /// Only keys that start so.
         #[arg(long, default_value = "")]
         prefix: String,
@@ -50,7 +51,7 @@ pub(crate) enum Verb {
     /// Print keys and values as JSON Lines; without a scope, all there are.
     Export {
         #[arg(help = SCOPE_HELP)]
-        scope: Option<String>,
+        scope: Option<Scope>,
     },
     /// Write what `export` printed.
     Import {
@@ -59,19 +60,31 @@ pub(crate) enum Verb {
     },
 }
 
-/// Checks a scope and encodes it for a path.
-fn scope_path(scope: &str) -> anyhow::Result<String> {
-    let encoded = match scope.split_once('/') {
-        Some(("shared", bucket)) if !bucket.is_empty() => format!("shared/{}", segment(bucket)),
-        Some(("session", rest)) => match rest.split_once('/') {
-            Some((function, session)) if !session.is_empty() => {
-                format!("session/{}/{}", segment(function), segment(session))
+/// Where keys are, percent-encoded for a path.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope(String);
+
+impl FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some(("shared", bucket)) if !bucket.is_empty() => {
+                return Ok(Self(format!("shared/{}", segment(bucket))));
             }
-            _ => bail!("{scope:?} is not a scope; it has to be {SCOPE_HELP}"),
-        },
-        _ => bail!("{scope:?} is not a scope; it has to be {SCOPE_HELP}"),
-    };
-    Ok(encoded)
+            Some(("session", rest)) => {
+                if let Some((function, session)) = rest.split_once('/')
+                    && !function.is_empty()
+                    && !session.is_empty()
+                {
+                    let (function, session) = (segment(function), segment(session));
+                    return Ok(Self(format!("session/{function}/{session}")));
+                }
+            }
+            _ => {}
+        }
+        Err(format!("a scope is {SCOPE_HELP}"))
+    }
 }
 
 /// A value from the command line: itself, a file or standard input.
@@ -89,30 +102,24 @@ pub(crate) fn argument_bytes(text: &str) -> anyhow::Result<Vec<u8>> {
 
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
     let client = target.client();
-    let key_path = |scope: &str, key: &str| {
-        Ok::<_, anyhow::Error>(format!(
-            "/admin/state/{}/key/{}",
-            scope_path(scope)?,
-            segment(key)
-        ))
-    };
+    let key_path =
+        |scope: &Scope, key: &str| format!("/admin/state/{}/key/{}", scope.0, segment(key));
     match verb {
         Verb::Get { scope, key } => {
-            let value = read(client.call("GET", &key_path(scope, key)?, None)?)?;
+            let value = read(client.call("GET", &key_path(scope, key), None)?)?;
             if target.json {
-                let text = String::from_utf8(value.clone()).map_or(Value::Null, Value::String);
-                output::value(
-                    &serde_json::json!({ "key": key, "bytes": value.len(), "text": text }),
-                );
+                let mut shown = output::content(&value);
+                shown["key"] = key.as_str().into();
+                output::value(&shown);
             } else {
                 output::bytes_out(&value);
             }
         }
         Verb::Set { scope, key, value } => {
-            client.call("PUT", &key_path(scope, key)?, Some(&argument_bytes(value)?))?;
+            client.call("PUT", &key_path(scope, key), Some(&argument_bytes(value)?))?;
         }
         Verb::Delete { scope, key } => {
-            client.call("DELETE", &key_path(scope, key)?, None)?;
+            client.call("DELETE", &key_path(scope, key), None)?;
         }
         Verb::Ls { scope: None, .. } => {
             let buckets = client.json("GET", "/admin/state/shared", None)?;
@@ -126,7 +133,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             loop {
                 let path = format!(
                     "/admin/state/{}/keys?limit=1000&prefix={}&after={}",
-                    scope_path(scope)?,
+                    scope.0,
                     segment(prefix),
                     segment(&after)
                 );
@@ -139,15 +146,12 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             }
         }
         Verb::Export { scope } => {
-            let query = scope
-                .as_deref()
-                .map(scope_path)
-                .transpose()?
-                .map_or(String::new(), |scope| format!("?scope={scope}"));
+            let query = match scope {
+                Some(Scope(scope)) => format!("?scope={}", segment(scope)),
+                None => String::new(),
+            };
             let response = client.call("GET", &format!("/admin/state-export{query}"), None)?;
-            let mut body = response.into_body().into_reader();
-            std::io::copy(&mut body, &mut std::io::stdout().lock())
-                .context("the export broke off")?;
+            output::copy_out(response.into_body().into_reader()).context("the export broke off")?;
         }
         Verb::Import { file } => {
             let mut source: Box<dyn Read + Send + Sync> = match file {

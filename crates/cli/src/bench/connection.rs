@@ -118,10 +118,7 @@ impl Connection {
                         let length = usize::try_from(length)
                             .ok()
                             .filter(|&length| length <= isize::MAX as usize / 2);
-                        break (
-                            bytes,
-                            length.ok_or_else(|| invalid("a chunk is too long"))?,
-                        );
+                        break (bytes, length.ok_or_else(|| invalid("a chunk is too long"))?);
                     }
                     Ok(httparse::Status::Partial) => self.more(stream).await?,
                     Err(_) => return Err(invalid("the size of a chunk is no number")),
@@ -202,7 +199,8 @@ fn parse_head(received: &[u8]) -> Result<Option<Head>> {
                 .ok()
                 .and_then(|text| text.trim().parse::<usize>().ok())
                 .filter(|&length| length <= isize::MAX as usize / 2);
-            framing = Framing::Length(length.ok_or_else(|| invalid("content-length is no number"))?);
+            framing =
+                Framing::Length(length.ok_or_else(|| invalid("content-length is no number"))?);
         } else if is("transfer-encoding") && has_body {
             framing = Framing::Chunked;
         } else if is("connection") {
@@ -297,22 +295,6 @@ mod tests {
             ],
             2,
         );
-        assert_eq!(
-            answers[0].as_ref().unwrap_err().kind(),
-            ErrorKind::InvalidData,
-            "the second chunk is longer than it says"
-        );
-        let answers = self::answers(
-            &[
-                b"",
-                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1",
-                b"\r\n4\r",
-                b"\n2\r\n23\r\n0\r\nx: y\r\n\r\n",
-                b"",
-                b"HTTP/1.1 204 Empty\r\n\r\n",
-            ],
-            2,
-        );
         assert_eq!(read(&answers[0]), (200, "423"));
         assert_eq!(read(&answers[1]), (204, ""));
     }
@@ -325,12 +307,17 @@ mod tests {
 
     #[test]
     fn broken_answers_are_errors() {
-        for parts in [
-            &[&b""[..], b"SSH-2.0-x\r\n\r\n"][..],
+        const BROKEN: [&[&[u8]]; 5] = [
+            &[
+                b"",
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n42\r\n0\r\n\r\n",
+            ],
+            &[b"", b"SSH-2.0-x\r\n\r\n"],
             &[b"", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n42"],
             &[b"", b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n42"],
             &[b"", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n42"],
-        ] {
+        ];
+        for parts in BROKEN {
             assert!(answers(parts, 1)[0].is_err(), "{parts:?}");
         }
     }

@@ -23,7 +23,7 @@ use super::request::{Key, Template};
 /// How long after its end a run waits for answers and, in the open loop, sends what is late.
 const GRACE: Duration = Duration::from_secs(10);
 /// Longest latency that is told apart, in microseconds.
-const MAX_MICROS: u64 = 600_000_000;
+pub(super) const MAX_MICROS: u64 = 600_000_000;
 /// Socket errors in a row after which a connection gives up.
 const MAX_FAILURES: u32 = 3;
 /// How much of an error answer is shown, in bytes.

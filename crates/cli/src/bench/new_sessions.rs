@@ -8,7 +8,7 @@ use anyhow::ensure;
 use hdrhistogram::Histogram;
 
 use super::connection::Connection;
-use super::load::on_one_thread;
+use super::load::{MAX_MICROS, on_one_thread};
 use super::request::{Template, run_id};
 
 /// Latencies in microseconds.
@@ -33,8 +33,8 @@ pub(super) fn measure(
         let mut connection = Connection::open(address).await?;
         let mut request = Vec::new();
         let mut latencies = Latencies {
-            first: Histogram::new(3)?,
-            next: Histogram::new(3)?,
+            first: Histogram::new_with_bounds(1, MAX_MICROS, 3)?,
+            next: Histogram::new_with_bounds(1, MAX_MICROS, 3)?,
         };
         for session in 0..sessions {
             template.write(&mut request, format_args!("{run:x}-{session}"), None);

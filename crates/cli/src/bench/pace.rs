@@ -12,15 +12,19 @@ pub(super) struct Pacer {
 #[cfg(target_os = "linux")]
 impl Pacer {
     /// A pacer for one task.
+    #[expect(
+        unsafe_code,
+        reason = "tokio has no safe way to register a file descriptor"
+    )]
     pub(super) fn new() -> std::io::Result<Self> {
         use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
         let timer = timerfd_create(
             TimerfdClockId::Monotonic,
             TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
         )?;
-        Ok(Self {
-            timer: tokio::io::unix::AsyncFd::new(timer)?,
-        })
+        // SAFETY: an `OwnedFd` always gives the same open descriptor, and nothing replaces it.
+        let timer = unsafe { tokio::io::unix::AsyncFd::register(timer)? };
+        Ok(Self { timer })
     }
 
     /// Waits until `due`; returns at once if it is over.

@@ -90,10 +90,7 @@ impl Template {
             request,
         }) = key
         {
-            let _ = write!(
-                into,
-                "idempotency-key: {run:x}-{connection}-{request}\r\n"
-            );
+            let _ = write!(into, "idempotency-key: {run:x}-{connection}-{request}\r\n");
         }
         into.extend_from_slice(b"\r\n");
         into.extend_from_slice(&self.body);
