@@ -116,7 +116,7 @@ async fn accept(
     }
     let request = match deployed.world() {
         World::Function => WorkerRequest::Bytes(body),
-        World::Http => WorkerRequest::Http(http_request(head.clone(), &target, body)?),
+        World::Http => WorkerRequest::Http(Box::new(http_request(head.clone(), &target, body)?)),
     };
     drop(deployed);
     call.run(request).await.map(respond::answer)

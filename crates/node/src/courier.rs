@@ -359,7 +359,7 @@ fn request(function: &Function, message: &MessageRecord) -> Result<Request, Prob
             }
             let request = request.body(body);
             request
-                .map(Request::Http)
+                .map(|request| Request::Http(Box::new(request)))
                 .map_err(|error| Problem::new(Code::BadRequest, error.to_string()))
         }
     }

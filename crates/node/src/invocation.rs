@@ -126,5 +126,5 @@ pub(crate) fn restore_reply(stored: StoredReply) -> Result<Reply, Problem> {
         let value = http::HeaderValue::try_from(value).map_err(|error| bad(&error))?;
         response.headers_mut().append(name, value);
     }
-    Ok(Reply::Http(response))
+    Ok(Reply::Http(Box::new(response)))
 }

@@ -33,7 +33,7 @@ pub enum Request {
     /// For a component of `fulmar:function`.
     Bytes(Bytes),
     /// For a component of `wasi:http/proxy`.
-    Http(http::Request<Bytes>),
+    Http(Box<http::Request<Bytes>>),
 }
 
 /// The output, whole.
@@ -42,7 +42,7 @@ pub enum Reply {
     /// Of a component of `fulmar:function`.
     Bytes(Bytes),
     /// Of a component of `wasi:http/proxy`.
-    Http(http::Response<Bytes>),
+    Http(Box<http::Response<Bytes>>),
 }
 
 /// Why there is no reply. The worker must not be used again.

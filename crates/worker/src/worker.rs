@@ -98,7 +98,7 @@ impl Worker {
                 cut_off(called, deadline).await
             }
             (Instance::Http(proxy), Request::Http(request)) => {
-                let called = call_http(proxy, &mut self.store, request);
+                let called = call_http(proxy, &mut self.store, *request);
                 cut_off(called, deadline).await
             }
             (Instance::Function(_), Request::Http(_)) => Some(Err(CallError::Rejected(
@@ -190,10 +190,10 @@ async fn collect(
             Err(_) => return Err(CallError::NoResponse),
         }
     }
-    Ok(Reply::Http(http::Response::from_parts(
+    Ok(Reply::Http(Box::new(http::Response::from_parts(
         head,
         whole.freeze(),
-    )))
+    ))))
 }
 
 /// Ends a call at its deadline even if it waits for the host. Most calls never wait, so the timer is

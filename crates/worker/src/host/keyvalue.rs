@@ -48,6 +48,9 @@ impl From<NameError> for KvError {
     }
 }
 
+/// Keys, each with its value if it has one.
+pub(crate) type Pairs = Vec<(String, Option<Vec<u8>>)>;
+
 /// A page of keys and where the next one starts.
 pub(crate) struct Page {
     pub(crate) keys: Vec<String>,
@@ -136,7 +139,7 @@ impl Host {
         &mut self,
         bucket: &Resource<Bucket>,
         keys: Vec<String>,
-    ) -> wasmtime::Result<Result<Vec<(String, Option<Vec<u8>>)>, KvError>> {
+    ) -> wasmtime::Result<Result<Pairs, KvError>> {
         self.kv(bucket, |tx, bucket| {
             let get = |key: String| {
                 let value = tx.get(bucket, &key)?;
