@@ -54,10 +54,13 @@ impl Kalman {
         self.state[0] += t * self.state[2];
         self.state[1] += t * self.state[3];
         let p = &mut self.covariance;
-        // F P F^T, F adds t times the velocity to the position.
-        for c in 0..4 {
-            p[0][c] += t * p[2][c];
-            p[1][c] += t * p[3][c];
+        // F P F^T, where F adds t times the velocity to the position: first the rows, then the columns.
+        let (positions, velocities) = p.split_at_mut(2);
+        for (position, velocity) in positions.iter_mut().zip(velocities.iter()) {
+            position
+                .iter_mut()
+                .zip(velocity)
+                .for_each(|(value, other)| *value += t * other);
         }
         for row in p.iter_mut() {
             row[0] += t * row[2];

@@ -136,6 +136,8 @@ pub struct Settings {
 pub enum Closed {
     /// All cameras' frames had arrived.
     Complete,
+    /// All had but those of cameras that have been silent for some timesteps.
+    WithoutSilent,
     /// Some had not when its time was over.
     Timeout,
     /// Too many later timesteps were waiting.

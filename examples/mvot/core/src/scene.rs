@@ -1,7 +1,8 @@
 //! The aggregation of one scene: which timestep is closed when, and what is kept.
 //!
 //! Views arrive in any order. A timestep is closed when all its views are there, or when its time is over; always
-//! in order, so that the tracker sees each timestep once and results have no gaps. The decisions are here, the
+//! in order, so that the tracker sees each timestep once and results have no gaps. A camera that stays silent is not
+//! waited for after a few timesteps, until it sends again: a dead camera costs the scene its view, not its latency. The decisions are here, the
 //! state is behind [`SceneState`]: a session's state in the function `aggregate`, plain maps in tests.
 //! Whatever happens, the state is bounded: [`MAX_AHEAD`], [`MAX_WAITING`], [`MAX_RESULTS`].
 
@@ -19,6 +20,8 @@ use crate::tracker::Tracker;
 pub const MAX_AHEAD: u64 = 4096;
 /// Timesteps that wait for views at most; over it the first is closed with what it has.
 pub const MAX_WAITING: usize = 256;
+/// Timesteps in a row without a camera's view after which nobody waits for it, until it sends again.
+pub const SILENT_AFTER: u32 = 3;
 /// Results that wait to be fetched at most; over it the oldest is given up.
 pub const MAX_RESULTS: u64 = 4096;
 /// Timesteps closed by one request at most, so that it ends in time; the next goes on.
@@ -44,6 +47,8 @@ pub struct Progress {
     pub waiting: BTreeMap<u64, u64>,
     /// First timestep whose result is kept.
     pub first_kept: u64,
+    /// Timesteps in a row, up to [`SILENT_AFTER`], that were closed without a camera although others were there.
+    pub silent: BTreeMap<u32, u32>,
     /// Views that came too late.
     pub late: u64,
     /// Views that came twice.
@@ -230,6 +235,8 @@ impl<S: SceneState> Scene<'_, S> {
             });
         };
         self.check_ahead(view.step)?;
+        // Late or not, it is there.
+        self.progress.silent.remove(&(camera as u32));
         if view.step < self.progress.next_step {
             self.progress.late += 1;
             return Ok(());
@@ -280,8 +287,21 @@ impl<S: SceneState> Scene<'_, S> {
                 .waiting(step)
                 .map_err(SceneError::State)?
                 .unwrap_or_default();
-            if waiting.views.len() == self.settings.calibration.cameras.len() {
+            let cameras = 0..self.settings.calibration.cameras.len() as u32;
+            let mut missing = cameras
+                .filter(|camera| !waiting.views.contains_key(camera))
+                .peekable();
+            if missing.peek().is_none() {
                 return Ok(Some(Closed::Complete));
+            }
+            let silent = |camera| {
+                self.progress
+                    .silent
+                    .get(&camera)
+                    .is_some_and(|steps| *steps >= SILENT_AFTER)
+            };
+            if missing.all(silent) {
+                return Ok(Some(Closed::WithoutSilent));
             }
         }
         if self.now_unix_ms >= oldest.saturating_add(self.settings.timeout_ms) {
@@ -305,6 +325,14 @@ impl<S: SceneState> Scene<'_, S> {
         let views: Vec<Option<&[Detection]>> = (0..calibration.cameras.len() as u32)
             .map(|camera| waiting.views.get(&camera).map(Vec::as_slice))
             .collect();
+        if !waiting.views.is_empty() {
+            for (camera, view) in (0..).zip(&views) {
+                if view.is_none() {
+                    let steps = self.progress.silent.entry(camera).or_default();
+                    *steps = (*steps + 1).min(SILENT_AFTER);
+                }
+            }
+        }
         let people = Fusion::new(calibration)?.fuse(&views);
         let tracker = self.state.tracker().map_err(SceneError::State)?;
         let mut tracker =

@@ -90,6 +90,34 @@ fn a_missing_camera_stalls_nothing_longer_than_the_timeout() {
 }
 
 #[test]
+fn a_silent_camera_is_not_waited_for_until_it_sends_again() {
+    let mut state = open_scene();
+    let two_of_three = |state: &mut InMemory, step: u64, now: u64| {
+        handle(state, view("a", step), now).unwrap();
+        handle(state, view("b", step), now).unwrap();
+    };
+    for step in 0..u64::from(SILENT_AFTER) {
+        let now = step * 1000;
+        two_of_three(&mut state, step, now);
+        assert_eq!(
+            results(&mut state, step, now + TIMEOUT),
+            [(step, Closed::Timeout, 1)]
+        );
+    }
+    two_of_three(&mut state, 3, 9000);
+    assert_eq!(
+        results(&mut state, 3, 9000),
+        [(3, Closed::WithoutSilent, 1)]
+    );
+    // A late view says that the camera lives.
+    handle(&mut state, view("c", 3), 9001).unwrap();
+    two_of_three(&mut state, 4, 9100);
+    assert_eq!(results(&mut state, 4, 9100), []);
+    handle(&mut state, view("c", 4), 9101).unwrap();
+    assert_eq!(results(&mut state, 4, 9101), [(4, Closed::Complete, 0)]);
+}
+
+#[test]
 fn a_timestep_without_any_view_does_not_stall_later_ones() {
     let mut state = open_scene();
     for camera in ["a", "b", "c"] {
@@ -142,8 +170,10 @@ fn asking_for_later_results_acknowledges_and_evicts_the_earlier() {
 #[test]
 fn the_state_stays_bounded_when_nobody_fetches_and_a_camera_is_dead() {
     let mut state = open_scene();
+    // Two cameras that take turns: neither is ever silent for long, and no timestep is ever complete.
     for step in 0..MAX_RESULTS + 2 * MAX_WAITING as u64 {
-        handle(&mut state, view("a", step), 0).unwrap();
+        let camera = if step % 2 == 0 { "a" } else { "b" };
+        handle(&mut state, view(camera, step), 0).unwrap();
     }
     assert!(state.len() as u64 <= MAX_RESULTS + MAX_WAITING as u64 + 1);
     let answer = handle(&mut state, Request::Results { from: 0, limit: 1 }, 0).unwrap();

@@ -170,8 +170,8 @@ impl Crowd {
             }
             let pace = wish[0].hypot(wish[1]);
             let limit = (1.3 * walker.speed / pace.max(1e-6)).min(1.0);
-            for i in 0..2 {
-                walker.velocity[i] += (wish[i] * limit - walker.velocity[i]) * 0.25;
+            for (i, wished) in wish.iter().enumerate() {
+                walker.velocity[i] += (wished * limit - walker.velocity[i]) * 0.25;
                 walker.position[i] += walker.velocity[i] * STEP;
             }
             walker.walked += walker.velocity[0].hypot(walker.velocity[1]) * STEP;

@@ -143,7 +143,7 @@ fn body(walker: &Walker, down: f64, aside: f64, stride: f64) -> Option<[f64; 3]>
         d if (0.0..0.135).contains(&d) => {
             let height = (d - 0.068) / 0.068;
             let width = 0.1 * (1.0 - height * height).max(0.0).sqrt();
-            (aside.abs() < width).then(|| if d < 0.055 { hair } else { skin })
+            (aside.abs() < width).then_some(if d < 0.055 { hair } else { skin })
         }
         d if (0.135..0.53).contains(&d) => {
             let shoulder = half * (0.62 + 0.38 * ((d - 0.135) / 0.06).min(1.0));
