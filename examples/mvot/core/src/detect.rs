@@ -46,6 +46,8 @@ const MIN_EXPLAINED: f64 = 18.0;
 const MIN_VISIBLE: f64 = 0.28;
 /// Least score, as a share of the figure's area.
 const MIN_SCORE: f64 = 0.12;
+/// Most people in one frame: a frame full of noise has to end, here and in fusion.
+pub const MAX_DETECTIONS: usize = 256;
 /// Most figures in one component.
 const MAX_FIGURES: usize = 24;
 /// Smallest figure worth looking for, in pixels of height.
@@ -107,6 +109,10 @@ impl Detector {
         let mut detections = Vec::new();
         for component in &components.found {
             self.explain(&mask, &components, component, &mut detections);
+            if detections.len() >= MAX_DETECTIONS {
+                detections.truncate(MAX_DETECTIONS);
+                break;
+            }
         }
         Ok(detections)
     }
@@ -259,7 +265,7 @@ fn round(value: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::camera::tests::camera_on_a_pole;
-    use crate::geometry::distance;
+    use crate::geometry::{Homography, distance};
 
     /// A gray frame with dark figures (rectangles with a head) standing at the given places.
     fn frame(camera: &Camera, people: &[Point]) -> Image {
@@ -343,6 +349,55 @@ mod tests {
             across(&detections[1]) > across(&detections[0]),
             "{detections:?}"
         );
+    }
+
+    #[test]
+    fn large_frames_are_shrunk_and_detections_are_in_their_pixels() {
+        let small = camera_on_a_pole("c");
+        let camera = Camera::new(&small, 1).unwrap();
+        let enlarge = |image: Image| {
+            let mut large = Image::new(480 * 3, 270 * 3);
+            for (i, pixel) in large.data_mut().chunks_exact_mut(3).enumerate() {
+                let (x, y) = (i % 1440 / 3, i / 1440 / 3);
+                let at = (y * 480 + x) * 3;
+                pixel.copy_from_slice(&image.data()[at..at + 3]);
+            }
+            large
+        };
+        let shrink = Homography([
+            [1.0 / 3.0, 0.0, -1.0 / 3.0],
+            [0.0, 1.0 / 3.0, -1.0 / 3.0],
+            [0.0, 0.0, 1.0],
+        ]);
+        let calibration = CameraCalibration {
+            width: 1440,
+            height: 810,
+            ground_from_image: small.ground_from_image.after(&shrink),
+            ..small.clone()
+        };
+        let background = Detector::prepare(enlarge(frame(&camera, &[])));
+        assert_eq!(background.size(), (480, 270));
+        let detector = Detector::new(&calibration, background).unwrap();
+        let person = [1.0, 3.0];
+        let found = detector.detect(enlarge(frame(&camera, &[person]))).unwrap();
+        let large = Camera::new(&calibration, 1).unwrap();
+        assert!(
+            distance(large.ground_at(found[0].foot).unwrap(), person) < 0.3,
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_frame_full_of_noise_ends_with_a_bounded_number_of_people() {
+        let calibration = camera_on_a_pole("c");
+        let camera = Camera::new(&calibration, 1).unwrap();
+        let detector = Detector::new(&calibration, frame(&camera, &[])).unwrap();
+        let mut noise = Image::new(480, 270);
+        for (i, pixel) in noise.data_mut().chunks_exact_mut(3).enumerate() {
+            let (x, y) = (i % 480, i / 480);
+            pixel.fill(if x % 10 < 6 && y % 14 < 10 { 250 } else { 120 });
+        }
+        assert!(detector.detect(noise).unwrap().len() <= MAX_DETECTIONS);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::camera::CalibrationError;
-use crate::detect::Detection;
+use crate::detect::{Detection, MAX_DETECTIONS};
 use crate::fusion::Fusion;
 use crate::message::{Closed, Request, Response, Settings, StepResult, View};
 use crate::tracker::Tracker;
@@ -253,7 +253,9 @@ impl<S: SceneState> Scene<'_, S> {
         let sent = view.sent_unix_ms;
         let (first, last) = waiting.sent_unix_ms.unwrap_or((sent, sent));
         waiting.sent_unix_ms = Some((first.min(sent), last.max(sent)));
-        waiting.views.insert(camera as u32, view.detections);
+        let mut detections = view.detections;
+        detections.truncate(MAX_DETECTIONS);
+        waiting.views.insert(camera as u32, detections);
         self.progress
             .waiting
             .entry(view.step)

@@ -1,8 +1,9 @@
 //! `mvot run`: frames to a node at a given rate, results back, and how long that took.
 //!
 //! Open loop: each timestep's frames are sent when their time has come, whether or not earlier ones have been
-//! answered, and latency counts from that time, so that a node that does not keep up looks slow. One task sends, one task a frame waits for its answer, one task fetches results; fetching also tells
-//! the scene that time passes, so that a timestep with missing frames is closed when it is due.
+//! answered, and latency counts from that time, so that a node that does not keep up looks slow. One task sends,
+//! one task a frame waits for its answer, one task fetches results; fetching also tells the scene that time
+//! passes, so that a timestep with missing frames is closed when it is due.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
