@@ -110,9 +110,7 @@ fn describe(
             keys < count_at_most
         })?;
     let counted = keys < count_at_most;
-    let version = hot
-        .as_ref()
-        .map_or(record.version, |hot| hot.version().max(record.version));
+    let version = hot.as_ref().map_or(record.version, |hot| hot.version());
     Ok(json!({
         "function": group.function,
         "session": group.session,
