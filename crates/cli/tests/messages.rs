@@ -105,7 +105,8 @@ fn what_keeps_failing_is_parked_shown_retried_and_dropped() {
         204
     );
     node.eventually("it is parked again", |node| {
-        parked(node).len() == 1 && parked(node)[0]["id"] != letter["id"]
+        let letters = parked(node);
+        letters.len() == 1 && letters[0]["id"] != letter["id"]
     });
     let id = parked(&node)[0]["id"].as_str().unwrap().to_owned();
     assert_eq!(
