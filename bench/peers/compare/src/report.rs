@@ -2,6 +2,7 @@
 
 use crate::Arguments;
 use crate::load::Run;
+use crate::probe::{self, Unusable};
 use crate::results::{Record, Results, Start};
 use crate::target::{Phase, Target};
 
@@ -200,12 +201,34 @@ fn sync(results: &Results, medians: &Medians) {
         run.outcome.p50_us as f64
     });
     let bare = medians.run(Target::Axum, Phase::Single, |run| run.outcome.p50_us as f64);
+    // The worse of the two: neither may have been the disk's own time.
+    let other_cores = median(syncs().map(|sync| sync.other_cores))
+        .unwrap_or(0.0)
+        .max(
+            medians
+                .run(Target::Fulmar, Phase::Single, |run| run.other_cores)
+                .unwrap_or(0.0),
+        );
     if let (Some(single), Some(append), Some(overwrite)) = (single, append, overwrite) {
         println!(
-            "Fulmar's p50 over one connection is {single:.0} us: {:.0} us and {:.0} us more than those; bare axum's is {} us.",
-            single - append,
-            single - overwrite,
+            "Fulmar's p50 over one connection is {single:.0} us, bare axum's {} us; others took {other_cores:.2} cores meanwhile.",
             shown(bare, 0)
+        );
+        // The shorter of the two: what is more than that is Fulmar's, whatever its log does.
+        let sync = append.min(overwrite);
+        println!(
+            "{}",
+            match probe::excess(single, sync, other_cores) {
+                Ok(excess) => format!("That is {excess:.0} us more than one fdatasync."),
+                Err(Unusable::Busy) => "NOT comparable with one fdatasync: the machine was busy, \
+                    and a sync's time is then the scheduler's rather than the disk's. Measure again \
+                    on an idle machine."
+                    .to_owned(),
+                Err(Unusable::FasterThanTheDisk) =>
+                    "NOT comparable with one fdatasync: the durable request was faster than the \
+                    sync it waits for, so one of the two is measured wrongly."
+                        .to_owned(),
+            }
         );
     }
     for record in &results.records {

@@ -8,6 +8,9 @@ use anyhow::{Context, ensure};
 use crate::Arguments;
 use crate::target::Target;
 
+/// How many ports a server and what belongs to it use, from the first one on.
+const PORTS: u16 = 4;
+
 /// Places on this machine.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -19,6 +22,9 @@ pub(crate) struct Setup {
     pub(crate) port: u16,
     /// The folder of this program, where the other peers are, too.
     programs: PathBuf,
+    /// Held as long as this program runs: two comparisons in one folder would remove each other's
+    /// data, and two at once measure each other.
+    _lock: fs::File,
 }
 
 impl Setup {
@@ -27,6 +33,18 @@ impl Setup {
             |path: &Path| fs::canonicalize(path).with_context(|| path.display().to_string());
         fs::create_dir_all(arguments.work.join("logs"))?;
         let own = std::env::current_exe()?;
+        let lock = fs::File::create(arguments.work.join("lock"))?;
+        if lock.try_lock().is_err() {
+            anyhow::bail!(
+                "another comparison runs in {}; wait for its end",
+                arguments.work.display()
+            );
+        }
+        for port in arguments.port..arguments.port + PORTS {
+            std::net::TcpListener::bind(("127.0.0.1", port)).with_context(|| {
+                format!("port {port} is in use; choose others with --port, or end what listens")
+            })?;
+        }
         Ok(Self {
             work: absolute(&arguments.work)?,
             bench: absolute(&arguments.bench)?,
@@ -37,6 +55,7 @@ impl Setup {
                 .parent()
                 .context("this program is in no folder")?
                 .to_owned(),
+            _lock: lock,
         })
     }
 
