@@ -184,7 +184,7 @@ impl Runtime {
 }
 
 /// Interfaces that every node offers, by the start of their names.
-const OFFERED: [&str; 15] = [
+const OFFERED: [&str; 16] = [
     "fulmar:function/context@0.1.",
     "fulmar:function/state@0.1.",
     "fulmar:function/messages@0.1.",
@@ -200,10 +200,12 @@ const OFFERED: [&str; 15] = [
     "wasi:filesystem/",
     "wasi:io/",
     "wasi:random/",
+    "wasi:sockets/",
 ];
 
 fn is_offered(import: &str) -> bool {
-    import.starts_with("wasi:sockets/") || OFFERED.iter().any(|offered| import.starts_with(offered))
+    let of_us = OFFERED.iter().any(|offered| import.starts_with(offered));
+    of_us && (import.contains("@0.1.") || import.contains("@0.2."))
 }
 
 /// Tells components from what people upload by mistake.
@@ -214,6 +216,10 @@ fn check_header(wasm: &[u8]) -> Result<(), ArtifactError> {
         [b'\0', b'a', b's', b'm', 0x01, 0x00, 0x00, 0x00, ..] => not(
             "it is a core module".into(),
             "Build for wasm32-wasip2 rather than wasm32-unknown-unknown or wasm32-wasip1, or wrap it with `wasm-tools component new`",
+        ),
+        [b'\0', b'a', b's', b'm', rest @ ..] if rest.len() < 4 => not(
+            "the file is cut off".into(),
+            "Check that the build finished and that the whole file was sent",
         ),
         [b'\0', b'a', b's', b'm', ..] => not(
             "it is WebAssembly of another version".into(),

@@ -25,6 +25,10 @@ use crate::settings::FunctionSettings;
 use limits::Limits;
 use outgoing::Outgoing;
 
+/// Handles (buckets, streams, requests) that one worker may hold at once: each costs the node memory
+/// that the function's limit does not count.
+const MAX_HANDLES: usize = 10_000;
+
 /// The data of a worker's store.
 pub(crate) struct Host {
     wasi: WasiCtx,
@@ -34,6 +38,8 @@ pub(crate) struct Host {
     pub(crate) limits: Limits,
     pub(crate) settings: Arc<FunctionSettings>,
     pub(crate) writer: Arc<Writer>,
+    /// Standard output and error.
+    standard: [LineStream; 2],
     pub(crate) deadline: Instant,
     pub(crate) timed_out: bool,
     pub(crate) current: Option<Current>,
@@ -57,9 +63,13 @@ impl Host {
         logs: &Arc<dyn LogSink>,
     ) -> Result<Self, CallError> {
         let writer = Writer::new(logs.clone(), function.clone());
+        let standard =
+            [Level::Info, Level::Error].map(|level| LineStream::new(writer.clone(), level));
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
         let mut wasi = WasiCtx::builder();
-        wasi.stdout(LineStream::new(writer.clone(), Level::Info))
-            .stderr(LineStream::new(writer.clone(), Level::Error))
+        wasi.stdout(standard[0].clone())
+            .stderr(standard[1].clone())
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false);
@@ -84,10 +94,11 @@ impl Host {
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(settings.clone()),
-            table: ResourceTable::new(),
+            table,
             limits: Limits::new(settings.memory_bytes),
             settings: settings.clone(),
             writer,
+            standard,
             deadline: Instant::now(),
             timed_out: false,
             current: None,
@@ -98,6 +109,7 @@ impl Host {
     pub(crate) fn begin(&mut self, call: &Call, tx: Transaction) {
         self.deadline = call.deadline;
         self.timed_out = false;
+        self.limits.begin();
         self.writer.begin(call.session.clone(), call.id.clone());
         self.current = Some(Current::of(call));
         self.tx = Some(tx);
@@ -105,6 +117,9 @@ impl Host {
 
     /// Ends the call and gives its transaction back.
     pub(crate) fn end(&mut self) -> Transaction {
+        for stream in &self.standard {
+            stream.end_line();
+        }
         self.current = None;
         self.tx
             .take()

@@ -113,6 +113,15 @@ impl LineStream {
         }
     }
 
+    /// Writes out a line that has no end yet: the next invocation's would go on in it.
+    pub(crate) fn end_line(&self) {
+        let mut unfinished = self.unfinished.lock();
+        if !unfinished.is_empty() {
+            let line = std::mem::take(&mut *unfinished);
+            self.writer.log(self.level, &String::from_utf8_lossy(&line));
+        }
+    }
+
     fn take(&self, bytes: &[u8]) {
         let mut unfinished = self.unfinished.lock();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {

@@ -156,6 +156,8 @@ fn config(pooled_workers: Option<u32>) -> Config {
 /// Advances the engine's epoch while anything runs.
 struct Ticker {
     shared: Arc<TickerShared>,
+    /// Joined when dropped.
+    handle: Option<std::thread::JoinHandle<()>>,
 }
 
 struct TickerShared {
@@ -209,7 +211,10 @@ impl Ticker {
             })?;
         // Set once, right here: nobody else has the cell.
         let _ = shared.thread.set(handle.thread().clone());
-        Ok(Self { shared })
+        Ok(Self {
+            shared,
+            handle: Some(handle),
+        })
     }
 
     fn begin(&self) {
@@ -228,8 +233,10 @@ impl Ticker {
 impl Drop for Ticker {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.shared.thread.get() {
-            thread.unpark();
+        if let Some(handle) = self.handle.take() {
+            handle.thread().unpark();
+            // At most a tick. It does not panic, and nothing is lost if it did.
+            let _ = handle.join();
         }
     }
 }

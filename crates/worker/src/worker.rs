@@ -1,6 +1,6 @@
 //! One live instance of a function.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -12,6 +12,7 @@ use fulmar_state::Transaction;
 use http_body_util::{BodyExt, Full};
 use tokio::sync::oneshot;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -32,6 +33,8 @@ pub struct Worker {
     store: Store<Host>,
     instance: Instance,
     artifact: Arc<Artifact>,
+    /// Set while a call runs and after one that failed.
+    poisoned: bool,
 }
 
 enum Instance {
@@ -61,18 +64,25 @@ impl Worker {
         store.set_epoch_deadline(1);
         store.data_mut().deadline = Instant::now() + START_TIMEOUT;
         let _running = artifact.runtime.running();
-        let started = match &artifact.pre {
-            Pre::Function(pre) => pre
-                .instantiate_async(&mut store)
-                .await
-                .map(Instance::Function),
-            Pre::Http(pre) => pre.instantiate_async(&mut store).await.map(Instance::Http),
+        let deadline = store.data().deadline;
+        let starting = async {
+            match &artifact.pre {
+                Pre::Function(pre) => pre
+                    .instantiate_async(&mut store)
+                    .await
+                    .map(Instance::Function),
+                Pre::Http(pre) => pre.instantiate_async(&mut store).await.map(Instance::Http),
+            }
+        };
+        let Some(started) = cut_off(starting, deadline).await else {
+            return Err(CallError::Timeout);
         };
         match started {
             Ok(instance) => Ok(Self {
                 store,
                 instance,
                 artifact: artifact.clone(),
+                poisoned: false,
             }),
             Err(error) => Err(match explain(&error, store.data()) {
                 CallError::Trap(text) => CallError::Start(text),
@@ -81,12 +91,23 @@ impl Worker {
         }
     }
 
-    /// Runs one invocation on its transaction. After an error the worker must be dropped.
+    /// Whether the worker must be dropped: its last call failed, or was itself dropped half way.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
+    /// Runs one invocation on its transaction. After an error the worker must be dropped: what it
+    /// remembers may have never happened. It refuses to be called again.
     pub async fn call(
         &mut self,
         call: Call,
         tx: Transaction,
     ) -> (Transaction, Result<Reply, CallError>) {
+        if self.poisoned {
+            let refused = "the worker was called again after a call that failed";
+            return (tx, Err(CallError::Trap(refused.into())));
+        }
+        self.poisoned = true;
         let deadline = call.deadline;
         let host = self.store.data_mut();
         host.begin(&call, tx);
@@ -110,7 +131,9 @@ impl Worker {
         };
         let host = self.store.data_mut();
         let tx = host.end();
-        (tx, result.unwrap_or(Err(CallError::Timeout)))
+        let result = result.unwrap_or(Err(CallError::Timeout));
+        self.poisoned = result.is_err();
+        (tx, result)
     }
 }
 
@@ -147,17 +170,39 @@ async fn call_http(
         .map_err(trap)?;
     let out = http.new_response_outparam(respond).map_err(trap)?;
     // The guest may go on writing its body after it has set the response, so both run together.
-    let collected = collect(response, max);
-    let called = async {
+    let mut collected = pin!(collect(response, max));
+    let mut called = pin!(async {
         let called = proxy
             .wasi_http_incoming_handler()
             .call_handle(&mut *store, request, out)
             .await;
         called.map_err(|error| explain(&error, store.data()))
+    });
+    let reply = tokio::select! {
+        biased;
+        called = &mut called => {
+            called?;
+            None
+        }
+        reply = &mut collected => Some(reply),
     };
-    // A guest that traps leaves the response's sender behind in its table: nothing more will come.
-    let ((), collected) = tokio::try_join!(called, async { Ok(collected.await) })?;
-    collected
+    match reply {
+        // Nobody wants to hear the rest of it.
+        Some(Err(error @ CallError::ResponseTooLarge { .. })) => Err(error),
+        // The guest may have more to do, and may trap doing it.
+        Some(reply) => {
+            called.await?;
+            reply
+        }
+        // What it wrote is there; what it left open in its table nobody will ever write or close.
+        None => {
+            let now = poll_fn(|context| Poll::Ready(collected.as_mut().poll(context)));
+            match tokio::task::unconstrained(now).await {
+                Poll::Ready(reply) => reply,
+                Poll::Pending => Err(CallError::NoResponse),
+            }
+        }
+    }
 }
 
 /// Waits for the response and reads its body.
@@ -200,7 +245,7 @@ async fn collect(
 /// set only when one does. None: cut off.
 async fn cut_off<T>(called: impl Future<Output = T>, deadline: Instant) -> Option<T> {
     let mut called = pin!(called);
-    let at_once = std::future::poll_fn(|context| match called.as_mut().poll(context) {
+    let at_once = poll_fn(|context| match called.as_mut().poll(context) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending => Poll::Ready(None),
     })
@@ -228,7 +273,11 @@ fn explain(error: &wasmtime::Error, host: &Host) -> CallError {
         Some(Trap::StackOverflow) => CallError::StackOverflow,
         Some(Trap::MemoryOutOfBounds) if is_deep_recursion(error) => CallError::StackOverflow,
         Some(trap) => CallError::Trap(format!("{trap}{}", host.last_words())),
-        None => CallError::Trap(format!("{error:#}")),
+        None => match error.downcast_ref::<I32Exit>() {
+            Some(I32Exit(status)) => CallError::Trap(format!("exited with status {status}")),
+            // Without the frames of the guest around it.
+            None => CallError::Trap(error.root_cause().to_string()),
+        },
     }
 }
 

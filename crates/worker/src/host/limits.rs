@@ -2,8 +2,13 @@
 
 use wasmtime::ResourceLimiter;
 
-/// Table entries of one worker: functions of a large language runtime.
+/// Entries of one table: functions of a large language runtime.
 const TABLE_ELEMENTS: usize = 100_000;
+/// Core instances, tables and memories of one component: with the pool the engine bounds them, without
+/// it nobody else does.
+const INSTANCES: usize = 64;
+const TABLES: usize = 64;
+const MEMORIES: usize = 8;
 
 /// Refuses growth beyond the limit and remembers that it did: the guest only sees a failed
 /// allocation and traps for reasons of its own.
@@ -23,6 +28,12 @@ impl Limits {
         }
     }
 
+    /// A new invocation: what an earlier one asked for in vain is not its fault.
+    pub(crate) fn begin(&mut self) {
+        self.hit = false;
+    }
+
+    /// Whether memory was refused since [`Limits::begin`].
     pub(crate) fn was_hit(&self) -> bool {
         self.hit
     }
@@ -55,5 +66,17 @@ impl ResourceLimiter for Limits {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         Ok(desired <= TABLE_ELEMENTS)
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        TABLES
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES
     }
 }

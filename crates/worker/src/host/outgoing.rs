@@ -1,21 +1,27 @@
 //! `wasi:http/outgoing-handler`: only to hosts that the manifest grants.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, timeout};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::settings::FunctionSettings;
 
-type Sent = Result<
-    (
-        http::Response<WasiBody>,
-        Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ),
-    Error,
->;
+/// Longest wait for each step of a request whose function sets none. The invocation's deadline cuts
+/// it off earlier.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+type Finished = Box<dyn Future<Output = Result<(), Error>> + Send>;
+type Sent = Result<(http::Response<WasiBody>, Finished), Error>;
 
 /// Sends what is granted.
 pub(crate) struct Outgoing {
@@ -32,8 +38,8 @@ impl WasiHttpHooks for Outgoing {
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _finished: Box<dyn Future<Output = Result<(), Error>> + Send>,
+        options: Option<RequestOptions>,
+        _finished: Finished,
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let host = request.uri().host().unwrap_or_default().to_owned();
         let tls = request.uri().scheme_str() == Some("https");
@@ -58,18 +64,32 @@ impl WasiHttpHooks for Outgoing {
                 );
                 return Err(Error::TlsProtocolError);
             }
-            send(request, &host, port).await
+            send(request, options, &host, port).await
         })
     }
 }
 
-async fn send(mut request: http::Request<WasiBody>, host: &str, port: u16) -> Sent {
-    let stream = TcpStream::connect((host, port))
+async fn send(
+    mut request: http::Request<WasiBody>,
+    options: Option<RequestOptions>,
+    host: &str,
+    port: u16,
+) -> Sent {
+    let limit = |chosen: fn(&RequestOptions) -> Option<Duration>| {
+        options.as_ref().and_then(chosen).unwrap_or(PATIENCE)
+    };
+    let connect = limit(|options| options.connect_timeout);
+    let first_byte = limit(|options| options.first_byte_timeout);
+    let between_bytes = limit(|options| options.between_bytes_timeout);
+    // An IPv6 address is in brackets in a URI, and without in an address.
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = timeout(connect, TcpStream::connect((address, port)))
         .await
-        .map_err(|_| Error::ConnectionRefused)?;
+        .map_err(|_| Error::ConnectionTimeout)?
+        .map_err(Error::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|_| Error::HttpProtocolError)?;
+        .map_err(Error::Hyper)?;
     // In the form that a server expects: the path in the request line, the host in its header.
     let path = request
         .uri()
@@ -77,13 +97,20 @@ async fn send(mut request: http::Request<WasiBody>, host: &str, port: u16) -> Se
         .map_or("/", |path| path.as_str())
         .to_owned();
     *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
+    // Ends when the sender and the response's body are gone, at the latest with the worker.
     let driver = tokio::spawn(connection);
-    let response = sender
-        .send_request(request)
+    let response = timeout(first_byte, sender.send_request(request))
         .await
-        .map_err(|_| Error::HttpProtocolError)?;
-    let body =
-        |body: hyper::body::Incoming| body.map_err(|_| Error::HttpProtocolError).boxed_unsync();
+        .map_err(|_| Error::ConnectionReadTimeout)?
+        .map_err(Error::Hyper)?;
+    let body = |incoming: Incoming| {
+        Timed {
+            incoming,
+            limit: between_bytes,
+            silence: Box::pin(tokio::time::sleep(between_bytes)),
+        }
+        .boxed_unsync()
+    };
     let finished = async move {
         match driver.await {
             Ok(Ok(())) => Ok(()),
@@ -91,4 +118,41 @@ async fn send(mut request: http::Request<WasiBody>, host: &str, port: u16) -> Se
         }
     };
     Ok((response.map(body), Box::new(finished)))
+}
+
+/// A response's body that fails when nothing comes for too long.
+struct Timed {
+    incoming: Incoming,
+    limit: Duration,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Body for Timed {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match Pin::new(&mut self.incoming).poll_frame(context) {
+            Poll::Ready(frame) => {
+                let until = Instant::now() + self.limit;
+                self.silence.as_mut().reset(until);
+                Poll::Ready(frame.map(|frame| frame.map_err(Error::Hyper)))
+            }
+            Poll::Pending => {
+                ready!(self.silence.as_mut().poll(context));
+                Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
 }
