@@ -7,6 +7,8 @@ pub(crate) mod keyvalue_draft2;
 pub(crate) mod limits;
 pub(crate) mod logging;
 pub(crate) mod outgoing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -156,3 +156,126 @@ impl Body for Timed {
         self.incoming.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fulmar_model::manifest::HostGrant;
+    use http_body_util::{BodyExt, Empty};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// A server that takes one request and gives `answer`; after that it is silent.
+    async fn server(answer: &'static str) -> (u16, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            // Until the other side is gone.
+            let _ = stream.read_u8().await;
+            String::from_utf8(request).unwrap()
+        });
+        (port, serving)
+    }
+
+    async fn ask(uri: String, grants: &[&str], options: RequestOptions) -> Sent {
+        let settings = FunctionSettings {
+            http: grants
+                .iter()
+                .map(|grant| HostGrant::new(grant).unwrap())
+                .collect(),
+            ..FunctionSettings::default()
+        };
+        let authority = uri
+            .parse::<http::Uri>()
+            .unwrap()
+            .authority()
+            .unwrap()
+            .to_string();
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let request = http::Request::builder()
+            .uri(uri)
+            .header("host", authority)
+            .body(body)
+            .unwrap();
+        let mut outgoing = Outgoing::new(Arc::new(settings));
+        Pin::from(outgoing.send_request(request, Some(options), Box::new(async { Ok(()) }))).await
+    }
+
+    fn refusal(sent: Sent) -> Error {
+        match sent {
+            Ok(_) => panic!("it was answered"),
+            Err(error) => error,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_granted_host_is_asked_in_the_form_that_servers_expect() {
+        let (port, serving) = server("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
+        let uri = format!("http://127.0.0.1:{port}/a?b=c");
+        let (response, _) = ask(uri, &["127.0.0.1"], RequestOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(
+            response.into_body().collect().await.unwrap().to_bytes(),
+            "hi"
+        );
+        let request = serving.await.unwrap();
+        assert!(request.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{request}");
+        assert!(
+            request.contains(&format!("host: 127.0.0.1:{port}\r\n")),
+            "{request}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_not_granted_or_not_possible_is_refused_before_anything_is_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for (uri, grants) in [
+            (format!("http://127.0.0.1:{port}/"), vec![]),
+            (format!("http://127.0.0.1:{port}/"), vec!["example.com"]),
+            (format!("http://127.0.0.1:{port}/"), vec!["127.0.0.1:1"]),
+            (format!("http://user@127.0.0.1:{port}/"), vec!["user"]),
+        ] {
+            let refused = refusal(ask(uri, &grants, RequestOptions::default()).await);
+            assert!(matches!(refused, Error::HttpRequestDenied), "{refused:?}");
+        }
+        let uri = format!("https://127.0.0.1:{port}/");
+        let refused = refusal(ask(uri, &["127.0.0.1"], RequestOptions::default()).await);
+        assert!(matches!(refused, Error::TlsProtocolError), "{refused:?}");
+        let nobody = tokio::time::timeout(Duration::from_millis(20), listener.accept()).await;
+        assert!(nobody.is_err(), "nobody connected");
+    }
+
+    #[tokio::test]
+    async fn the_functions_own_time_outs_hold() {
+        let short = Some(Duration::from_millis(30));
+        let (port, _serving) = server("").await;
+        let options = RequestOptions {
+            first_byte_timeout: short,
+            ..RequestOptions::default()
+        };
+        let uri = format!("http://127.0.0.1:{port}/");
+        let refused = refusal(ask(uri, &["127.0.0.1"], options).await);
+        assert!(
+            matches!(refused, Error::ConnectionReadTimeout),
+            "{refused:?}"
+        );
+
+        let (port, _serving) = server("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
+        let options = RequestOptions {
+            between_bytes_timeout: short,
+            ..RequestOptions::default()
+        };
+        let uri = format!("http://127.0.0.1:{port}/");
+        let (response, _) = ask(uri, &["127.0.0.1"], options).await.unwrap();
+        let broken = response.into_body().collect().await.unwrap_err();
+        assert!(matches!(broken, Error::ConnectionReadTimeout), "{broken:?}");
+    }
+}
