@@ -1,0 +1,1 @@
+//! The built-in scenarios, one folder or file each.
