@@ -10,7 +10,7 @@ use crate::engine::{Engine, EngineError, Table, Visit, Write};
 /// Block cache in bytes: what a 512 MB board can spare; hot sessions are cached above the engine.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Memtable of one table in bytes: small, since a smaller skip list is faster and starts sooner.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+const MEMTABLE_BYTES: u64 = 8 << 20;
 /// All journals in bytes: bounds what a restart has to read again.
 const JOURNAL_BYTES: u64 = 64 << 20;
 
