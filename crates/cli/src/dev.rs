@@ -3,9 +3,10 @@
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
-use fulmar_node::{Node, NodeOptions};
+use fulmar_node::{Node, NodeOptions, Submitters};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -54,13 +55,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             .with_ansi(std::io::stderr().is_terminal())
             .init();
     }
+    let count = std::thread::available_parallelism()?.get();
+    let threads = Arc::new(Submitters::new(count));
+    let (parked, unparked) = (threads.clone(), threads.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(count)
+        .on_thread_park(move || parked.parked())
+        .on_thread_unpark(move || unparked.unparked())
         .enable_all()
         .build()?;
-    runtime.block_on(serve(args))
+    runtime.block_on(serve(args, threads))
 }
 
-async fn serve(args: Args) -> anyhow::Result<()> {
+async fn serve(args: Args, threads: Arc<Submitters>) -> anyhow::Result<()> {
     // Listened for from the start, so that an early signal also stops cleanly.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -70,6 +77,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         max_workers: args.max_workers,
         header_timeout: args.client_timeout.get(),
         body_timeout: args.client_timeout.get(),
+        threads,
         ..NodeOptions::default()
     };
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fulmar_model::{Code, Problem};
-use fulmar_state::{Store, Ticket};
+use fulmar_state::{Store, Submitters, Ticket};
 use fulmar_worker::{LogSink, Pool, Runtime};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,8 @@ pub struct NodeOptions {
     pub max_workers: u32,
     /// Messages delivered at once.
     pub max_deliveries: usize,
+    /// The runtime's threads, if its hooks count the idle ones.
+    pub threads: Arc<Submitters>,
 }
 
 impl Default for NodeOptions {
@@ -58,6 +60,7 @@ impl Default for NodeOptions {
             max_body_bytes: 256 << 20,
             max_workers: 2_000,
             max_deliveries: 256,
+            threads: Arc::new(Submitters::uncounted()),
         }
     }
 }

@@ -27,4 +27,5 @@ mod sessions;
 pub mod target;
 
 pub use core::NodeOptions;
+pub use fulmar_state::Submitters;
 pub use node::{Node, StartError};

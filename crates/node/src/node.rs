@@ -80,7 +80,12 @@ impl Node {
         let run_releases: RunReleases = Arc::new(move |releases| {
             runtime.spawn(async move { releases() });
         });
-        let store = Store::local(&data, metrics.clone(), run_releases)?;
+        let store = Store::local(
+            &data,
+            metrics.clone(),
+            run_releases,
+            options.threads.clone(),
+        )?;
         let runtime = Runtime::new(&RuntimeOptions {
             max_workers: options.max_workers,
             ..RuntimeOptions::default()

@@ -11,16 +11,17 @@
 //! - A release runs once: with `Ok` after its ticket is durable, with `Err` if it never will be.
 //! - After a failed write nothing is written or acknowledged any more ([`StoreFailure`]).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashSet;
 
 use crate::engine::{Engine, Table, Write};
 use crate::observe::CommitObserver;
+use crate::submitters::Submitters;
 
 /// Submitted but unwritten bytes from which on even `memory` commits wait for the disk, so that the
 /// queue is bounded by the number of invocations in flight.
@@ -157,7 +158,8 @@ struct Queue {
 
 struct Shared {
     queue: Mutex<Queue>,
-    work: Condvar,
+    writer: OnceLock<Thread>,
+    submitters: Arc<Submitters>,
     /// The last ticket that is in the engine (durable if anybody waits for it).
     applied: Arc<AtomicU64>,
     /// The last ticket that is synced.
@@ -166,6 +168,14 @@ struct Shared {
     engine: Arc<dyn Engine>,
     observer: Arc<dyn CommitObserver>,
     run_releases: RunReleases,
+}
+
+impl Shared {
+    fn wake_writer(&self) {
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
+    }
 }
 
 /// The writer of the local data store. Dropping it writes what is queued and joins the thread.
@@ -181,6 +191,7 @@ impl GroupCommit {
         first: Ticket,
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
+        submitters: Arc<Submitters>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
@@ -188,7 +199,8 @@ impl GroupCommit {
                 in_flight_last: first.0,
                 ..Queue::default()
             }),
-            work: Condvar::new(),
+            writer: OnceLock::new(),
+            submitters,
             applied: Arc::new(AtomicU64::new(first.0)),
             durable: AtomicU64::new(first.0),
             failed: AtomicBool::new(false),
@@ -202,6 +214,8 @@ impl GroupCommit {
                 let shared = shared.clone();
                 move || write_batches(&shared)
             })?;
+        shared.submitters.set_writer(writer.thread().clone());
+        let _first = shared.writer.set(writer.thread().clone());
         Ok(Self {
             shared,
             writer: Some(writer),
@@ -262,7 +276,7 @@ impl GroupCommit {
         self.wake_writer(queue);
     }
 
-    fn wake_writer(&self, mut queue: parking_lot::MutexGuard<'_, Queue>) {
+    fn wake_writer(&self, mut queue: MutexGuard<'_, Queue>) {
         let wanted = queue.writer_wants;
         let wake = wanted > 0 && queue.commits + queue.releases.len() >= wanted;
         if wake {
@@ -270,7 +284,7 @@ impl GroupCommit {
         }
         drop(queue);
         if wake {
-            self.shared.work.notify_one();
+            self.shared.wake_writer();
         }
     }
 
@@ -312,7 +326,7 @@ impl GroupCommit {
 impl Drop for GroupCommit {
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
-        self.shared.work.notify_one();
+        self.shared.wake_writer();
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
@@ -333,14 +347,17 @@ fn write_batches(shared: &Shared) {
                     return;
                 }
                 queue.writer_wants = 1;
-                shared.work.wait(&mut queue);
+                MutexGuard::unlocked(&mut queue, std::thread::park);
             }
             if last_commits >= LINGER_FROM_COMMITS && queue.commits < last_commits && !queue.closed
             {
-                let linger = (last_took / LINGER_PART).min(LINGER_MAX);
+                let until = Instant::now() + (last_took / LINGER_PART).min(LINGER_MAX);
                 // A commit is also counted with its release, hence twice as many.
                 queue.writer_wants = 2 * last_commits;
-                shared.work.wait_for(&mut queue, linger);
+                MutexGuard::unlocked(&mut queue, || {
+                    let enough = || shared.queue.lock().writer_wants == 0;
+                    shared.submitters.linger(until, enough);
+                });
             }
             queue.writer_wants = 0;
             batch.clear();

@@ -17,6 +17,7 @@ pub mod record;
 mod session;
 mod shared;
 mod store;
+mod submitters;
 mod transaction;
 
 pub use commit::{GroupCommit, Release, RunReleases, StoreFailure, Ticket};
@@ -25,6 +26,7 @@ pub use engine::Table;
 pub use observe::CommitObserver;
 pub use session::SessionState;
 pub use store::{Bookkeeping, Committed, Prepared, ReservedKeys, Store, StoreError};
+pub use submitters::Submitters;
 pub use transaction::{
     MAX_MESSAGES, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OutgoingMessage, StateError, Transaction,
 };

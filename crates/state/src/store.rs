@@ -21,6 +21,7 @@ use crate::record::{
 };
 use crate::session::SessionState;
 use crate::shared::{Checked, Path, SharedBuckets, SharedWrites};
+use crate::submitters::Submitters;
 use crate::transaction::{StateError, Transaction};
 
 /// Tickets of one start: far more commits than a start can make.
@@ -124,12 +125,10 @@ impl Store {
         dir: &DataDir,
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
+        submitters: Arc<Submitters>,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::open(
-            Arc::new(FjallEngine::open(&dir.store())?),
-            observer,
-            run_releases,
-        )
+        let engine = Arc::new(FjallEngine::open(&dir.store())?);
+        Self::open(engine, observer, run_releases, submitters)
     }
 
     /// Opens the home `memory`: nothing survives the process.
@@ -137,7 +136,9 @@ impl Store {
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::open(Arc::new(MemoryEngine::default()), observer, run_releases)
+        let submitters = Arc::new(Submitters::uncounted());
+        let engine = Arc::new(MemoryEngine::default());
+        Self::open(engine, observer, run_releases, submitters)
     }
 
     /// Opens a store on any engine: every start has an epoch of its own.
@@ -145,6 +146,7 @@ impl Store {
         engine: Arc<dyn Engine>,
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
+        submitters: Arc<Submitters>,
     ) -> Result<Arc<Self>, StoreError> {
         let table = Table::System;
         let epoch = match engine.get(table, NODE_KEY)? {
@@ -164,7 +166,7 @@ impl Store {
         engine.write(&[write], true)?;
         let first = Ticket(epoch.0 << TICKETS_PER_EPOCH_BITS);
         Ok(Arc::new(Self {
-            commit: GroupCommit::start(engine.clone(), first, observer, run_releases)?,
+            commit: GroupCommit::start(engine.clone(), first, observer, run_releases, submitters)?,
             shared: SharedBuckets::new(engine.clone()),
             recent: Recent::default(),
             engine,

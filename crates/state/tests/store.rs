@@ -11,8 +11,14 @@ use bytes::Bytes;
 use fulmar_model::{Bucket, Durability, FunctionName, Group, SessionName};
 use fulmar_state::engine::{Engine, EngineError, Table, Visit, Write};
 use fulmar_state::memory_engine::MemoryEngine;
-use fulmar_state::{Bookkeeping, DataDir, RunReleases, SessionState, Store, StoreFailure};
+use fulmar_state::{
+    Bookkeeping, DataDir, RunReleases, SessionState, Store, StoreFailure, Submitters,
+};
 use proptest::prelude::*;
+
+fn uncounted() -> Arc<Submitters> {
+    Arc::new(Submitters::uncounted())
+}
 
 fn inline() -> RunReleases {
     Arc::new(|releases| releases())
@@ -86,7 +92,7 @@ proptest! {
     fn a_session_is_a_map_across_failures_evictions_and_restarts(steps in steps(), large in any::<bool>()) {
         let folder = tempfile::tempdir().unwrap();
         let mut dir = Some(DataDir::open(folder.path()).unwrap());
-        let mut store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline()).unwrap());
+        let mut store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline(), uncounted()).unwrap());
         let mut session = store.as_ref().unwrap().load_session(&group()).unwrap();
         let mut model: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         let mut version = session.version();
@@ -124,7 +130,7 @@ proptest! {
                     session = memory.load_session(&group()).unwrap();
                     drop((memory, session));
                     dir = Some(DataDir::open(folder.path()).unwrap());
-                    store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline()).unwrap());
+                    store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline(), uncounted()).unwrap());
                     session = store.as_ref().unwrap().load_session(&group()).unwrap();
                 }
             }
@@ -187,7 +193,7 @@ impl Engine for Failing {
 #[test]
 fn after_a_failed_write_nothing_is_released_as_durable_any_more() {
     let engine = Arc::new(Failing::default());
-    let store = Store::open(engine.clone(), Arc::new(()), inline()).unwrap();
+    let store = Store::open(engine.clone(), Arc::new(()), inline(), uncounted()).unwrap();
     let session = store.load_session(&group()).unwrap();
     let write = |value: &str| vec![("k".to_owned(), Some(value.as_bytes().to_vec()))];
     commit(&store, &session, &write("kept")).unwrap();
