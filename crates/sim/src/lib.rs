@@ -14,6 +14,8 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod scenarios;
+pub mod settings;
+pub mod stats;
 
 pub use error::Error;
 pub use report::Report;
