@@ -12,6 +12,7 @@ mod logs;
 mod new;
 mod output;
 mod sessions;
+mod sim;
 mod state;
 mod template;
 
@@ -83,6 +84,11 @@ enum Command {
         #[command(subcommand)]
         verb: bench::Verb,
     },
+    /// Simulate the edge-cloud continuum.
+    Sim {
+        #[command(subcommand)]
+        verb: sim::Verb,
+    },
     /// Print shell completions.
     Completions {
         /// The shell.
@@ -99,7 +105,11 @@ fn main() -> ExitCode {
                 Some(refusal) => eprintln!("error[{}]: {error:#}", refusal.code()),
                 None => eprintln!("error: {error:#}"),
             }
-            ExitCode::FAILURE
+            // What the user asked for makes no sense, as clap has it.
+            match error.is::<fulmar_sim::Error>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -122,6 +132,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Bench { verb } => bench::run(target, &verb),
+        Command::Sim { verb } => sim::run(target, &verb),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fulmar", &mut script);
