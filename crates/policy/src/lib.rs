@@ -7,6 +7,7 @@
 //! Imports `model` at most. Transcendental functions come from `libm`, so that a decision has the
 //! same bits on every machine.
 
+pub mod assignment;
 pub mod local_state;
 pub mod view;
 

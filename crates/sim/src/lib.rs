@@ -16,6 +16,8 @@ pub mod scenario;
 pub mod scenarios;
 pub mod settings;
 pub mod stats;
+pub mod topology;
+pub mod trace;
 
 pub use error::Error;
 pub use report::Report;

@@ -1,5 +1,6 @@
 //! The built-in scenarios, one folder or file each, and the list of them.
 
+pub mod in_network;
 pub mod stateful_faas;
 
 use crate::settings::{self, Sources};
@@ -36,7 +37,10 @@ impl Entry {
 }
 
 /// All of them.
-pub const ALL: &[Entry] = &[Entry::of::<stateful_faas::StatefulFaas>()];
+pub const ALL: &[Entry] = &[
+    Entry::of::<in_network::InNetwork>(),
+    Entry::of::<stateful_faas::StatefulFaas>(),
+];
 
 /// The scenario of this name.
 ///
