@@ -14,7 +14,6 @@ use fulmar_state::record::{
 };
 use fulmar_state::{Bookkeeping, Table, key};
 use fulmar_worker::{Request as WorkerRequest, World};
-use http::header::HeaderMap;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -26,14 +25,13 @@ use crate::clock;
 use crate::core::{Admission, Admitted, Core};
 use crate::execute::{self, QueueFull, storage_failed};
 use crate::functions::Function;
+use crate::headers::{idempotency_key, prefers_async};
 use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, restore_reply};
 use crate::respond::{self, Body};
 use crate::target::Target;
 
 /// Bytes a second that a client has to send at least, on average, once it has begun.
 const MIN_BODY_RATE: u64 = 16 << 10;
-/// Longest idempotency key in characters.
-const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// Answers an invocation by a client.
 pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Response<Body> {
@@ -368,37 +366,6 @@ pub(crate) async fn invocation_status(
 
 fn location(id: &str) -> String {
     format!("/invocations/{id}")
-}
-
-/// The client's idempotency key, if it sent one.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
-    let mut keys = headers.get_all("idempotency-key").iter();
-    let Some(key) = keys.next() else {
-        return Ok(None);
-    };
-    let bad = |detail: &str| Err(Problem::new(Code::IdempotencyKeyInvalid, detail));
-    if keys.next().is_some() {
-        return bad("the Idempotency-Key header was sent twice");
-    }
-    match key.to_str() {
-        Ok(key)
-            if (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len())
-                && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
-        {
-            Ok(Some(key.into()))
-        }
-        _ => bad("the Idempotency-Key header has to be 1 to 255 visible ASCII characters"),
-    }
-}
-
-/// Whether the client wants to come back for the result (RFC 7240).
-fn prefers_async(headers: &HeaderMap) -> bool {
-    headers
-        .get_all("prefer")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split([',', ';']))
-        .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
 }
 
 fn request_digest(method: &Method, path: &str, body: &[u8]) -> [u8; 32] {

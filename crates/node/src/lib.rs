@@ -15,6 +15,7 @@ mod courier;
 mod deploy;
 mod execute;
 mod functions;
+pub mod headers;
 mod hold;
 mod ingress;
 mod invocation;

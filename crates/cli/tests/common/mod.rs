@@ -62,7 +62,7 @@ impl Node {
             .iter()
             .map(|&(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        let (child, port) = launch(&data, &arguments, &environment);
+        let (child, port) = launch(&data, 0, &arguments, &environment);
         Self {
             child,
             port,
@@ -76,12 +76,19 @@ impl Node {
     /// Kills the node as a power cut would, and starts it again.
     pub fn crash_and_restart(&mut self) {
         self.crash();
-        (self.child, self.port) = launch(&self.data, &self.arguments, &self.environment);
+        (self.child, self.port) = launch(&self.data, 0, &self.arguments, &self.environment);
+    }
+
+    /// The same at its old address, for clients that go on with it.
+    pub fn crash_and_come_back(&mut self) {
+        self.crash();
+        let port = self.port;
+        (self.child, self.port) = launch(&self.data, port, &self.arguments, &self.environment);
     }
 
     /// Starts the node again after [`Node::crash`].
     pub fn start_again(&mut self) {
-        (self.child, self.port) = launch(&self.data, &self.arguments, &self.environment);
+        (self.child, self.port) = launch(&self.data, 0, &self.arguments, &self.environment);
     }
 
     pub fn crash(&mut self) {
@@ -109,7 +116,7 @@ impl Node {
 
     pub fn restart(&mut self) {
         self.stop();
-        (self.child, self.port) = launch(&self.data, &self.arguments, &self.environment);
+        (self.child, self.port) = launch(&self.data, 0, &self.arguments, &self.environment);
     }
 
     /// Deploys a component with further manifest text.
@@ -183,12 +190,17 @@ impl Drop for Node {
     }
 }
 
-fn launch(data: &Path, arguments: &[String], environment: &[(String, String)]) -> (Child, u16) {
+fn launch(
+    data: &Path,
+    port: u16,
+    arguments: &[String],
+    environment: &[(String, String)],
+) -> (Child, u16) {
     let ports = data.with_extension("ports");
     // A file of an earlier start would name its port.
     let _ = std::fs::remove_file(&ports);
     let mut child = Command::new(env!("CARGO_BIN_EXE_fulmar"))
-        .args(["dev", "--port", "0", "--data"])
+        .args(["dev", "--port", &port.to_string(), "--data"])
         .arg(data)
         .arg("--ports-file")
         .arg(&ports)
