@@ -9,6 +9,8 @@
 
 pub mod assignment;
 pub mod local_state;
+pub mod offload;
+pub mod placement;
 pub mod view;
 
 pub use view::{

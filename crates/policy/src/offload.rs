@@ -1,0 +1,244 @@
+//! Where to execute an invocation: here, on another node, or not at all.
+//!
+//! "Function Offloading and Data Migration for Stateful Serverless Edge Computing", section 4.1. The
+//! verdict keeps each candidate's estimate and why it was rejected, so that it can be explained.
+
+use crate::view::{Function, Network, NodeIndex};
+
+/// Who decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Here if there is memory, else on the closest cloud node.
+    GreedyLocal,
+    /// Where the data is accessed soonest.
+    GreedyData,
+    /// Where the invocation completes soonest, among those that keep the SLO.
+    SloAware,
+}
+
+/// What is known when an invocation arrives.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival<'a> {
+    /// Where it arrived.
+    pub here: NodeIndex,
+    /// Which function.
+    pub function: &'a Function,
+    /// Between the nodes.
+    pub network: &'a Network,
+    /// Speed-up of each node (`s_i`).
+    pub speed_up: &'a [f64],
+    /// Mean data access time of the function on each node, in seconds (eq. 3).
+    pub data_seconds: &'a [f64],
+    /// Nodes to which it may be offloaded: those with a key of it, and the closest cloud node.
+    pub candidates: &'a [NodeIndex],
+    /// The closest cloud node, if there is one besides this.
+    pub closest_cloud: Option<NodeIndex>,
+    /// Whether a worker fits into this node's memory (or a warm one waits).
+    pub fits_here: bool,
+    /// Fixed cost of handing an invocation on, in seconds.
+    pub overhead_seconds: f64,
+    /// Estimated wait for a worker here, in seconds; 0 if nobody estimates it.
+    pub wait_here_seconds: f64,
+    /// Whether it may be handed on once more.
+    pub may_offload: bool,
+}
+
+/// Why a node cannot take the invocation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rejection {
+    /// Its mean data access time is over the SLO by so many seconds.
+    DataTooFar(f64),
+    /// The response would be over the SLO by so many seconds.
+    TooSlow(f64),
+    /// No memory for another worker.
+    NoMemory,
+}
+
+/// What a node would take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// The node.
+    pub node: NodeIndex,
+    /// Completion time in seconds (eqs. 1 and 5).
+    pub response_seconds: f64,
+    /// Data access time in seconds (eq. 3).
+    pub data_seconds: f64,
+    /// Why it is out of the question, if it is.
+    pub rejected: Option<Rejection>,
+}
+
+/// Where to execute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// The node; none refuses the invocation.
+    pub node: Option<NodeIndex>,
+    /// This node first, then the candidates.
+    pub estimates: Vec<Estimate>,
+}
+
+impl Arrival<'_> {
+    /// Decides, and says what was considered.
+    pub fn decide(&self, rule: Rule) -> Verdict {
+        let mut estimates = Vec::with_capacity(1 + self.candidates.len());
+        estimates.push(self.estimate(self.here, rule));
+        if self.may_offload {
+            let others = self.candidates.iter().filter(|node| **node != self.here);
+            estimates.extend(others.map(|node| self.estimate(*node, rule)));
+        }
+        let node = self.choose(rule, &estimates);
+        Verdict { node, estimates }
+    }
+
+    fn choose(&self, rule: Rule, estimates: &[Estimate]) -> Option<NodeIndex> {
+        let admissible = estimates.iter().filter(|other| other.rejected.is_none());
+        match rule {
+            Rule::GreedyLocal if self.fits_here => Some(self.here),
+            Rule::GreedyLocal => self
+                .closest_cloud
+                .filter(|node| self.may_offload && *node != self.here),
+            // The first of equals: here, if here is one of them.
+            Rule::GreedyData => admissible
+                .min_by(|a, b| a.data_seconds.total_cmp(&b.data_seconds))
+                .map(|best| best.node),
+            Rule::SloAware => admissible
+                .min_by(|a, b| a.response_seconds.total_cmp(&b.response_seconds))
+                .map(|best| best.node),
+        }
+    }
+
+    fn estimate(&self, node: NodeIndex, rule: Rule) -> Estimate {
+        let data_seconds = self.data_seconds[node.at()];
+        let function = self.function;
+        let executing = function.exec_seconds / self.speed_up[node.at()] + data_seconds;
+        let is_here = node == self.here;
+        let response_seconds = if is_here {
+            executing + self.wait_here_seconds
+        } else {
+            let there = self.network.transfer(self.here, node, function.input_bytes);
+            let back = self
+                .network
+                .transfer(node, self.here, function.output_bytes);
+            executing + self.overhead_seconds + there + back
+        };
+        let late = data_seconds - function.slo.max_data_access_seconds;
+        let slow = response_seconds - function.slo.max_response_seconds;
+        let rejected = match rule {
+            // Another node's memory is its own business: it decides again.
+            _ if is_here && !self.fits_here => Some(Rejection::NoMemory),
+            Rule::SloAware if late > 0.0 => Some(Rejection::DataTooFar(late)),
+            Rule::SloAware if slow > 0.0 => Some(Rejection::TooSlow(slow)),
+            _ => None,
+        };
+        Estimate {
+            node,
+            response_seconds,
+            data_seconds,
+            rejected,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::Slo;
+    use proptest::prelude::*;
+
+    const HERE: NodeIndex = NodeIndex(0);
+    const THERE: NodeIndex = NodeIndex(1);
+
+    fn function() -> Function {
+        Function {
+            name: "f".into(),
+            exec_seconds: 0.4,
+            memory_bytes: 1,
+            input_bytes: 1000.0,
+            output_bytes: 0.0,
+            slo: Slo {
+                max_data_access_seconds: 0.1,
+                max_response_seconds: f64::INFINITY,
+                penalty_per_second: 1.0,
+            },
+        }
+    }
+
+    fn network() -> Network {
+        Network::new(2, vec![0.0, 0.01, 0.01, 0.0], vec![1e6; 4])
+    }
+
+    fn decide(rule: Rule, data: [f64; 2], fits_here: bool, may_offload: bool) -> Verdict {
+        let (function, network) = (function(), network());
+        Arrival {
+            here: HERE,
+            function: &function,
+            network: &network,
+            speed_up: &[1.0, 1.0],
+            data_seconds: &data,
+            candidates: &[THERE],
+            closest_cloud: Some(THERE),
+            fits_here,
+            overhead_seconds: 0.005,
+            wait_here_seconds: 0.0,
+            may_offload,
+        }
+        .decide(rule)
+    }
+
+    #[test]
+    fn the_slo_decides_and_the_verdict_says_why() {
+        let verdict = decide(Rule::SloAware, [0.15, 0.02], true, true);
+        assert_eq!(verdict.node, Some(THERE));
+        let Some(Rejection::DataTooFar(late)) = verdict.estimates[0].rejected else {
+            panic!("{verdict:?}");
+        };
+        assert!((late - 0.05).abs() < 1e-12);
+        // 0.4 + 0.02 there, 5 ms to hand it on, 10 ms and 1 ms there, 10 ms back.
+        assert!((verdict.estimates[1].response_seconds - 0.446).abs() < 1e-12);
+        assert_eq!(
+            decide(Rule::SloAware, [0.03, 0.02], true, true).node,
+            Some(HERE)
+        );
+        assert_eq!(decide(Rule::SloAware, [0.15, 0.15], true, true).node, None);
+        assert_eq!(decide(Rule::SloAware, [0.15, 0.02], true, false).node, None);
+    }
+
+    #[test]
+    fn the_baselines_look_at_one_thing() {
+        assert_eq!(
+            decide(Rule::GreedyLocal, [9.0, 0.0], true, true).node,
+            Some(HERE)
+        );
+        assert_eq!(
+            decide(Rule::GreedyLocal, [9.0, 0.0], false, true).node,
+            Some(THERE)
+        );
+        assert_eq!(
+            decide(Rule::GreedyLocal, [9.0, 0.0], false, false).node,
+            None
+        );
+        assert_eq!(
+            decide(Rule::GreedyData, [0.2, 0.1], true, true).node,
+            Some(THERE)
+        );
+        assert_eq!(
+            decide(Rule::GreedyData, [0.1, 0.1], true, true).node,
+            Some(HERE)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn an_slo_aware_verdict_is_admissible(
+            data in prop::array::uniform2(0.0_f64..0.3), fits in any::<bool>(), may in any::<bool>(),
+        ) {
+            match decide(Rule::SloAware, data, fits, may).node {
+                Some(node) => {
+                    prop_assert!(data[node.at()] <= 0.1);
+                    prop_assert!(node != HERE || fits);
+                    prop_assert!(node == HERE || may);
+                }
+                None => prop_assert!((data[0] > 0.1 || !fits) && (data[1] > 0.1 || !may)),
+            }
+        }
+    }
+}
