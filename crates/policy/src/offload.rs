@@ -10,7 +10,7 @@ use crate::view::{Function, Network, NodeIndex};
 pub enum Rule {
     /// Here if there is memory, else on the closest cloud node.
     GreedyLocal,
-    /// Where the data is accessed soonest.
+    /// Where the least data has to come over the network; of equals, where it is accessed soonest.
     GreedyData,
     /// Where the invocation completes soonest, among those that keep the SLO.
     SloAware,
@@ -29,6 +29,8 @@ pub struct Arrival<'a> {
     pub speed_up: &'a [f64],
     /// Mean data access time of the function on each node, in seconds (eq. 3).
     pub data_seconds: &'a [f64],
+    /// Bytes that an invocation fetches from other nodes on average, for each node.
+    pub remote_bytes: &'a [f64],
     /// Nodes to which it may be offloaded: those with a key of it, and the closest cloud node.
     pub candidates: &'a [NodeIndex],
     /// The closest cloud node, if there is one besides this.
@@ -98,7 +100,11 @@ impl Arrival<'_> {
                 .filter(|node| self.may_offload && *node != self.here),
             // The first of equals: here, if here is one of them.
             Rule::GreedyData => admissible
-                .min_by(|a, b| a.data_seconds.total_cmp(&b.data_seconds))
+                .min_by(|a, b| {
+                    let bytes = |other: &Estimate| self.remote_bytes[other.node.at()];
+                    let soonest = a.data_seconds.total_cmp(&b.data_seconds);
+                    bytes(a).total_cmp(&bytes(b)).then(soonest)
+                })
                 .map(|best| best.node),
             Rule::SloAware => admissible
                 .min_by(|a, b| a.response_seconds.total_cmp(&b.response_seconds))
@@ -174,6 +180,7 @@ mod tests {
             network: &network,
             speed_up: &[1.0, 1.0],
             data_seconds: &data,
+            remote_bytes: &data,
             candidates: &[THERE],
             closest_cloud: Some(THERE),
             fits_here,

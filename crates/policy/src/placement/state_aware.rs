@@ -301,11 +301,11 @@ mod tests {
             prop_assert_eq!(again.moves(&world.keys).count(), 0);
             // Single keys elsewhere are not better.
             let problem = world.problem();
-            for key in 0..sizes.len() {
+            for (key, size) in sizes.iter().enumerate() {
                 for home in 0..3 {
                     let mut other = placement.clone();
                     other.homes[key] = NodeIndex(home);
-                    if used[home as usize] + sizes[key] <= storage {
+                    if used[home as usize] + size <= storage {
                         prop_assert!(problem.objective(&other) >= cost - 1e-3);
                     }
                 }

@@ -175,8 +175,20 @@ impl Replay {
         })
     }
 
-    /// The scenario of a row and a seed (1 for the first replication).
-    pub(super) fn find(&self, cell: &Cell, seed: u64) -> Result<Drawn, Error> {
+    /// The scenario of a row for a replication: its seeds in ascending order.
+    pub(super) fn find(&self, cell: &Cell, replication: usize) -> Result<Drawn, Error> {
+        let mut seeds: Vec<u64> = self.cells.iter().map(|cell| cell.seed).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        let seed = *seeds.get(replication).ok_or_else(|| {
+            let text = format!(
+                "{}: it has {} seeds, too few for {} replications",
+                self.name,
+                seeds.len(),
+                replication + 1
+            );
+            Error::invalid(text)
+        })?;
         let migration = match cell.migration {
             Migration::None => "none",
             Migration::Random => "random",

@@ -199,7 +199,7 @@ pub(super) fn run(settings: &Settings, run: &Run) -> Result<Report, Error> {
     let outcomes = run.replicate(cells.len() * replications, |job| {
         let (cell, replication) = (cells[job / replications], (job % replications) as u64);
         let drawn = match &replay {
-            Some(replay) => replay.find(&cell, replication + 1)?,
+            Some(replay) => replay.find(&cell, replication as usize)?,
             // The same for all policies.
             None => {
                 let mut random = Random::new(run.seed, replication);

@@ -84,6 +84,8 @@ pub(super) struct World<'a> {
     homes: Vec<NodeIndex>,
     /// Mean data access time of each function on each node.
     data_seconds: Vec<Vec<f64>>,
+    /// Mean bytes that each function fetches over the network on each node.
+    remote_bytes: Vec<Vec<f64>>,
     candidates: Vec<Vec<NodeIndex>>,
     closest_cloud: Vec<NodeIndex>,
     machines: Vec<Machine>,
@@ -162,6 +164,7 @@ impl<'a> World<'a> {
             functions,
             homes: vec![NodeIndex::from(EXECUTING); KEYS],
             data_seconds: Vec::new(),
+            remote_bytes: Vec::new(),
             candidates: Vec::new(),
             closest_cloud,
             machines,
@@ -267,7 +270,8 @@ impl<'a> World<'a> {
         let fits_here = self.has_room(function, node);
         let closest = self.closest_cloud[node];
         let mut candidates = self.candidates[function].clone();
-        if !candidates.contains(&closest) {
+        // From the edge to the cloud; cloud nodes look no further.
+        if node < EDGE && !candidates.contains(&closest) {
             candidates.push(closest);
         }
         let verdict = Arrival {
@@ -276,6 +280,7 @@ impl<'a> World<'a> {
             network: &self.network,
             speed_up: &[1.0; NODES],
             data_seconds: &self.data_seconds[function],
+            remote_bytes: &self.remote_bytes[function],
             candidates: &candidates,
             closest_cloud: Some(closest),
             fits_here,
@@ -348,7 +353,7 @@ impl<'a> World<'a> {
         }
         machine.free_mb = machine.free_mb.saturating_sub(needed);
         match self.settings.reading {
-            Reading::Program => self.random.exponential(FUNCTIONS[function].4),
+            Reading::Program => FUNCTIONS[function].4,
             Reading::Paper => 0.0,
         }
     }
@@ -404,6 +409,22 @@ impl<'a> World<'a> {
             .map(|accesses| {
                 (0..NODES)
                     .map(|node| mean(accesses, NodeIndex::from(node)))
+                    .collect()
+            })
+            .collect();
+        let bytes = |accesses: &[(usize, f64)], node: NodeIndex| -> f64 {
+            let remote = accesses.iter().filter(|(key, _)| self.homes[*key] != node);
+            remote
+                .map(|(key, p)| p * self.drawn.size_bytes[*key] as f64)
+                .sum()
+        };
+        self.remote_bytes = self
+            .drawn
+            .accesses
+            .iter()
+            .map(|accesses| {
+                (0..NODES)
+                    .map(|node| bytes(accesses, NodeIndex::from(node)))
                     .collect()
             })
             .collect();
