@@ -98,11 +98,15 @@ impl Problem<'_> {
             .zip(&seconds)
             .map(|(function, seconds)| penalty(function, *seconds))
             .sum();
+        let longest = LongestMoves::of(self.network);
         let moves: f64 = self
             .keys
             .iter()
             .zip(&placement.homes)
-            .map(|(key, home)| self.move_cost(key, *home, self.longest_move(key)))
+            .map(|(key, home)| {
+                let longest = longest.seconds(key.size_bytes as f64);
+                self.move_cost(key, *home, longest)
+            })
             .sum();
         self.penalty_weight * penalties + self.move_weight * moves
     }
@@ -115,12 +119,41 @@ impl Problem<'_> {
         }
         self.network.access(key.home, home, key.size_bytes as f64) / longest
     }
+}
 
-    fn longest_move(&self, key: &Key) -> f64 {
-        let nodes = || (0..self.network.nodes()).map(NodeIndex::from);
-        let times = nodes().flat_map(|from| {
-            nodes().map(move |to| self.network.access(from, to, key.size_bytes as f64))
-        });
+/// The longest move that a key of a given size could make, between any two nodes.
+#[derive(Debug, Clone)]
+struct LongestMoves(
+    /// Latency there and back, and seconds per byte; no other pair of nodes is longer in both.
+    Vec<(f64, f64)>,
+);
+
+impl LongestMoves {
+    fn of(network: &Network) -> Self {
+        let nodes = || (0..network.nodes()).map(NodeIndex::from);
+        let mut pairs: Vec<(f64, f64)> = nodes()
+            .flat_map(|a| nodes().map(move |b| (a, b)))
+            .map(|(a, b)| {
+                let latency = network.latency(a, b) + network.latency(b, a);
+                (latency, 1.0 / network.bandwidth(a, b))
+            })
+            .collect();
+        pairs.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
+        let mut longest: Vec<(f64, f64)> = Vec::new();
+        for pair in pairs {
+            if longest.last().is_none_or(|(_, most)| pair.1 > *most) {
+                longest.push(pair);
+            }
+        }
+        Self(longest)
+    }
+
+    /// Seconds that it takes (eq. 9 at its largest).
+    fn seconds(&self, bytes: f64) -> f64 {
+        let times = self
+            .0
+            .iter()
+            .map(|(latency, per_byte)| latency + bytes * per_byte);
         times.fold(0.0, f64::max)
     }
 }
