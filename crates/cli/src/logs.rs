@@ -25,8 +25,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
+    let session = args.session.as_deref().map(segment);
+    let session = session.map_or_else(String::new, |session| format!("&session={session}"));
     let path = format!(
-        "/admin/logs/{}?tail={}&follow={}",
+        "/admin/logs/{}?tail={}&follow={}{session}",
         segment(&args.function),
         args.tail,
         args.follow
@@ -37,13 +39,6 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
         let entry: Value =
             serde_json::from_str(&line).context("the node sent a line that is not JSON")?;
         let text = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
-        if args
-            .session
-            .as_ref()
-            .is_some_and(|session| entry["session"] != session.as_str())
-        {
-            continue;
-        }
         if target.json {
             output::line_out(&line);
         } else {

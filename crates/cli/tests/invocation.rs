@@ -227,6 +227,14 @@ fn functions_know_their_invocation_and_their_lines_are_kept() {
             && lines.contains("standard output: to the log"),
         "{lines}"
     );
+    // Of one session: its own last lines, also when others have written since.
+    node.invoke("faults/a%26b", "log of another session");
+    for _ in 0..5 {
+        node.invoke("faults/s", "log again");
+    }
+    let lines = node.get("/admin/logs/faults?session=a%26b&tail=1").text();
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    assert!(lines.contains("of another session"), "{lines}");
     // Declared read-only: may read, may not write.
     node.invoke("faults/s", "set key value");
     let read = node.request("GET", "/fn/faults/s", &[], b"get key");

@@ -38,38 +38,50 @@ struct Kept {
     followers: Option<broadcast::Sender<Arc<Line>>>,
 }
 
+impl Line {
+    /// Whether it is of the session, or any is wanted.
+    pub(crate) fn is_of(&self, session: Option<&str>) -> bool {
+        session.is_none() || self.session.as_deref() == session
+    }
+}
+
+impl Kept {
+    fn last(&self, session: Option<&str>, tail: usize) -> Vec<Arc<Line>> {
+        let wanted = self.lines.iter().rev().filter(|line| line.is_of(session));
+        let mut last: Vec<Arc<Line>> = wanted.take(tail).cloned().collect();
+        last.reverse();
+        last
+    }
+}
+
 /// The logs of all functions.
 #[derive(Default)]
 pub(crate) struct Logs(Mutex<HashMap<String, Kept>>);
 
 impl Logs {
-    /// The last `tail` lines of a function.
-    pub(crate) fn tail(&self, function: &str, tail: usize) -> Vec<Arc<Line>> {
+    /// The last `tail` lines of a function, or of one of its sessions.
+    pub(crate) fn tail(
+        &self,
+        function: &str,
+        session: Option<&str>,
+        tail: usize,
+    ) -> Vec<Arc<Line>> {
         let logs = self.0.lock();
-        let Some(kept) = logs.get(function) else {
-            return Vec::new();
-        };
-        kept.lines
-            .iter()
-            .skip(kept.lines.len().saturating_sub(tail))
-            .cloned()
-            .collect()
+        logs.get(function)
+            .map_or_else(Vec::new, |kept| kept.last(session, tail))
     }
 
-    /// The last `tail` lines of a function, and what comes after them, with no gap between.
+    /// The last `tail` lines of a function or one of its sessions, and what comes after them of the
+    /// whole function, with no gap between.
     pub(crate) fn follow(
         &self,
         function: &str,
+        session: Option<&str>,
         tail: usize,
     ) -> (Vec<Arc<Line>>, broadcast::Receiver<Arc<Line>>) {
         let mut logs = self.0.lock();
         let kept = logs.entry(function.to_owned()).or_default();
-        let lines = kept
-            .lines
-            .iter()
-            .skip(kept.lines.len().saturating_sub(tail))
-            .cloned()
-            .collect();
+        let lines = kept.last(session, tail);
         let followers = kept
             .followers
             .get_or_insert_with(|| broadcast::Sender::new(FOLLOWER_LINES));

@@ -25,6 +25,7 @@ pub(super) fn routes() -> Router<Arc<Core>> {
 #[serde(deny_unknown_fields)]
 struct Options {
     tail: Option<usize>,
+    session: Option<String>,
     follow: Option<bool>,
 }
 
@@ -47,12 +48,13 @@ async fn logs(
         .into());
     }
     let tail = options.tail.unwrap_or(usize::MAX);
+    let session = options.session;
     let body = if options.follow.unwrap_or(false) {
-        let (lines, follower) = core.logs.follow(&function, tail);
+        let (lines, follower) = core.logs.follow(&function, session.as_deref(), tail);
         let kept = stream::iter(lines.into_iter().map(|line| encode(&line)));
         let stopping = core.stopping.clone();
         let coming = stream::unfold(follower, move |mut follower| {
-            let stopping = stopping.clone();
+            let (stopping, session) = (stopping.clone(), session.clone());
             async move {
                 loop {
                     let received = tokio::select! {
@@ -60,7 +62,10 @@ async fn logs(
                         received = follower.recv() => received,
                     };
                     match received {
-                        Ok(line) => return Some((encode(&line), follower)),
+                        Ok(line) if line.is_of(session.as_deref()) => {
+                            return Some((encode(&line), follower));
+                        }
+                        Ok(_) => {}
                         // Lines went by faster than the client took them; the newest still come.
                         Err(RecvError::Lagged(_)) => {}
                         Err(RecvError::Closed) => return None,
@@ -70,7 +75,7 @@ async fn logs(
         });
         Body::from_stream(kept.chain(coming).map(Ok::<_, Infallible>))
     } else {
-        let lines = core.logs.tail(&function, tail);
+        let lines = core.logs.tail(&function, session.as_deref(), tail);
         Body::from(
             lines
                 .iter()
