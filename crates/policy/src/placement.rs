@@ -2,14 +2,18 @@
 //!
 //! "Function Offloading and Data Migration for Stateful Serverless Edge Computing", section 4.2: the
 //! penalties of functions whose data is too far away against the time that moves take. [`random`] and
-//! [`greedy`] are the paper's baselines; [`state_aware`] improves the objective move by move, within
-//! the nodes' storage.
+//! [`greedy`] are the paper's baselines; [`state_aware`] comes near the optimum in time for a live
+//! system, and says how near; [`exact`] is the optimum, for small problems, to judge it by.
 
+mod costs;
+#[cfg(feature = "exact")]
+pub mod exact;
 pub mod greedy;
 pub mod random;
 pub mod state_aware;
 
 use crate::view::{Access, Function, Key, KeyIndex, Network, NodeIndex};
+use costs::Costs;
 
 /// What is to be placed, and what it costs.
 #[derive(Debug, Clone, Copy)]
@@ -26,12 +30,15 @@ pub struct Problem<'a> {
     pub invocation_rates: &'a [f64],
     /// What is placed.
     pub keys: &'a [Key],
-    /// Who accesses what from where, sorted by key.
+    /// Who accesses what from where, sorted by key, then function.
     pub accesses: &'a [Access],
     /// Weight of the penalties (`w_p`).
     pub penalty_weight: f64,
     /// Weight of the moves (`w_m`).
     pub move_weight: f64,
+    /// A move has to save as many seconds of access within so many seconds as it takes itself, or it
+    /// is not made; infinite asks for no more than that the objective gets smaller.
+    pub horizon_seconds: f64,
 }
 
 /// A node for each key.
@@ -73,88 +80,62 @@ impl Problem<'_> {
         &self.accesses[start..end]
     }
 
-    /// Seconds of data access that a key on `home` adds to each invocation of the accessing function
-    /// on average (eq. 8, with rates in the place of probabilities, over all nodes).
-    fn seconds(&self, access: &Access, bytes: u64, home: NodeIndex) -> f64 {
-        let rate = self.invocation_rates[access.function.at()];
-        if rate <= 0.0 {
-            return 0.0;
-        }
-        access.rate / rate * self.network.access(access.node, home, bytes as f64)
-    }
-
     /// Penalties and moves of a placement, weighted (eqs. 13 to 17): a function's excess is how much
     /// its mean data access time in all is over its SLO.
     pub fn objective(&self, placement: &Placement) -> f64 {
-        let mut seconds = vec![0.0; self.functions.len()];
-        for access in self.accesses {
-            let key = access.key.at();
-            let bytes = self.keys[key].size_bytes;
-            seconds[access.function.at()] += self.seconds(access, bytes, placement.homes[key]);
-        }
-        let penalties: f64 = self
-            .functions
-            .iter()
-            .zip(&seconds)
-            .map(|(function, seconds)| penalty(function, *seconds))
-            .sum();
-        let longest = LongestMoves::of(self.network);
-        let moves: f64 = self
-            .keys
-            .iter()
-            .zip(&placement.homes)
-            .map(|(key, home)| {
-                let longest = longest.seconds(key.size_bytes as f64);
-                self.move_cost(key, *home, longest)
-            })
-            .sum();
-        self.penalty_weight * penalties + self.move_weight * moves
-    }
-
-    /// Time to move a key as a part of the longest move that it could make (eqs. 9 and 17); a key that
-    /// has to leave its home moves at no cost.
-    fn move_cost(&self, key: &Key, home: NodeIndex, longest: f64) -> f64 {
-        if home == key.home || !self.may_host[key.home.at()] || longest <= 0.0 {
-            return 0.0;
-        }
-        self.network.access(key.home, home, key.size_bytes as f64) / longest
+        Costs::new(self).objective(&placement.homes)
     }
 }
 
-/// The longest move that a key of a given size could make, between any two nodes.
-#[derive(Debug, Clone)]
-struct LongestMoves(
-    /// Latency there and back, and seconds per byte; no other pair of nodes is longer in both.
-    Vec<(f64, f64)>,
-);
+/// There is no room for all keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Infeasible {
+    /// Bytes of the keys that no node has room for.
+    pub missing_bytes: u64,
+    /// Nodes that may have keys, and how many bytes each has left.
+    pub nodes: Vec<(NodeIndex, u64)>,
+}
 
-impl LongestMoves {
-    fn of(network: &Network) -> Self {
-        let nodes = || (0..network.nodes()).map(NodeIndex::from);
-        let mut pairs: Vec<(f64, f64)> = nodes()
-            .flat_map(|a| nodes().map(move |b| (a, b)))
-            .map(|(a, b)| {
-                let latency = network.latency(a, b) + network.latency(b, a);
-                (latency, 1.0 / network.bandwidth(a, b))
-            })
-            .collect();
-        pairs.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
-        let mut longest: Vec<(f64, f64)> = Vec::new();
-        for pair in pairs {
-            if longest.last().is_none_or(|(_, most)| pair.1 > *most) {
-                longest.push(pair);
-            }
-        }
-        Self(longest)
+impl std::fmt::Display for Infeasible {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = |node: NodeIndex| format!("node {}", node.0);
+        out.write_str(&self.describe(name))
     }
+}
 
-    /// Seconds that it takes (eq. 9 at its largest).
-    fn seconds(&self, bytes: f64) -> f64 {
-        let times = self
-            .0
+impl std::error::Error for Infeasible {}
+
+impl Infeasible {
+    /// Nodes named at most; the rest are counted.
+    const NAMED: usize = 8;
+
+    /// The text, with the nodes' names.
+    pub fn describe(&self, name: impl Fn(NodeIndex) -> String) -> String {
+        let mut nodes = self.nodes.clone();
+        nodes.sort_by_key(|(node, left)| (std::cmp::Reverse(*left), *node));
+        let mut named: Vec<String> = nodes
             .iter()
-            .map(|(latency, per_byte)| latency + bytes * per_byte);
-        times.fold(0.0, f64::max)
+            .take(Self::NAMED)
+            .map(|(node, left)| format!("{} ({left} bytes left)", name(*node)))
+            .collect();
+        if let Some(more) = nodes
+            .len()
+            .checked_sub(Self::NAMED)
+            .filter(|more| *more > 0)
+        {
+            named.push(format!("{more} more"));
+        }
+        match named.is_empty() {
+            true => format!(
+                "there is no room for {} bytes of keys: no node may have any",
+                self.missing_bytes
+            ),
+            false => format!(
+                "there is no room for {} bytes of keys on {}",
+                self.missing_bytes,
+                named.join(", ")
+            ),
+        }
     }
 }
 

@@ -60,8 +60,10 @@ pub enum Migration {
     Random,
     /// Rate times latency.
     Greedy,
-    /// The objective.
+    /// The objective, near its optimum.
     StateAware,
+    /// The same by a solver for integer programs, which takes longer.
+    Exact,
 }
 
 /// Who chooses nodes.
@@ -99,7 +101,7 @@ macro_rules! names {
 names! {
     Workload { W1 "w1" W2 "w2" }
     Popularity { Zipf "zipf" Uniform "uniform" }
-    Migration { None "none" Random "random" Greedy "greedy" StateAware "state-aware" }
+    Migration { None "none" Random "random" Greedy "greedy" StateAware "state-aware" Exact "exact" }
     Offloading { GreedyLocal "greedy-local" GreedyData "greedy-data" SloAware "slo-aware" }
 }
 

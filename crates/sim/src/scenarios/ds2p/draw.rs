@@ -193,7 +193,7 @@ impl Replay {
             Migration::None => "none",
             Migration::Random => "random",
             Migration::Greedy => "greedy",
-            Migration::StateAware => "ilp",
+            Migration::StateAware | Migration::Exact => "ilp",
         };
         let offloading = match cell.offloading {
             Offloading::GreedyLocal => "GrL",

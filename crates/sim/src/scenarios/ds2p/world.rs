@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use fulmar_policy::offload::{Arrival, Rule};
+use fulmar_policy::placement::exact::{self, Limits, Solver};
 use fulmar_policy::placement::{
     Placement, Problem, greedy, random as random_placement, state_aware,
 };
@@ -33,6 +34,12 @@ const OVERHEAD_SECONDS: f64 = 0.005;
 const INPUT_BYTES: f64 = 1024.0;
 /// Weight of the last interval in an access rate.
 const NEWEST: f64 = 0.33;
+
+/// The solver proves the optimum of problems of this size in much less.
+const EXACT_LIMITS: Limits = Limits {
+    seconds: 600.0,
+    gap: 0.0,
+};
 
 /// What a run gave.
 #[derive(Debug, Clone, Default)]
@@ -506,6 +513,7 @@ impl<'a> World<'a> {
             accesses: &accesses,
             penalty_weight: self.settings.penalty_weight,
             move_weight: self.settings.move_weight,
+            horizon_seconds: f64::INFINITY,
         };
         let (placement, moved) = match self.cell.migration {
             Migration::None => (Placement::unchanged(&keys), None),
@@ -516,7 +524,15 @@ impl<'a> World<'a> {
             }
             Migration::Greedy => (greedy::place(&problem), None),
             Migration::StateAware => (
-                state_aware::place(&problem).map_err(|error| Error::invalid(error.to_string()))?,
+                state_aware::place(&problem)
+                    .map_err(|error| Error::invalid(error.to_string()))?
+                    .placement,
+                None,
+            ),
+            Migration::Exact => (
+                exact::place(&problem, Solver::Microlp, &EXACT_LIMITS)
+                    .map_err(|error| Error::invalid(error.to_string()))?
+                    .placement,
                 None,
             ),
         };
