@@ -7,10 +7,13 @@
 //! Imports `model` at most. Transcendental functions come from `libm`, so that a decision has the
 //! same bits on every machine.
 
+pub mod admission;
 pub mod assignment;
+pub mod estimate;
 pub mod local_state;
 pub mod offload;
 pub mod placement;
+pub mod scaling;
 pub mod view;
 
 pub use view::{

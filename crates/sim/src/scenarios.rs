@@ -1,5 +1,6 @@
 //! The built-in scenarios, one folder or file each, and the list of them.
 
+pub mod cliffhanger;
 pub mod ds2p;
 pub mod in_network;
 pub mod stateful_faas;
@@ -39,6 +40,7 @@ impl Entry {
 
 /// All of them.
 pub const ALL: &[Entry] = &[
+    Entry::of::<cliffhanger::Cliffhanger>(),
     Entry::of::<ds2p::Ds2p>(),
     Entry::of::<in_network::InNetwork>(),
     Entry::of::<stateful_faas::StatefulFaas>(),

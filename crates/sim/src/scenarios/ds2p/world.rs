@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use fulmar_policy::estimate::Smoothed;
 use fulmar_policy::offload::{Arrival, Rule};
 use fulmar_policy::placement::exact::{self, Limits, Solver};
 use fulmar_policy::placement::{
@@ -103,9 +104,9 @@ pub(super) struct World<'a> {
     free_slots: Vec<u32>,
     /// Accesses since the last migration, by function, key and node; and their smoothed rates.
     counted: Vec<u32>,
-    rates: Vec<f64>,
+    rates: Vec<Smoothed>,
     invocations: [u32; FUNCTIONS.len()],
-    invocation_rates: Vec<f64>,
+    invocation_rates: [Smoothed; FUNCTIONS.len()],
     outcome: Outcome,
 }
 
@@ -181,9 +182,9 @@ impl<'a> World<'a> {
             offloaded: Vec::new(),
             free_slots: Vec::new(),
             counted: vec![0; KEYS * FUNCTIONS.len() * NODES],
-            rates: vec![0.0; KEYS * FUNCTIONS.len() * NODES],
+            rates: vec![Smoothed::new(NEWEST); KEYS * FUNCTIONS.len() * NODES],
             invocations: [0; FUNCTIONS.len()],
-            invocation_rates: vec![0.0; FUNCTIONS.len()],
+            invocation_rates: [Smoothed::new(NEWEST); FUNCTIONS.len()],
             outcome: Outcome::default(),
             drawn,
         };
@@ -452,26 +453,18 @@ impl<'a> World<'a> {
 
     fn migrate(&mut self) -> Result<(), Error> {
         let every = self.settings.migrate_seconds;
-        let first = self.now <= every;
-        let smooth = |rate: &mut f64, count: u32| {
-            let seen = f64::from(count) / every;
-            *rate = if first {
-                seen
-            } else {
-                *rate + NEWEST * (seen - *rate)
-            };
-        };
         for (rate, count) in self.rates.iter_mut().zip(&mut self.counted) {
-            smooth(rate, std::mem::take(count));
+            rate.see(f64::from(std::mem::take(count)) / every);
         }
-        for (rate, count) in self.invocation_rates.iter_mut().zip(&mut self.invocations) {
-            smooth(rate, std::mem::take(count));
-        }
+        let counted = self.invocation_rates.iter_mut().zip(&mut self.invocations);
+        let invocation_rates: Vec<f64> = counted
+            .map(|(rate, count)| rate.see(f64::from(std::mem::take(count)) / every))
+            .collect();
         let mut accesses = Vec::new();
         for key in 0..KEYS {
             for function in 0..FUNCTIONS.len() {
                 for node in 0..NODES {
-                    let rate = self.rates[slot(function, key, node)];
+                    let rate = self.rates[slot(function, key, node)].value();
                     if rate > 0.0 {
                         accesses.push(Access {
                             function: FunctionIndex::from(function),
@@ -508,7 +501,7 @@ impl<'a> World<'a> {
             storage_bytes: &[u64::MAX; NODES],
             may_host: &may_host,
             functions: &self.functions,
-            invocation_rates: &self.invocation_rates,
+            invocation_rates: &invocation_rates,
             keys: &keys,
             accesses: &accesses,
             penalty_weight: self.settings.penalty_weight,

@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use fulmar_policy::estimate::Smoothed;
 use fulmar_policy::local_state::promotion::{self, Options, Wish};
 
 use super::Settings;
@@ -141,7 +142,7 @@ struct Session {
     random: Random,
     base_rate: f64,
     rate: f64,
-    measured: f64,
+    measured: Smoothed,
     calls: u32,
     is_local: bool,
     /// Arrivals that wait for or are in its own container, and the service each wants.
@@ -176,7 +177,7 @@ impl<'a> World<'a> {
                     random,
                     base_rate,
                     rate: base_rate,
-                    measured: base_rate,
+                    measured: Smoothed::starting_at(NEWEST, base_rate),
                     calls: 0,
                     is_local: matches!(split, Split::Static(local) if at < local),
                     dedicated: VecDeque::new(),
@@ -328,9 +329,8 @@ impl<'a> World<'a> {
             .iter_mut()
             .map(|session| {
                 let seen = f64::from(std::mem::take(&mut session.calls)) / settings.decide_seconds;
-                session.measured += NEWEST * (seen - session.measured);
                 promotion::Session {
-                    rate: session.measured,
+                    rate: session.measured.see(seen),
                     local_seconds: settings.local_seconds,
                     remote_seconds: settings.remote_seconds,
                     is_local: session.is_local,
