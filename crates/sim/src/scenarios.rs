@@ -4,6 +4,7 @@ pub mod cliffhanger;
 pub mod ds2p;
 pub mod in_network;
 pub mod stateful_faas;
+pub mod use_cases;
 
 use crate::settings::{self, Sources};
 use crate::{Error, Report, Run, Scenario};
@@ -43,6 +44,8 @@ pub const ALL: &[Entry] = &[
     Entry::of::<cliffhanger::Cliffhanger>(),
     Entry::of::<ds2p::Ds2p>(),
     Entry::of::<in_network::InNetwork>(),
+    Entry::of::<use_cases::SmartFactory>(),
+    Entry::of::<use_cases::SmartVehicle>(),
     Entry::of::<stateful_faas::StatefulFaas>(),
 ];
 

@@ -21,8 +21,12 @@ pub struct Settings {
     pub detect_cpu_seconds: f64,
     pub detect_spread: f64,
     pub parallel_share: f64,
+    pub sharing_overhead: f64,
     pub wait_seconds: f64,
+    pub outage_seconds: f64,
+    pub outage_every_seconds: f64,
     pub aggregate_cpu_seconds: f64,
+    pub aggregate_wait_seconds: f64,
     pub start_cpu_seconds: f64,
     pub start_wait_seconds: f64,
     pub frames_per_second: f64,
@@ -39,11 +43,15 @@ impl Default for Settings {
         Self {
             cpus: 64.0,
             cameras: 7,
-            detect_cpu_seconds: 7.6,
+            detect_cpu_seconds: 7.0,
             detect_spread: 0.3,
-            parallel_share: 0.7,
-            wait_seconds: 0.6,
+            parallel_share: 0.15,
+            sharing_overhead: 0.13,
+            wait_seconds: 1.5,
+            outage_seconds: 8.0,
+            outage_every_seconds: 60.0,
             aggregate_cpu_seconds: 0.01,
+            aggregate_wait_seconds: 0.3,
             start_cpu_seconds: 12.0,
             start_wait_seconds: 2.0,
             frames_per_second: 1.0,
@@ -80,6 +88,8 @@ struct Setup {
     shared: bool,
     scaler: Scaler,
     flow_control: bool,
+    /// How long the cameras' link is down in each period, in seconds.
+    outage_seconds: f64,
     frames_per_second: f64,
     seconds: f64,
 }
@@ -98,6 +108,7 @@ impl Settings {
             ("start_cpu_seconds", self.start_cpu_seconds),
             ("frames_per_second", self.frames_per_second),
             ("cold_frames_per_second", self.cold_frames_per_second),
+            ("outage_every_seconds", self.outage_every_seconds),
             ("seconds", self.seconds),
             ("cold_seconds", self.cold_seconds),
         ];
@@ -110,6 +121,9 @@ impl Settings {
         }
         let not_negative = [
             ("wait_seconds", self.wait_seconds),
+            ("outage_seconds", self.outage_seconds),
+            ("sharing_overhead", self.sharing_overhead),
+            ("aggregate_wait_seconds", self.aggregate_wait_seconds),
             ("start_wait_seconds", self.start_wait_seconds),
         ];
         for (key, value) in not_negative {
@@ -184,7 +198,7 @@ mod tests {
             ("cpus=0", "cpus is 0"),
             ("parallel_share=1", "parallel_share is 1"),
             ("cameras=0", "cameras is 0"),
-            ("cpus=50", "load is 1.0654 of what they can do"),
+            ("cpus=45", "load is 1.0904 of what they can do"),
             ("wait_seconds=nan", "wait_seconds is NaN"),
         ] {
             let sources = Sources {

@@ -9,8 +9,10 @@ use crate::{Error, Report, Run};
 
 /// Part of a run in which nothing is measured yet, with all instances there.
 const WARM_UP: f64 = 0.2;
-/// Converged: from then on no step takes longer than so many times the median of the last quarter.
-const SETTLED: f64 = 1.5;
+/// Converged: from then on the mean over so many steps is no more than so many times that of the last
+/// quarter.
+const SETTLED_STEPS: usize = 20;
+const SETTLED: f64 = 1.15;
 
 /// Name, unit, and the value of a run.
 type Metric = (&'static str, &'static str, fn(&Setup, &Outcome) -> f64);
@@ -51,37 +53,31 @@ fn share(sorted: &[f64], share: f64) -> f64 {
     }
 }
 
-/// Median latency of the steps sent in the last quarter that were finished.
-fn last_median(setup: &Setup, run: &Outcome) -> f64 {
-    let last = run
-        .steps
-        .iter()
-        .filter(|(sent, _)| *sent >= 0.75 * setup.seconds);
-    let mut last: Vec<f64> = last.map(|(_, seconds)| *seconds).collect();
-    last.sort_by(f64::total_cmp);
-    share(&last, 0.5)
+/// Mean latency of the steps sent in a part of the run, and finished.
+fn between(setup: &Setup, run: &Outcome, from: f64, to: f64) -> f64 {
+    let within = |sent: f64| sent >= from * setup.seconds && sent < to * setup.seconds;
+    let steps = run.steps.iter().filter(|(sent, _)| within(*sent));
+    mean(&steps.map(|(_, seconds)| *seconds).collect::<Vec<_>>())
 }
 
 /// When latency had settled, in seconds from the beginning.
 fn converged(setup: &Setup, run: &Outcome) -> f64 {
-    let limit = SETTLED * last_median(setup, run);
-    let late = run.steps.iter().rev().find(|(_, seconds)| *seconds > limit);
-    late.map_or(0.0, |(sent, seconds)| (sent + seconds).min(setup.seconds))
+    let limit = SETTLED * between(setup, run, 0.75, 1.0);
+    let is_late = |steps: &&[(f64, f64)]| {
+        let sum: f64 = steps.iter().map(|(_, seconds)| *seconds).sum();
+        sum > limit * SETTLED_STEPS as f64
+    };
+    let late = run.steps.windows(SETTLED_STEPS).rev().find(is_late);
+    late.map_or(0.0, |steps| steps[SETTLED_STEPS - 1].0)
 }
 
 /// Latency of the last quarter over that of the second: far above 1 if the queue grows for ever.
 fn growth(setup: &Setup, run: &Outcome) -> f64 {
-    let between = |from: f64, to: f64| {
-        let steps = run.steps.iter();
-        let within =
-            steps.filter(|(sent, _)| *sent >= from * setup.seconds && *sent < to * setup.seconds);
-        mean(&within.map(|(_, seconds)| *seconds).collect::<Vec<_>>())
-    };
-    let second = between(0.25, 0.5);
+    let second = between(setup, run, 0.25, 0.5);
     match second > 0.0 {
         // Steps that were not even finished by the end have waited for the whole rest of the run.
         true if run.unfinished as f64 > 0.25 * run.steps.len() as f64 => 10.0,
-        true => between(0.75, 1.0) / second,
+        true => between(setup, run, 0.75, 1.0) / second,
         false => 10.0,
     }
 }
@@ -96,6 +92,7 @@ fn setups(settings: &Settings) -> Vec<Setup> {
         shared,
         scaler: Scaler::Provisioned,
         flow_control,
+        outage_seconds: settings.outage_seconds,
         frames_per_second: settings.frames_per_second,
         seconds: settings.seconds,
     };
@@ -107,6 +104,7 @@ fn setups(settings: &Settings) -> Vec<Setup> {
         shared: false,
         scaler,
         flow_control: false,
+        outage_seconds: 0.0,
         frames_per_second: settings.cold_frames_per_second,
         seconds: settings.cold_seconds,
     };
@@ -346,14 +344,14 @@ fn findings(settings: &Settings, all: &[(&Setup, &[Outcome])]) -> Vec<Finding> {
             &few_shared,
         ),
         latency(
-            "rate limiting improves performance (few instances)",
+            "rate limiting improves performance",
             &few_limited,
             &few_shared,
         ),
         latency(
-            "rate limiting improves performance (many instances)",
+            "with it, many shared instances do better than few without",
             &many_limited,
-            &many_shared,
+            &few_shared,
         ),
         starting(
             "reserved CPUs take longer to work off the queue",
@@ -384,14 +382,14 @@ fn findings(settings: &Settings, all: &[(&Setup, &[Outcome])]) -> Vec<Finding> {
             "s",
         ),
         starting(
-            "ours: the scaling policy starts fewer than either",
+            "ours: the scaling policy starts fewer",
             &policy,
-            &few_own,
+            &many_own,
             "cold_starts",
             "starts",
         ),
         starting(
-            "ours: and converges faster than the same limit without it",
+            "ours: and converges faster",
             &policy,
             &many_own,
             "converged",

@@ -34,8 +34,6 @@ pub(super) struct Outcome {
     pub(super) cpu_share: f64,
     /// The concurrency limit over time, where there is one.
     pub(super) limits: Vec<(f64, u32)>,
-    /// Workers over time.
-    pub(super) workers: Vec<(f64, u32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +45,8 @@ enum Event {
     /// A job that has its CPU to itself is done, or a wait for something else is over.
     Go(u32),
     Decide,
+    /// The cameras' link is up again.
+    LinkUp,
 }
 
 /// What a job is and how far it has come.
@@ -82,10 +82,14 @@ pub(super) struct Plant<'a> {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     next_event: u64,
     cpu: Cpu,
+    /// CPU seconds taken from those that instances have to themselves.
+    own_cpu_seconds: f64,
     /// Changes of the CPUs' jobs.
     changes: u64,
     jobs: Vec<Job>,
     free_jobs: Vec<u32>,
+    /// Frames that wait for the link: step.
+    delayed: VecDeque<u32>,
     /// Held back by flow control: step.
     held: VecDeque<u32>,
     /// Waiting for a worker: a frame's step and when it was submitted, or the aggregator.
@@ -115,11 +119,16 @@ impl<'a> Plant<'a> {
         };
         let fastest = super::speed_up(settings.parallel_share, f64::INFINITY);
         let limiter = setup.flow_control.then(|| {
+            // One instance is left to the aggregator.
+            let most = setup
+                .instances
+                .saturating_sub(u32::from(setup.shared))
+                .max(1);
             let options = admission::Options {
-                most: setup.instances,
+                most,
                 ..admission::Options::default()
             };
-            Limiter::new(options, setup.instances)
+            Limiter::new(options, most)
         });
         Self {
             settings,
@@ -130,9 +139,11 @@ impl<'a> Plant<'a> {
             events: BinaryHeap::new(),
             next_event: 0,
             cpu: Cpu::new(settings.cpus, &[1.0, fastest]),
+            own_cpu_seconds: 0.0,
             changes: 0,
             jobs: Vec::new(),
             free_jobs: Vec::new(),
+            delayed: VecDeque::new(),
             held: VecDeque::new(),
             queue: VecDeque::new(),
             ready: provisioned,
@@ -153,6 +164,7 @@ impl<'a> Plant<'a> {
     pub(super) fn run(mut self) -> Outcome {
         self.at(0.0, Event::Frame);
         self.at(DECIDE_SECONDS, Event::Decide);
+        self.at(self.settings.outage_every_seconds, Event::LinkUp);
         while let Some(Reverse((time, _, event))) = self.events.pop() {
             let then = f64::from_bits(time);
             if then > self.end {
@@ -173,13 +185,20 @@ impl<'a> Plant<'a> {
                     }
                 }
                 Event::Go(job) => self.go(job),
+                Event::LinkUp => {
+                    self.held.append(&mut self.delayed);
+                    self.submit();
+                    let next = self.now + self.settings.outage_every_seconds;
+                    self.at(next, Event::LinkUp);
+                }
                 Event::Decide => {
                     self.decide();
                     self.at(self.now + DECIDE_SECONDS, Event::Decide);
                 }
             }
         }
-        self.outcome.cpu_share = self.cpu.used() / (self.settings.cpus * self.end);
+        let used = self.cpu.used() + self.own_cpu_seconds;
+        self.outcome.cpu_share = used / (self.settings.cpus * self.end);
         for (_, sent, done) in &self.steps {
             match done {
                 Some(done) => self.outcome.steps.push((*sent, done - sent)),
@@ -206,9 +225,11 @@ impl<'a> Plant<'a> {
     fn send(&mut self) {
         let step = self.steps.len() as u32;
         self.steps.push((0, self.now, None));
-        for _ in 0..self.settings.cameras {
-            self.held.push_back(step);
-        }
+        let arriving = match self.is_link_down() {
+            true => &mut self.delayed,
+            false => &mut self.held,
+        };
+        arriving.extend((0..self.settings.cameras).map(|_| step));
         self.arrivals
             .see(self.now, f64::from(self.settings.cameras));
         self.submit();
@@ -228,23 +249,37 @@ impl<'a> Plant<'a> {
         self.dispatch();
     }
 
+    /// Whether the cameras' link is down: at the end of each period.
+    fn is_link_down(&self) -> bool {
+        let every = self.settings.outage_every_seconds;
+        let into = self.now % every;
+        // A hair before the end is the end: periods are summed up.
+        into > every - self.setup.outage_seconds && into < every - 1e-6
+    }
+
     fn dispatch(&mut self) {
         while self.busy < self.ready
             && let Some(request) = self.queue.pop_front()
         {
             self.busy += 1;
-            let job = match request {
-                Some((step, submitted)) => Job::Detect {
-                    step,
-                    submitted,
-                    phase: Phase::Before,
-                    began: self.now,
-                },
-                None => Job::Aggregate {
-                    phase: Phase::Before,
-                },
+            let (job, wait_seconds) = match request {
+                Some((step, submitted)) => {
+                    let job = Job::Detect {
+                        step,
+                        submitted,
+                        phase: Phase::Before,
+                        began: self.now,
+                    };
+                    (job, self.settings.wait_seconds)
+                }
+                None => {
+                    let job = Job::Aggregate {
+                        phase: Phase::Before,
+                    };
+                    (job, self.settings.aggregate_wait_seconds)
+                }
             };
-            self.begin(job, self.settings.wait_seconds / 2.0);
+            self.begin(job, wait_seconds / 2.0);
         }
     }
 
@@ -281,7 +316,7 @@ impl<'a> Plant<'a> {
                         began: self.now,
                     };
                     let spread = settings.detect_spread;
-                    let factor = self.random.uniform(1.0 - spread, 1.0 + spread);
+                    let factor = 1.0 - spread + self.random.exponential(spread);
                     self.compute(at, THREADS, factor * settings.detect_cpu_seconds);
                 }
                 Phase::Computing => {
@@ -317,7 +352,10 @@ impl<'a> Plant<'a> {
                     self.jobs[at as usize] = Job::Aggregate {
                         phase: Phase::After,
                     };
-                    self.at(self.now + settings.wait_seconds / 2.0, Event::Go(at));
+                    self.at(
+                        self.now + settings.aggregate_wait_seconds / 2.0,
+                        Event::Go(at),
+                    );
                 }
                 Phase::After => {
                     self.free_jobs.push(at);
@@ -351,6 +389,11 @@ impl<'a> Plant<'a> {
     fn compute(&mut self, job: u32, class: usize, cpu_seconds: f64) {
         match self.setup.reserved_cpus {
             None => {
+                let overhead = match class {
+                    THREADS => self.settings.sharing_overhead,
+                    _ => 0.0,
+                };
+                let cpu_seconds = cpu_seconds * (1.0 + overhead);
                 self.cpu.begin(class, job, cpu_seconds);
                 self.cpu_changed();
             }
@@ -359,7 +402,9 @@ impl<'a> Plant<'a> {
                     ONE_THREAD => cpus.min(1.0),
                     _ => super::speed_up(self.settings.parallel_share, cpus),
                 };
-                self.at(self.now + cpu_seconds / speed, Event::Go(job));
+                let seconds = cpu_seconds / speed;
+                self.own_cpu_seconds += seconds * cpus;
+                self.at(self.now + seconds, Event::Go(job));
             }
         }
     }
@@ -379,7 +424,7 @@ impl<'a> Plant<'a> {
                 let job = Job::Aggregate {
                     phase: Phase::Before,
                 };
-                self.begin(job, self.settings.wait_seconds / 2.0);
+                self.begin(job, self.settings.aggregate_wait_seconds / 2.0);
             }
         }
     }
@@ -414,19 +459,19 @@ impl<'a> Plant<'a> {
             };
             self.begin(job, self.settings.start_wait_seconds);
         }
-        self.outcome.workers.push((self.now, self.ready));
     }
 
     fn policy(&self) -> u32 {
         let settings = self.settings;
+        let cpu_seconds = settings.detect_cpu_seconds * (1.0 + settings.sharing_overhead);
         let workers = Workers {
             ready: self.ready,
             busy: self.busy,
             starting: self.starting,
             queued: self.queue.len() as u32,
             arrivals_per_second: self.arrivals.per_second(self.now),
-            seconds: settings.wait_seconds + settings.detect_cpu_seconds,
-            cpu_seconds: settings.detect_cpu_seconds,
+            seconds: settings.wait_seconds + cpu_seconds,
+            cpu_seconds,
             // Instances are kept for the length of the experiment.
             idle_seconds: &[],
         };
