@@ -11,6 +11,7 @@ mod invoke;
 mod logs;
 mod new;
 mod output;
+mod plan;
 mod sessions;
 mod sim;
 mod state;
@@ -89,6 +90,11 @@ enum Command {
         #[command(subcommand)]
         verb: sim::Verb,
     },
+    /// Plan a deployment with the papers' models.
+    Plan {
+        #[command(subcommand)]
+        verb: plan::Verb,
+    },
     /// Print shell completions.
     Completions {
         /// The shell.
@@ -133,6 +139,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Bench { verb } => bench::run(target, &verb),
         Command::Sim { verb } => sim::run(target, &verb),
+        Command::Plan { verb } => plan::run(target, &verb),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fulmar", &mut script);

@@ -33,6 +33,9 @@ pub(crate) struct RunArgs {
     /// Change a setting; lists take values with commas.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// How ds2p reads what its paper leaves open: as the authors' program does, or as the text says.
+    #[arg(long, value_parser = ["program", "paper"])]
+    reading: Option<String>,
     /// Everything random follows from it.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -73,12 +76,14 @@ fn list(target: &Target) {
 }
 
 fn run_scenario(target: &Target, args: &RunArgs) -> anyhow::Result<()> {
+    let reading = args
+        .reading
+        .iter()
+        .map(|reading| format!("reading={reading}"));
+    let set: Vec<String> = args.set.iter().cloned().chain(reading).collect();
     let sources = match args.scenario.strip_suffix(".toml") {
-        Some(_) => Sources::read(Path::new(&args.scenario), args.set.clone())?,
-        None => Sources {
-            file: None,
-            set: args.set.clone(),
-        },
+        Some(_) => Sources::read(Path::new(&args.scenario), set)?,
+        None => Sources { file: None, set },
     };
     let name = sources.scenario()?.unwrap_or_else(|| args.scenario.clone());
     let scenario = scenarios::find(&name)?;
@@ -98,7 +103,7 @@ fn run_scenario(target: &Target, args: &RunArgs) -> anyhow::Result<()> {
         scenario: scenario.name,
         summary: scenario.summary,
         seed: args.seed,
-        set: &args.set,
+        set: &sources.set,
     };
     report.write(&title, &args.out)?;
     if target.json {

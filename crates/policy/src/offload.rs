@@ -248,4 +248,52 @@ mod tests {
             }
         }
     }
+
+    /// `cargo test --release -p fulmar-policy -- --ignored --nocapture time_to_decide`
+    #[test]
+    #[ignore = "long: prints times, for release builds"]
+    fn time_to_decide() {
+        const NODES: usize = 100;
+        const KEYS: usize = 10_000;
+        let latency = (0..NODES * NODES)
+            .map(|at| 0.001 + (at % 37) as f64 * 1e-3)
+            .collect();
+        let network = Network::new(NODES, latency, vec![1e7; NODES * NODES]);
+        let function = function();
+        let candidates: Vec<NodeIndex> = (0..NODES).map(NodeIndex::from).collect();
+        // The distance table of a function is kept up to date when a key moves: its 10,000 keys are
+        // gone through here once, and not for each decision.
+        let mut data_seconds = vec![0.0; NODES];
+        for (at, seconds) in data_seconds.iter_mut().enumerate() {
+            for key in 0..KEYS {
+                let home = NodeIndex::from(key % NODES);
+                *seconds += 1e-5 * network.access(NodeIndex::from(at), home, 1000.0);
+            }
+        }
+        let arrival = Arrival {
+            here: HERE,
+            function: &function,
+            network: &network,
+            speed_up: &[1.0; NODES],
+            data_seconds: &data_seconds,
+            remote_bytes: &data_seconds,
+            candidates: &candidates,
+            closest_cloud: Some(THERE),
+            fits_here: true,
+            overhead_seconds: 0.005,
+            wait_here_seconds: 0.0,
+            may_offload: true,
+        };
+        const ROUNDS: u32 = 20_000;
+        for rule in [Rule::GreedyLocal, Rule::GreedyData, Rule::SloAware] {
+            let started = std::time::Instant::now();
+            for _ in 0..ROUNDS {
+                assert!(std::hint::black_box(&arrival).decide(rule).node.is_some());
+            }
+            println!(
+                "{rule:?}: {:?} for {NODES} candidates",
+                started.elapsed() / ROUNDS
+            );
+        }
+    }
 }

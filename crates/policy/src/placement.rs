@@ -80,6 +80,12 @@ impl Problem<'_> {
         &self.accesses[start..end]
     }
 
+    /// Mean data access time of an invocation of each function, in seconds (eq. 8, with rates in the
+    /// place of probabilities, over all nodes).
+    pub fn data_seconds(&self, placement: &Placement) -> Vec<f64> {
+        Costs::new(self).data_seconds(&placement.homes)
+    }
+
     /// Penalties and moves of a placement, weighted (eqs. 13 to 17): a function's excess is how much
     /// its mean data access time in all is over its SLO.
     pub fn objective(&self, placement: &Placement) -> f64 {

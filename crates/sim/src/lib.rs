@@ -9,6 +9,8 @@
 //! Imports `policy` and `model`; never `node`, `cluster`, `worker` or `state`.
 
 mod error;
+pub mod memory;
+pub mod plan;
 pub mod random;
 pub mod report;
 pub mod run;

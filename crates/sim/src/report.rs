@@ -5,6 +5,7 @@
 mod csv;
 mod html;
 mod plot;
+mod text;
 
 use std::path::Path;
 

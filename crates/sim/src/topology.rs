@@ -58,6 +58,11 @@ impl Topology {
         self.routes[from * self.nodes.len() + to]
     }
 
+    /// Memory that a topology of so many nodes takes, in bytes: a route between every two.
+    pub fn bytes(nodes: f64) -> f64 {
+        nodes * nodes * size_of::<Route>() as f64
+    }
+
     /// The node with the smallest worst transfer time to or from any other.
     pub fn centre(&self) -> usize {
         let worst = |at: usize| {
@@ -166,6 +171,7 @@ impl Topology {
             }
         }
         let count = nodes.len();
+        crate::memory::check(source, Self::bytes(count as f64))?;
         let mut routes = vec![Route::default(); count * count];
         for to in 0..count {
             let tree = graph.routes_from(to);

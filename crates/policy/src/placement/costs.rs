@@ -198,16 +198,24 @@ impl<'a> Costs<'a> {
             .access(value.home, home, value.size_bytes as f64)
     }
 
-    /// Penalties and moves of a placement, weighted (eqs. 13 to 17): a function's excess is how much
-    /// its mean data access time in all is over its SLO.
-    pub(super) fn objective(&self, homes: &[NodeIndex]) -> f64 {
-        let problem = self.problem;
-        let mut seconds = vec![0.0; problem.functions.len()];
-        let mut moves = 0.0;
+    /// Mean data access time of an invocation of each function, in seconds.
+    pub(super) fn data_seconds(&self, homes: &[NodeIndex]) -> Vec<f64> {
+        let mut seconds = vec![0.0; self.problem.functions.len()];
         for (key, home) in homes.iter().enumerate() {
             for pair in self.pairs_of(key) {
                 seconds[self.pairs[pair].function] += self.seconds(key, pair, *home);
             }
+        }
+        seconds
+    }
+
+    /// Penalties and moves of a placement, weighted (eqs. 13 to 17): a function's excess is how much
+    /// its mean data access time in all is over its SLO.
+    pub(super) fn objective(&self, homes: &[NodeIndex]) -> f64 {
+        let problem = self.problem;
+        let seconds = self.data_seconds(homes);
+        let mut moves = 0.0;
+        for (key, home) in homes.iter().enumerate() {
             let longest = self
                 .longest_moves
                 .seconds(problem.keys[key].size_bytes as f64);

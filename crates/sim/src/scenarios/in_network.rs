@@ -168,6 +168,10 @@ impl Scenario for InNetwork {
 
     fn run(settings: &Settings, run: &Run) -> Result<Report, Error> {
         settings.check()?;
+        if settings.topology == "iiot" || settings.topology == "urban" {
+            let nodes = f64::from(settings.sites) * (f64::from(settings.machines) + 1.0);
+            crate::memory::check("the generated topology", Topology::bytes(nodes))?;
+        }
         let mut random = Random::new(run.seed, 0);
         let topology = match &*settings.topology {
             "iiot" => Topology::iiot(settings.sites, settings.machines, &mut random)?,

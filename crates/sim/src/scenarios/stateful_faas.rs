@@ -127,7 +127,11 @@ impl Settings {
                 self.most_clients, self.fewest_clients
             )));
         }
-        Ok(())
+        // The on-line comparison keeps every call's latency, for a dozen splits.
+        let seconds = self.shift_seconds * f64::from(self.shifts);
+        let calls = f64::from(self.sessions) * self.rate * self.busy_factor * seconds;
+        let kept = 8.0 * calls * 12.0 * f64::from(self.replications);
+        crate::memory::check("keeping the latencies of all calls", kept)
     }
 
     fn replications(&self, run: &Run) -> u32 {

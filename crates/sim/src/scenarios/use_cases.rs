@@ -113,7 +113,10 @@ impl Settings {
                 load - 1.0
             )));
         }
-        Ok(())
+        // Every call's latency is kept, under each of three strategies.
+        let calls = f64::from(self.sessions) * self.calm_rate.max(self.strict_rate) * self.seconds;
+        let kept = 8.0 * calls * 3.0 * f64::from(self.replications);
+        crate::memory::check("keeping the latencies of all calls", kept)
     }
 
     /// How long a remote-state call keeps its container: state read, function executed, state written.

@@ -196,6 +196,8 @@ pub(super) fn run(settings: &Settings, run: &Run) -> Result<Report, Error> {
         path => Some(Replay::read(path)?),
     };
     let replications = run.replications.unwrap_or(settings.replications).max(1) as usize;
+    let responses = super::world::requests(settings) * (cells.len() * replications) as f64;
+    crate::memory::check("keeping the response times of all runs", 8.0 * responses)?;
     let outcomes = run.replicate(cells.len() * replications, |job| {
         let (cell, replication) = (cells[job / replications], (job % replications) as u64);
         let drawn = match &replay {

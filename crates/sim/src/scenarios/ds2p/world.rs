@@ -112,6 +112,17 @@ pub(super) struct World<'a> {
 
 const KEYS: usize = 101;
 
+/// Requests that arrive in a run, about.
+pub(super) fn requests(settings: &Settings) -> f64 {
+    let rates = FUNCTIONS.map(
+        |(_, exec_seconds, memory, table_rate, _)| match settings.reading {
+            Reading::Program => DEMAND / FUNCTIONS.len() as f64 / (exec_seconds * memory as f64),
+            Reading::Paper => table_rate,
+        },
+    );
+    settings.seconds * rates.iter().sum::<f64>()
+}
+
 fn slot(function: usize, key: usize, node: usize) -> usize {
     (key * FUNCTIONS.len() + function) * NODES + node
 }
