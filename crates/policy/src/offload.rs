@@ -39,8 +39,11 @@ pub struct Arrival<'a> {
     pub fits_here: bool,
     /// Fixed cost of handing an invocation on, in seconds.
     pub overhead_seconds: f64,
-    /// Estimated wait for a worker here, in seconds; 0 if nobody estimates it.
-    pub wait_here_seconds: f64,
+    /// Estimated wait for a worker on each node, in seconds; empty if nobody estimates it.
+    pub wait_seconds: &'a [f64],
+    /// Expected time of a cold start on each node, in seconds: none where a warm worker waits; empty if
+    /// nobody estimates it.
+    pub cold_start_seconds: &'a [f64],
     /// Whether it may be handed on once more.
     pub may_offload: bool,
 }
@@ -115,10 +118,12 @@ impl Arrival<'_> {
     fn estimate(&self, node: NodeIndex, rule: Rule) -> Estimate {
         let data_seconds = self.data_seconds[node.at()];
         let function = self.function;
-        let executing = function.exec_seconds / self.speed_up[node.at()] + data_seconds;
+        let estimated = |seconds: &[f64]| seconds.get(node.at()).copied().unwrap_or(0.0);
+        let starting = estimated(self.wait_seconds) + estimated(self.cold_start_seconds);
+        let executing = starting + function.exec_seconds / self.speed_up[node.at()] + data_seconds;
         let is_here = node == self.here;
         let response_seconds = if is_here {
-            executing + self.wait_here_seconds
+            executing
         } else {
             let there = self.network.transfer(self.here, node, function.input_bytes);
             let back = self
@@ -185,7 +190,8 @@ mod tests {
             closest_cloud: Some(THERE),
             fits_here,
             overhead_seconds: 0.005,
-            wait_here_seconds: 0.0,
+            wait_seconds: &[],
+            cold_start_seconds: &[],
             may_offload,
         }
         .decide(rule)
@@ -207,6 +213,39 @@ mod tests {
         );
         assert_eq!(decide(Rule::SloAware, [0.15, 0.15], true, true).node, None);
         assert_eq!(decide(Rule::SloAware, [0.15, 0.02], true, false).node, None);
+    }
+
+    #[test]
+    fn waiting_and_cold_starts_count_where_they_are_known() {
+        let (function, network) = (function(), network());
+        let arrival = Arrival {
+            here: HERE,
+            function: &function,
+            network: &network,
+            speed_up: &[1.0, 1.0],
+            data_seconds: &[0.02, 0.02],
+            remote_bytes: &[0.0, 0.0],
+            candidates: &[THERE],
+            closest_cloud: Some(THERE),
+            fits_here: true,
+            overhead_seconds: 0.005,
+            wait_seconds: &[],
+            cold_start_seconds: &[],
+            may_offload: true,
+        };
+        assert_eq!(arrival.decide(Rule::SloAware).node, Some(HERE));
+        let queue = Arrival {
+            wait_seconds: &[0.5, 0.0],
+            ..arrival
+        };
+        assert_eq!(queue.decide(Rule::SloAware).node, Some(THERE));
+        let cold = Arrival {
+            cold_start_seconds: &[0.0, 0.6],
+            ..queue
+        };
+        let verdict = cold.decide(Rule::SloAware);
+        assert_eq!(verdict.node, Some(HERE));
+        assert!((verdict.estimates[0].response_seconds - 0.92).abs() < 1e-12);
     }
 
     #[test]
@@ -281,7 +320,8 @@ mod tests {
             closest_cloud: Some(THERE),
             fits_here: true,
             overhead_seconds: 0.005,
-            wait_here_seconds: 0.0,
+            wait_seconds: &[],
+            cold_start_seconds: &[],
             may_offload: true,
         };
         const ROUNDS: u32 = 20_000;

@@ -157,8 +157,8 @@ mod against_the_optimum {
         };
         let off = compare(200, most, 60.0);
         assert!(quantile(&off, 0.95) <= 0.01, "{off:?}");
-        // Few of the 200, as tight as can be, are further off.
-        assert!(quantile(&off, 0.98) <= 0.05, "{off:?}");
+        // One of the 200, as tight as can be, is further off.
+        assert!(quantile(&off, 0.99) <= 0.05, "{off:?}");
         assert!(quantile(&off, 1.0) <= 0.10, "{off:?}");
     }
 

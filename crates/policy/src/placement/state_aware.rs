@@ -2,9 +2,10 @@
 //!
 //! Moves that pay are made one by one until none is left ([`search`]). Where there is time for it,
 //! prices on the functions' excess and on the nodes' storage then give a lower bound and other
-//! placements to start from ([`prices`]), and pairs of moves pay where single ones do not. Problems of
-//! a thousand nodes get the single moves and a bound.
+//! placements to start from ([`prices`]), and several moves pay where single ones do not ([`exchange`],
+//! [`assign`]). Problems of a thousand nodes get the single moves and a bound.
 
+mod assign;
 mod exchange;
 mod prices;
 mod search;
@@ -72,7 +73,7 @@ pub fn place(problem: &Problem<'_>) -> Result<Placed, Infeasible> {
             }
         }
         let starting = if prices.have_storage() { STARTS } else { 1 };
-        starts.exchange(bound, starting);
+        starts.exchange(bound, starting, &prices.of_functions());
     }
     let best = starts.best();
     Ok(Placed {
@@ -131,7 +132,8 @@ impl<'a> Starts<'a> {
     }
 
     /// Goes on from each with moves that pay only together, until one is as good as the bound.
-    fn exchange(&mut self, bound: f64, starts: usize) {
+    /// `prices` are what a second of each function's excess costs in the dual.
+    fn exchange(&mut self, bound: f64, starts: usize, prices: &[f64]) {
         let mut from = std::mem::take(&mut self.placements);
         from.truncate(starts);
         for start in from {
@@ -141,7 +143,9 @@ impl<'a> Starts<'a> {
                 break;
             }
             let mut search = Search::new(self.costs, start.placement);
+            search.reassign(prices);
             search.exchange();
+            search.reassign(prices);
             self.add(search.placement);
         }
     }

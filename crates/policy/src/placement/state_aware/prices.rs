@@ -7,7 +7,7 @@
 
 use super::super::Placement;
 use super::super::costs::Costs;
-use crate::view::NodeIndex;
+use crate::view::{Function, NodeIndex};
 
 /// Changes of the prices at most, and numbers that they may look at in all.
 const MOST_ROUNDS: usize = 120;
@@ -76,6 +76,17 @@ impl<'a> Prices<'a> {
     /// Whether any node's storage has a price: whether room is short.
     pub(super) fn have_storage(&self) -> bool {
         self.storage.iter().any(|price| *price > 0.0)
+    }
+
+    /// What a second of each function's excess costs at these prices.
+    pub(super) fn of_functions(&self) -> Vec<f64> {
+        let problem = self.costs.problem;
+        let weight = |function: &Function| problem.penalty_weight * function.slo.penalty_per_second;
+        let functions = problem.functions.iter().map(weight);
+        functions
+            .zip(&self.excess)
+            .map(|(weight, price)| weight * price)
+            .collect()
     }
 
     /// How many steps there is time for.

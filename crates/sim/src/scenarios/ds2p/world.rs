@@ -304,7 +304,8 @@ impl<'a> World<'a> {
             closest_cloud: Some(closest),
             fits_here,
             overhead_seconds: OVERHEAD_SECONDS,
-            wait_here_seconds: 0.0,
+            wait_seconds: &[],
+            cold_start_seconds: &[],
             may_offload: request.hops < most_hops,
         }
         .decide(match self.cell.offloading {
