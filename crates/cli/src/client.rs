@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use fulmar_model::Problem;
 use serde_json::Value;
 use ureq::http::{Method, Request, Response};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 use ureq::{Agent, Body, SendBody};
 
 /// Where `fulmar dev` listens unless told otherwise.
@@ -26,12 +29,19 @@ pub(crate) struct Target {
     /// Print JSON.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// A token, where the node asks for one; see `fulmar token`.
+    #[arg(long, env = "FULMAR_TOKEN", hide_env_values = true, global = true)]
+    token: Option<String>,
+    /// Certificates of the authorities to trust, PEM, for a node that speaks HTTPS.
+    #[arg(long, env = "FULMAR_CA", value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
 }
 
 /// A connection to a node.
 pub(crate) struct Client {
     base: String,
     agent: Agent,
+    token: Option<String>,
 }
 
 /// Percent-encodes one path segment.
@@ -65,16 +75,47 @@ impl Target {
         }
     }
 
-    pub(crate) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(provider)
+            .root_certs(RootCerts::new_with_certs(&[]));
+        if let Some(ca) = &self.ca {
+            tls = tls.root_certs(trusted(ca)?.into());
+        } else if self.node.starts_with("https:") {
+            bail!(
+                "{} speaks HTTPS, and no authority is known to trust\n  fix: give the authority's certificate with --ca or FULMAR_CA",
+                self.url()
+            );
+        }
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
+            .tls_config(tls.build())
             .build();
-        Client {
+        Ok(Client {
             base: self.url().to_owned(),
+            token: self.token.clone(),
             agent: config.into(),
+        })
+    }
+}
+
+/// The certificates in a file.
+fn trusted(path: &Path) -> anyhow::Result<Vec<Certificate<'static>>> {
+    let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&pem) {
+        let item = item.with_context(|| format!("{} is no PEM file", path.display()))?;
+        if let PemItem::Certificate(certificate) = item {
+            certificates.push(certificate);
         }
     }
+    if certificates.is_empty() {
+        bail!("there is no certificate in {}", path.display());
+    }
+    Ok(certificates)
 }
 
 impl Client {
@@ -91,6 +132,9 @@ impl Client {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

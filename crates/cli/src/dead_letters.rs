@@ -36,7 +36,7 @@ pub(crate) enum Verb {
 }
 
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
-    let client = target.client();
+    let client = target.client()?;
     match verb {
         Verb::Ls | Verb::Show { .. } => {
             let mut letters = Vec::new();

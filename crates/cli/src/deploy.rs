@@ -30,7 +30,7 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let client = target.client();
+    let client = target.client()?;
     let artifact = format!("/admin/artifacts/{digest}");
     if client.send("HEAD", &artifact, &[], None)?.status() != 200 {
         eprintln!(

@@ -1,11 +1,11 @@
 //! `fulmar dev`: one node with everything embedded.
 
 use std::io::IsTerminal;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use fulmar_node::{Node, NodeOptions, Submitters};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -13,7 +13,20 @@ use tracing_subscriber::EnvFilter;
 /// Arguments of `fulmar dev`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Port on 127.0.0.1; 0 takes a free one.
+    /// Address to listen on; beyond this machine only with TLS, or with --insecure.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    listen: IpAddr,
+    /// Listen beyond this machine although tokens and data go over the network in the clear, as behind
+    /// a proxy that speaks TLS.
+    #[arg(long)]
+    insecure: bool,
+    /// Certificate chain for HTTPS, PEM; see `fulmar ca`.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Port; 0 takes a free one.
     #[arg(long, default_value_t = 7400)]
     port: u16,
     /// Write the ports as JSON, {"http": PORT}, to this file once the node is ready.
@@ -71,7 +84,19 @@ async fn serve(args: Args, threads: Arc<Submitters>) -> anyhow::Result<()> {
     // Listened for from the start, so that an early signal also stops cleanly.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificates), Some(key)) => Some(fulmar_node::tls::server(certificates, key)?),
+        _ => None,
+    };
+    if !args.listen.is_loopback() && tls.is_none() && !args.insecure {
+        bail!(
+            "listening on {} would send tokens and data over the network in the clear\n  fix: give --tls-cert and --tls-key (`fulmar ca` makes them), or say --insecure behind a proxy that speaks TLS",
+            args.listen
+        );
+    }
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let options = NodeOptions {
+        tls,
         hot_bytes: args.hot_memory.as_usize(),
         reserve_disk_bytes: args.reserve_disk.0,
         max_workers: args.max_workers,
@@ -80,12 +105,12 @@ async fn serve(args: Args, threads: Arc<Submitters>) -> anyhow::Result<()> {
         threads,
         ..NodeOptions::default()
     };
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
+    let listen = SocketAddr::from((args.listen, args.port));
     let node = Node::start(&args.data, listen, options).await?;
     if let Some(file) = &args.ports_file {
         write_ports(file, node.address().port())?;
     }
-    greet(&node, args.port);
+    greet(&node, scheme, args.port);
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -103,16 +128,16 @@ fn write_ports(file: &Path, http: u16) -> anyhow::Result<()> {
 }
 
 /// The address and what to try next.
-fn greet(node: &Node, asked_port: u16) {
+fn greet(node: &Node, scheme: &str, asked_port: u16) {
     let address = node.address();
     println!(
-        "fulmar is ready on http://{address} (data in {})",
+        "fulmar is ready on {scheme}://{address} (data in {})",
         node.data().display()
     );
-    let node_flag = if asked_port == 7400 {
+    let node_flag = if asked_port == 7400 && scheme == "http" {
         String::new()
     } else {
-        format!(" --node http://{address}")
+        format!(" --node {scheme}://{address}")
     };
     println!("\nTry, in another terminal:");
     match node.functions().first() {

@@ -23,7 +23,7 @@ pub(crate) enum Verb {
 }
 
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
-    let client = target.client();
+    let client = target.client()?;
     match verb {
         Verb::Ls => {
             let answer = client.json("GET", "/admin/functions", None)?;

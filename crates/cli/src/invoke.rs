@@ -45,7 +45,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
-    let client = target.client();
+    let client = target.client()?;
     let mut path = format!("/fn/{}", segment(&args.function));
     match (&args.session, args.path.is_empty()) {
         (Some(session), _) => path += &format!("/{}", segment(session)),
@@ -147,7 +147,7 @@ pub(crate) enum Verb {
 }
 
 pub(crate) fn invocations(target: &Target, verb: &Verb) -> anyhow::Result<()> {
-    let client = target.client();
+    let client = target.client()?;
     match verb {
         Verb::Show { id } => {
             output::value(&client.json("GET", &format!("/invocations/{}", segment(id)), None)?)

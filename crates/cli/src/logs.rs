@@ -33,7 +33,7 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
         args.tail,
         args.follow
     );
-    let response = target.client().call("GET", &path, None)?;
+    let response = target.client()?.call("GET", &path, None)?;
     for line in BufReader::new(response.into_body().into_reader()).lines() {
         let line = line.context("the log broke off")?;
         let entry: Value =

@@ -2,6 +2,7 @@
 //! else to standard error; `--json` everywhere.
 
 mod bench;
+mod ca;
 mod client;
 mod dead_letters;
 mod deploy;
@@ -16,6 +17,7 @@ mod sessions;
 mod sim;
 mod state;
 mod template;
+mod token;
 
 use std::process::ExitCode;
 
@@ -76,6 +78,16 @@ enum Command {
         #[command(subcommand)]
         verb: dead_letters::Verb,
     },
+    /// Certificates for a small deployment.
+    Ca {
+        #[command(subcommand)]
+        verb: ca::Verb,
+    },
+    /// Tokens that let their bearers in.
+    Token {
+        #[command(subcommand)]
+        verb: token::Verb,
+    },
     /// What a function wrote.
     Logs(logs::Args),
     /// How the node is.
@@ -132,9 +144,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::State { verb } => state::run(target, &verb),
         Command::Invocations { verb } => invoke::invocations(target, &verb),
         Command::DeadLetters { verb } => dead_letters::run(target, &verb),
+        Command::Ca { verb } => ca::run(target, &verb),
+        Command::Token { verb } => token::run(target, &verb),
         Command::Logs(args) => logs::run(target, &args),
         Command::Status => {
-            output::value(&target.client().json("GET", "/admin/node", None)?);
+            output::value(&target.client()?.json("GET", "/admin/node", None)?);
             Ok(())
         }
         Command::Bench { verb } => bench::run(target, &verb),

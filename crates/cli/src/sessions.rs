@@ -36,7 +36,7 @@ pub(crate) enum Verb {
 }
 
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
-    let client = target.client();
+    let client = target.client()?;
     let path = |function: &str, session: &str| {
         format!("/admin/sessions/{}/{}", segment(function), segment(session))
     };

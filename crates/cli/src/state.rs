@@ -101,7 +101,7 @@ pub(crate) fn argument_bytes(text: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
-    let client = target.client();
+    let client = target.client()?;
     let key_path =
         |scope: &Scope, key: &str| format!("/admin/state/{}/key/{}", scope.0, segment(key));
     match verb {

@@ -6,6 +6,7 @@ mod health;
 mod logs;
 mod sessions;
 mod state;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -64,6 +65,7 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .merge(dead_letters::routes())
         .merge(sessions::routes())
         .merge(state::routes())
+        .merge(tokens::routes())
         .fallback(fallback)
         .with_state(core)
 }

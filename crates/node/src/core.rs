@@ -11,7 +11,9 @@ use fulmar_worker::{LogSink, Pool, Runtime};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::artifacts::Artifacts;
+use crate::audit::Audit;
 use crate::courier::Courier;
 use crate::execute::storage_failed;
 use crate::functions::Functions;
@@ -45,6 +47,8 @@ pub struct NodeOptions {
     pub max_deliveries: usize,
     /// The runtime's threads, if its hooks count the idle ones.
     pub threads: Arc<Submitters>,
+    /// How to speak TLS; none for plain HTTP.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl Default for NodeOptions {
@@ -61,6 +65,7 @@ impl Default for NodeOptions {
             max_workers: 2_000,
             max_deliveries: 256,
             threads: Arc::new(Submitters::uncounted()),
+            tls: None,
         }
     }
 }
@@ -71,6 +76,8 @@ pub(crate) struct Core {
     pub(crate) store: Arc<Store>,
     /// The data directory; none when everything is in memory.
     pub(crate) data_path: Option<PathBuf>,
+    pub(crate) access: Access,
+    pub(crate) audit: Audit,
     pub(crate) artifacts: Artifacts,
     pub(crate) runtime: Runtime,
     pub(crate) pool: Pool,

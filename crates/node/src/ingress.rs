@@ -2,6 +2,7 @@
 //! admin router, and lets running requests finish when the node stops.
 
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +14,14 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
-use crate::broker;
 use crate::core::Core;
 use crate::respond::{self, Body};
 use crate::target;
+use crate::{access, audit, broker};
 
 /// Pause after a failed accept (too many open files), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -78,19 +81,57 @@ fn connection(
     stream: TcpStream,
     admin: axum::Router,
 ) -> impl Future<Output = ()> + Send + use<> {
+    let watcher = graceful.watcher();
+    let builder = builder.clone();
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
+    let (tls, patience) = (core.options.tls.clone(), core.options.header_timeout);
     let core = core.clone();
+    // Without an address nothing can be told apart, so that all such clients share one limit.
+    let peer = stream
+        .peer_addr()
+        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
     let service = service_fn(move |request| {
         let (core, admin) = (core.clone(), admin.clone());
-        async move { Ok::<_, Infallible>(route(&core, admin, request).await) }
+        async move { Ok::<_, Infallible>(route(&core, admin, peer, request).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let connection = graceful.watch(connection.into_owned());
     async move {
-        if let Err(error) = connection.await {
+        let served = match tls {
+            None => {
+                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                watcher.watch(connection.into_owned()).await
+            }
+            Some(config) => {
+                let Some(stream) = handshake(config, stream, patience).await else {
+                    return;
+                };
+                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                watcher.watch(connection.into_owned()).await
+            }
+        };
+        if let Err(error) = served {
             tracing::debug!(error, "a connection ended early");
+        }
+    }
+}
+
+/// The encrypted stream; none if the client did not come to terms in time.
+async fn handshake(
+    config: Arc<rustls::ServerConfig>,
+    stream: TcpStream,
+    patience: Duration,
+) -> Option<TlsStream<TcpStream>> {
+    let accepting = TlsAcceptor::from(config).accept(stream);
+    match tokio::time::timeout(patience, accepting).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("a TLS handshake took too long");
+            None
         }
     }
 }
@@ -98,13 +139,24 @@ fn connection(
 async fn route(
     core: &Arc<Core>,
     admin: axum::Router,
+    peer: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let bearer = match access::admit(core, peer, &request) {
+        Ok(bearer) => bearer,
+        Err(problem) => return respond::problem(&problem),
+    };
     if request.uri().path().starts_with(target::PREFIX) {
         return broker::invoke(core, request).await;
     }
+    let action = audit::Action::of(&request, peer, bearer);
     match admin.oneshot(request.map(axum::body::Body::new)).await {
-        Ok(response) => respond::routed(response),
+        Ok(response) => {
+            if let Some(action) = action {
+                core.audit.write(&action, response.status());
+            }
+            respond::routed(response)
+        }
         Err(never) => match never {},
     }
 }

@@ -6,8 +6,10 @@
 //! Beside it: [`courier`] delivers messages, [`deploy`] changes what is deployed, [`keeper`] bounds
 //! memory and disk, [`admin`] is the operator's API.
 
+mod access;
 mod admin;
 mod artifacts;
+mod audit;
 mod broker;
 mod clock;
 mod core;
@@ -26,6 +28,7 @@ mod node;
 mod respond;
 mod sessions;
 pub mod target;
+pub mod tls;
 
 pub use core::NodeOptions;
 pub use fulmar_state::Submitters;

@@ -11,7 +11,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::artifacts::Artifacts;
+use crate::audit::Audit;
 use crate::core::{Admission, Core, NodeOptions};
 use crate::courier::Courier;
 use crate::functions::Functions;
@@ -98,6 +100,11 @@ impl Node {
         let core = Arc::new(Core {
             store,
             data_path: Some(data.path().to_owned()),
+            access: Access::default(),
+            audit: Audit::open(data.path()).map_err(|source| StartError::Io {
+                path: data.path().join(crate::audit::FILE),
+                source,
+            })?,
             artifacts,
             pool: Pool::new(options.max_workers as usize),
             runtime,
@@ -114,6 +121,9 @@ impl Node {
             next_invocation: 1.into(),
             options,
         });
+        core.access
+            .recover(&core.store)
+            .map_err(StartError::Recover)?;
         deploy::recover(&core).map_err(StartError::Recover)?;
         let listener = TcpListener::bind(listen)
             .await

@@ -171,6 +171,26 @@ pub struct FunctionRecord {
     pub deployed_unix_ms: u64,
 }
 
+/// A token that lets its bearer in; the token itself is not stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// SHA-256 of the token's secret part.
+    pub secret_sha256: [u8; 32],
+    /// What it is for, in the words of whoever made it.
+    pub label: String,
+    /// May invoke functions.
+    pub may_invoke: bool,
+    /// May deploy and remove functions.
+    pub may_deploy: bool,
+    /// May do everything else.
+    pub may_admin: bool,
+    /// Functions that it may invoke or deploy: names, or beginnings of names that end in `*`; all of
+    /// them if there is none.
+    pub functions: Vec<String>,
+    /// When, in milliseconds since the Unix epoch.
+    pub created_unix_ms: u64,
+}
+
 /// What the node remembers of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
@@ -184,6 +204,7 @@ impl Record for IdempotencyRecord {}
 impl Record for InvocationRecord {}
 impl Record for FunctionRecord {}
 impl Record for NodeRecord {}
+impl Record for TokenRecord {}
 
 #[cfg(test)]
 mod tests {
