@@ -53,6 +53,9 @@ pub(crate) enum Verb {
         #[arg(help = SCOPE_HELP)]
         scope: Option<Scope>,
     },
+    /// Seal the state that clients carry (execution_model = "in-client") with a new key from now on;
+    /// the last four keys still open it.
+    RotateKeys,
     /// Write what `export` printed.
     Import {
         /// The file; - or nothing is standard input.
@@ -144,6 +147,14 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                     None => break,
                 }
             }
+        }
+        Verb::RotateKeys => {
+            let made = client.json("POST", "/admin/state-keys/rotate", None)?;
+            output::done(
+                target.json,
+                &format!("sealing with key {}", made["key"]),
+                &made,
+            );
         }
         Verb::Export { scope } => {
             let query = match scope {

@@ -37,6 +37,8 @@ pub struct Manifest {
     pub durability: Durability,
     /// Where the state of a session lives.
     pub execution_model: ExecutionModel,
+    /// Whether a carried state that is not the newest is refused.
+    pub anti_rollback: bool,
     /// Methods whose invocations only read, in upper case.
     pub read_only_methods: BTreeSet<String>,
     /// Limits of one invocation.
@@ -70,6 +72,7 @@ impl Manifest {
             name,
             durability: Durability::default(),
             execution_model: ExecutionModel::default(),
+            anti_rollback: false,
             read_only_methods: BTreeSet::new(),
             limits: Limits::default(),
             workers: Workers::default(),
@@ -152,6 +155,8 @@ word_enum! {
         Auto = "auto",
         /// On this node, next to the session's worker.
         InFunction = "in-function",
+        /// In a sealed token that the client sends along.
+        InClient = "in-client",
     }
 }
 

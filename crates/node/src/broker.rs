@@ -21,7 +21,6 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use crate::clock;
 use crate::core::{Admission, Admitted, Core};
 use crate::execute::{self, QueueFull, storage_failed};
 use crate::functions::Function;
@@ -29,6 +28,7 @@ use crate::headers::{idempotency_key, prefers_async};
 use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, restore_reply};
 use crate::respond::{self, Body};
 use crate::target::Target;
+use crate::{carry, clock};
 
 /// Bytes a second that a client has to send at least, on average, once it has begun.
 const MIN_BODY_RATE: u64 = 16 << 10;
@@ -87,6 +87,22 @@ async fn accept(
         }
     }
     let idempotency_key = idempotency_key(&head.headers)?;
+    let carried = match deployed.is_in_client() {
+        true => carry::token(&head.headers)?,
+        false if head.headers.contains_key(&carry::STATE) => {
+            return Err(Problem::new(
+                Code::SessionsInTheWay,
+                format!(
+                    "{} keeps its sessions on the node, and a state came along",
+                    function.name
+                ),
+            ));
+        }
+        false => None,
+    };
+    if deployed.is_in_client() && session.is_some() && prefers_async(&head.headers) {
+        return Err(carry::unreachable(function.name.as_str()));
+    }
     let mut admitted = Admission::admit(core)?;
     let max = deployed.manifest.limits.max_request.as_usize();
     let body = read_body(core, body, max, &mut admitted).await?;
@@ -102,6 +118,7 @@ async fn accept(
         core,
         function: &function,
         session,
+        carried,
         idempotency,
         idempotency_key,
         read_only,
@@ -124,6 +141,7 @@ struct ClientCall<'a> {
     core: &'a Arc<Core>,
     function: &'a Arc<Function>,
     session: Option<SessionName>,
+    carried: Option<Box<str>>,
     idempotency: Option<IdempotencyKey>,
     idempotency_key: Option<Arc<str>>,
     read_only: bool,
@@ -138,6 +156,7 @@ impl ClientCall<'_> {
             id: self.core.next_id(),
             session: self.session,
             request,
+            carried: self.carried,
             idempotency: self.idempotency,
             idempotency_key: self.idempotency_key,
             read_only: self.read_only,
@@ -405,6 +424,8 @@ fn http_request(
         .build()
         .map_err(|error| Problem::new(Code::BadRequest, format!("the request's URI: {error}")))?;
     respond::strip_hop_by_hop(&mut head.headers);
+    // The function sees the state itself.
+    head.headers.remove(&carry::STATE);
     Ok(Request::from_parts(head, body))
 }
 

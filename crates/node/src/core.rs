@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::audit::Audit;
+use crate::carry::StateKeys;
 use crate::courier::Courier;
 use crate::execute::storage_failed;
 use crate::functions::Functions;
@@ -78,6 +79,7 @@ pub(crate) struct Core {
     pub(crate) data_path: Option<PathBuf>,
     pub(crate) access: Access,
     pub(crate) audit: Audit,
+    pub(crate) state_keys: StateKeys,
     pub(crate) artifacts: Artifacts,
     pub(crate) runtime: Runtime,
     pub(crate) pool: Pool,

@@ -328,6 +328,7 @@ async fn hand_in(
         id: core.next_id(),
         session: message.to.session.clone(),
         request,
+        carried: None,
         idempotency: None,
         idempotency_key: message.idempotency_key.as_deref().map(Arc::from),
         read_only: false,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use fulmar_model::manifest::FileMode;
-use fulmar_model::{Code, Manifest, Problem};
+use fulmar_model::{Code, ExecutionModel, Manifest, Problem};
 use fulmar_state::record::{FunctionRecord, Record};
-use fulmar_state::{Bookkeeping, Table};
+use fulmar_state::{Bookkeeping, Table, key};
 use fulmar_worker::{FileGrant, FunctionSettings};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -45,8 +45,15 @@ pub(crate) async fn deploy(
     };
     // One at a time, so that versions count up in the order in which they take effect.
     let _turn = core.deploying.lock().await;
-    let key = record_key(manifest.name.as_str());
-    let stored = core.store.record::<FunctionRecord>(Table::System, &key);
+    if manifest.execution_model == ExecutionModel::InClient {
+        // What was committed before may not be where a scan looks yet.
+        core.durable(core.store.commits().submitted()).await?;
+        refuse_stored_sessions(core, &manifest)?;
+    }
+    let record_key = record_key(manifest.name.as_str());
+    let stored = core
+        .store
+        .record::<FunctionRecord>(Table::System, &record_key);
     let stored = stored.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let record = FunctionRecord {
         version: stored.map_or(1, |record| record.version + 1),
@@ -55,7 +62,7 @@ pub(crate) async fn deploy(
         deployed_unix_ms: clock::unix_ms(),
     };
     let mut bookkeeping = Bookkeeping::default();
-    bookkeeping.put(Table::System, &key, &record);
+    bookkeeping.put(Table::System, &record_key, &record);
     store(core, bookkeeping).await?;
     let deployed = Deployed {
         version: record.version,
@@ -70,6 +77,26 @@ pub(crate) async fn deploy(
     let function = core.functions.deploy(deployed);
     core.pool.evict_function(&function.name);
     Ok((function, true))
+}
+
+/// Sessions that the node keeps would be overlooked from now on. (A counter of a carried session is
+/// fine: it says that there is a token.)
+fn refuse_stored_sessions(core: &Core, manifest: &Manifest) -> Result<(), Problem> {
+    let prefix = [manifest.name.as_str().as_bytes(), key::SEPARATOR].concat();
+    let mut is_any = false;
+    core.store
+        .scan(Table::State, &prefix, None, &mut |_, _| {
+            is_any = true;
+            false
+        })
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    match is_any {
+        false => Ok(()),
+        true => Err(Problem::new(
+            Code::SessionsInTheWay,
+            format!("{} has sessions with state on this node", manifest.name),
+        )),
+    }
 }
 
 /// Removes a function; its sessions' state stays until they are removed.

@@ -19,13 +19,13 @@ use fulmar_state::{
 use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
 use tokio::sync::oneshot;
 
-use crate::clock;
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::invocation::{
     Answer, IdempotencyKey, Invocation, Origin, Outcome, Turn, restore_reply, store_reply,
 };
 use crate::sessions::{Enqueued, Session, Work};
+use crate::{carry, clock};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
 const BACK_TO_BACK: usize = 32;
@@ -180,8 +180,18 @@ struct Run<'a> {
     started: Instant,
 }
 
+/// What becomes of a session that its client carries.
+enum Carried {
+    /// It keeps the token that it has, of which this is the tag.
+    Unchanged { tag: u64 },
+    /// It gets a new one.
+    Sealed(carry::Closed),
+}
+
 /// An invocation that ran and may commit.
 struct Finished<'a> {
+    /// What its session's client carries then; of no meaning for other sessions.
+    carried: Carried,
     session: Option<&'a str>,
     idempotency: &'a Option<IdempotencyKey>,
     id: Arc<str>,
@@ -201,6 +211,7 @@ impl Run<'_> {
             id,
             session: name,
             request,
+            carried,
             idempotency,
             idempotency_key,
             read_only,
@@ -221,7 +232,17 @@ impl Run<'_> {
                 }
             }
         };
+        let mut tag = None;
         let state = match (session, &name) {
+            (Some(_), Some(name)) if self.deployed.is_in_client() => {
+                match self.carried(&origin, name, carried.as_deref()).await {
+                    Ok(opened) => {
+                        tag = Some(opened.tag);
+                        Some(opened.state)
+                    }
+                    Err(problem) => return Err((origin, problem)),
+                }
+            }
             (Some(session), Some(name)) => match self.state(session, name) {
                 Ok(state) => Some(state),
                 Err(problem) => return Err((origin, problem)),
@@ -236,7 +257,8 @@ impl Run<'_> {
         let id: Arc<str> = id.to_string().into();
         let mut reserved: Option<(ReservedKeys, u64)> = None;
         for conflicts in 0..MAX_CONFLICTS {
-            let mut worker = match self.worker(&pool_key, state.as_ref()).await {
+            let tag = tag.unwrap_or_else(|| state.as_ref().map_or(0, |state| state.version().0));
+            let mut worker = match self.worker(&pool_key, tag).await {
                 Ok(worker) => worker,
                 Err(problem) => return Err((origin, problem)),
             };
@@ -259,7 +281,7 @@ impl Run<'_> {
                 .metrics
                 .execute_seconds
                 .observe(called.elapsed().as_secs_f64());
-            let reply = match result {
+            let mut reply = match result {
                 Ok(reply) if !is_server_error(&reply) => reply,
                 Ok(reply) => {
                     // Nothing is kept of it, so the worker's own memory of it must go as well.
@@ -273,8 +295,20 @@ impl Run<'_> {
                     return Err((origin, self.call_problem(error)));
                 }
             };
+            let mut closed = None;
+            if self.deployed.is_in_client() {
+                closed = match carry::close(self.core, &self.deployed, &tx, &mut reply).await {
+                    Ok(closed) => closed,
+                    Err(problem) => {
+                        drop((tx, worker));
+                        self.unreserve(reserved);
+                        return Err((origin, problem));
+                    }
+                };
+            }
             let writer = reserved.as_ref().map_or(0, |(_, writer)| *writer);
             let finished = Finished {
+                carried: closed.map_or(Carried::Unchanged { tag }, Carried::Sealed),
                 session: name.as_ref().map(SessionName::as_str),
                 idempotency: &idempotency,
                 id: id.clone(),
@@ -319,6 +353,7 @@ impl Run<'_> {
             Err(keys) => return Err((keys, origin)),
         };
         let Finished {
+            carried,
             session,
             idempotency,
             id,
@@ -327,7 +362,11 @@ impl Run<'_> {
             pool_key,
             now_unix_ms,
         } = finished;
-        let bookkeeping = self.bookkeeping(session, idempotency, &origin, &id, &reply, now_unix_ms);
+        let mut bookkeeping =
+            self.bookkeeping(session, idempotency, &origin, &id, &reply, now_unix_ms);
+        if let Carried::Sealed(closed) = &carried {
+            closed.count(self.core, now_unix_ms, &mut bookkeeping);
+        }
         let (release, done) = self.release(origin, id, reply);
         let committed = prepared.commit(
             self.deployed.manifest.durability,
@@ -337,7 +376,11 @@ impl Run<'_> {
         );
         let result = match committed {
             Ok(committed) => {
-                let tag = committed.version.map_or(0, |version| version.0);
+                let tag = match &carried {
+                    Carried::Sealed(closed) => closed.tag,
+                    Carried::Unchanged { tag } if self.deployed.is_in_client() => *tag,
+                    Carried::Unchanged { .. } => committed.version.map_or(0, |version| version.0),
+                };
                 let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
                 self.core.pool.put(pool_key.clone(), tag, worker, expires);
                 self.core.courier.post(self.core, committed.messages);
@@ -429,6 +472,23 @@ impl Run<'_> {
         None
     }
 
+    /// The session's state as its client sent it.
+    async fn carried(
+        &self,
+        origin: &Origin,
+        name: &SessionName,
+        token: Option<&str>,
+    ) -> Result<carry::Opened, Problem> {
+        if matches!(origin, Origin::Message { .. }) {
+            return Err(carry::unreachable(self.function.name.as_str()));
+        }
+        let group = Group {
+            function: self.function.name.clone(),
+            session: name.clone(),
+        };
+        carry::open(self.core, &self.deployed, group, token).await
+    }
+
     /// The session's state: hot, or loaded now.
     fn state(
         &self,
@@ -458,12 +518,7 @@ impl Run<'_> {
     }
 
     /// A live worker that knows the session's present state, or a fresh one.
-    async fn worker(
-        &self,
-        key: &PoolKey,
-        state: Option<&Arc<SessionState>>,
-    ) -> Result<Worker, Problem> {
-        let tag = state.map_or(0, |state| state.version().0);
+    async fn worker(&self, key: &PoolKey, tag: u64) -> Result<Worker, Problem> {
         if let Some(worker) = self.core.pool.take(key, tag) {
             return Ok(worker);
         }

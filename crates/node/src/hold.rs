@@ -8,12 +8,12 @@ use fulmar_model::{Code, Durability, Group, Problem};
 use fulmar_state::{Bookkeeping, SessionState, Transaction};
 use tokio::sync::oneshot;
 
-use crate::clock;
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
+use crate::{carry, clock};
 
 /// Exclusive use of a session, or use of the shared buckets.
 pub(crate) struct Hold {
@@ -38,6 +38,9 @@ impl Hold {
                 _turn: None,
             });
         };
+        if function.current().is_in_client() {
+            return Err(carry::unreachable(group.function.as_str()));
+        }
         let session = function.sessions.of(group.session.shared());
         let turn = execute::turn(core, &function, &session).await?;
         let state = match session.state() {

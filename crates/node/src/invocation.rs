@@ -36,6 +36,8 @@ pub(crate) struct Invocation {
     pub(crate) id: InvocationId,
     pub(crate) session: Option<SessionName>,
     pub(crate) request: Request,
+    /// The session's state, if its client carries it and sent it along.
+    pub(crate) carried: Option<Box<str>>,
     /// What makes a repetition get the first answer; a delivery is unique without it.
     pub(crate) idempotency: Option<IdempotencyKey>,
     /// The client's key as the function sees it.

@@ -11,6 +11,7 @@ mod admin;
 mod artifacts;
 mod audit;
 mod broker;
+mod carry;
 mod clock;
 mod core;
 mod courier;

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::audit::Audit;
+use crate::carry::StateKeys;
 use crate::core::{Admission, Core, NodeOptions};
 use crate::courier::Courier;
 use crate::functions::Functions;
@@ -105,6 +106,7 @@ impl Node {
                 path: data.path().join(crate::audit::FILE),
                 source,
             })?,
+            state_keys: StateKeys::default(),
             artifacts,
             pool: Pool::new(options.max_workers as usize),
             runtime,

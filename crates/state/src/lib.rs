@@ -14,6 +14,7 @@ pub mod memory_engine;
 pub mod observe;
 mod recent;
 pub mod record;
+pub mod sealed;
 mod session;
 mod shared;
 mod store;

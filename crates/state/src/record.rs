@@ -191,6 +191,28 @@ pub struct TokenRecord {
     pub created_unix_ms: u64,
 }
 
+/// Keys that seal and open the state that clients carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRingRecord {
+    /// From the oldest to the one that seals.
+    pub keys: Vec<SealingKey>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealingKey {
+    /// Its number, in every token that it sealed.
+    pub number: u32,
+    /// The key.
+    pub secret: [u8; 32],
+}
+
+impl std::fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SealingKey({})", self.number)
+    }
+}
+
 /// What the node remembers of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
@@ -205,6 +227,7 @@ impl Record for InvocationRecord {}
 impl Record for FunctionRecord {}
 impl Record for NodeRecord {}
 impl Record for TokenRecord {}
+impl Record for KeyRingRecord {}
 
 #[cfg(test)]
 mod tests {

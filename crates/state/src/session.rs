@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use crate::commit::{Batch, Ticket};
 use crate::engine::{Engine, EngineError, Table};
 use crate::key;
+use crate::sealed::Carried;
 
 /// A session up to this many bytes is loaded whole on first use.
 const LOAD_WHOLE_BYTES: usize = 256 << 10;
@@ -65,6 +66,16 @@ pub struct SessionState {
     hot: Mutex<Hot>,
     /// Bytes held, readable without the lock (for the memory budget).
     bytes: AtomicUsize,
+    home: Home,
+}
+
+/// Where what the session commits goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// The local data store.
+    Store,
+    /// A token, by whoever began the transaction.
+    Client,
 }
 
 struct Hot {
@@ -110,7 +121,55 @@ impl SessionState {
             applied,
             bytes: AtomicUsize::new(hot.bytes),
             hot: Mutex::new(hot),
+            home: Home::Store,
         })
+    }
+
+    /// A session that its client carries: all of it is here, and nothing of it is stored.
+    pub(crate) fn carried(
+        group: Group,
+        engine: Arc<dyn Engine>,
+        applied: Arc<AtomicU64>,
+        carried: Carried,
+    ) -> Self {
+        let mut hot = Hot {
+            version: carried.version,
+            covered: carried.version,
+            last: Ticket(0),
+            last_delete: Ticket(0),
+            entries: BTreeMap::new(),
+            complete: true,
+            bytes: 0,
+        };
+        for (key, value) in carried.entries {
+            hot.insert_clean(key.into(), Some(value.into()));
+        }
+        Self {
+            prefix: key::session_state(&group).into_boxed_slice(),
+            group,
+            engine,
+            applied,
+            bytes: AtomicUsize::new(hot.bytes),
+            hot: Mutex::new(hot),
+            home: Home::Client,
+        }
+    }
+
+    pub(crate) fn home(&self) -> Home {
+        self.home
+    }
+
+    /// What a client carries once the running invocation is committed.
+    pub(crate) fn to_carry(&self) -> Carried {
+        let hot = self.hot.lock();
+        let present = hot.entries.iter().filter_map(|(key, entry)| {
+            let value = entry.value.as_ref()?;
+            Some((key.to_string(), value.to_vec()))
+        });
+        Carried {
+            version: hot.version.next(),
+            entries: present.collect(),
+        }
     }
 
     /// Which session this is.

@@ -19,7 +19,8 @@ use crate::recent::Recent;
 use crate::record::{
     Address, MessageRecord, NodeRecord, Record, RecordError, SessionRecord, StoredRequest,
 };
-use crate::session::SessionState;
+use crate::sealed::Carried;
+use crate::session::{Home, SessionState};
 use crate::shared::{Checked, Path, SharedBuckets, SharedWrites};
 use crate::submitters::Submitters;
 use crate::transaction::{StateError, Transaction};
@@ -206,6 +207,13 @@ impl Store {
             applied,
             version,
         )?))
+    }
+
+    /// A session that its client carries, with what it sent.
+    pub fn carry_session(&self, group: Group, carried: Carried) -> Arc<SessionState> {
+        let engine = self.engine.clone();
+        let applied = self.commit.applied_counter();
+        Arc::new(SessionState::carried(group, engine, applied, carried))
     }
 
     /// The record of a session, if it was ever committed to. Its latest commits may not show yet.
@@ -419,8 +427,10 @@ impl Prepared<'_> {
         Checked::collect(&tx.shared, &mut batch);
         let mut covered = None;
         if let Some(session) = session.as_ref().filter(|_| !tx.undo.is_empty()) {
-            session.collect(&tx.undo, &mut batch);
-            covered = session.uncovered();
+            if session.home() == Home::Store {
+                session.collect(&tx.undo, &mut batch);
+                covered = session.uncovered();
+            }
             if let Some(version) = covered {
                 let record = SessionRecord {
                     version,
@@ -431,6 +441,18 @@ impl Prepared<'_> {
             }
         }
         let messages = outgoing(&mut tx, now_unix_ms);
+        if batch.is_empty() && messages.is_empty() {
+            // All that was written is with the client.
+            if let Some(session) = &session {
+                session.committed(std::mem::take(&mut tx.undo), tx.saw, None);
+            }
+            store.release(tx.saw, durability, release);
+            return Ok(Committed {
+                ticket: tx.saw,
+                version: session.map(|session| session.version()),
+                messages: Vec::new(),
+            });
+        }
         let encoded: Vec<Vec<u8>> = messages.iter().map(Record::encode).collect();
         let fill = |ticket: Ticket, batch: &mut Batch| {
             for (index, message) in encoded.iter().enumerate() {

@@ -9,6 +9,7 @@ use fulmar_model::{Bucket, FunctionName, NameError, SessionName, id::check_key};
 
 use crate::commit::Ticket;
 use crate::engine::EngineError;
+use crate::sealed::Carried;
 use crate::session::{SessionState, Undo};
 use crate::shared::{Path, SharedWrite, SharedWrites};
 use crate::store::Store;
@@ -111,6 +112,12 @@ impl Transaction {
     /// The session, if the invocation has one.
     pub fn session(&self) -> Option<&Arc<SessionState>> {
         self.session.as_ref()
+    }
+
+    /// What the session's client has to carry from the commit on; none if the session did not change.
+    pub fn to_carry(&self) -> Option<Carried> {
+        let session = self.session.as_ref().filter(|_| !self.undo.is_empty());
+        session.map(|session| session.to_carry())
     }
 
     /// Whether there is anything to commit.

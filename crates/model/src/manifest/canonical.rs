@@ -18,6 +18,7 @@ pub(super) fn write(manifest: &Manifest) -> String {
     line("artifact", quote(&manifest.artifact));
     line("durability", quote(manifest.durability.as_str()));
     line("execution_model", quote(manifest.execution_model.as_str()));
+    line("anti_rollback", manifest.anti_rollback.to_string());
     let methods = manifest
         .read_only_methods
         .iter()

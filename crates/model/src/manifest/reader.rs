@@ -85,6 +85,7 @@ impl Reader<'_> {
         if let Some(word) = self.choice(&top, &schema::EXECUTION_MODEL) {
             manifest.execution_model = ExecutionModel::from_word(word).unwrap_or_default();
         }
+        self.flag(&top, &schema::ANTI_ROLLBACK, &mut manifest.anti_rollback);
         manifest.read_only_methods = self.methods(&top);
 
         let limits = self.section(root, "limits");

@@ -48,6 +48,8 @@ pub enum Rule {
         /// Words that have a meaning but do not work on one node, and why.
         not_yet: &'static [(&'static str, &'static str)],
     },
+    /// True or false.
+    Flag,
     /// A list of some words.
     Choices(&'static [&'static str]),
     /// Anything else, described.
@@ -62,6 +64,7 @@ impl Rule {
             Self::Time { min, max } => format!("a duration from {min} to {max} such as \"30s\""),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
             Self::Choice { allowed, .. } => quoted(allowed),
+            Self::Flag => "true or false".to_owned(),
             Self::Choices(words) => format!("a list of {}", quoted(words)),
             Self::Form(text) => (*text).to_owned(),
         }
@@ -110,15 +113,18 @@ fields! {
         not_yet: &[("replicated", "it needs an object store and is not available on a single node yet")],
     };
     /// Where the state of a session lives: `auto` lets the platform decide, `in-function` keeps it
-    /// next to the session's worker. On a single node both mean the same.
+    /// next to the session's worker; on a single node both mean the same. `in-client` seals it into
+    /// the `Fulmar-State` header of the response, which the client sends with its next request.
     EXECUTION_MODEL = "" "execution_model" Rule::Choice {
-        allowed: &["auto", "in-function"],
+        allowed: &["auto", "in-function", "in-client"],
         not_yet: &[
             ("in-edge", "it needs several nodes and is not available on a single node yet"),
             ("external", "it needs an external store and is not available on a single node yet"),
-            ("in-client", "it needs sealed tokens and is not available on a single node yet"),
         ],
     };
+    /// With `in-client`: refuse a token that is not the session's newest, for which the node keeps a
+    /// counter for each session.
+    ANTI_ROLLBACK = "" "anti_rollback" Rule::Flag;
     /// HTTP methods that only read. Their invocations of one session may run together, and writes in them are
     /// refused with `read-only-violation`.
     READ_ONLY_METHODS = "" "read_only_methods" Rule::Choices(METHODS);

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use super::{
     Answer, Failed, bad_request, function_name, json, no_content, page, segments, session_name,
 };
+use crate::carry;
 use crate::core::Core;
 use crate::hold::Hold;
 use crate::respond;
@@ -34,6 +35,13 @@ pub(super) fn routes() -> Router<Arc<Core>> {
         .route("/admin/state/{*path}", any(keys))
         .route("/admin/state-export", get(export))
         .route("/admin/state-import", post(import))
+        .route("/admin/state-keys/rotate", post(rotate_keys))
+}
+
+/// Seals the state that clients carry with a new key from now on.
+async fn rotate_keys(State(core): State<Arc<Core>>) -> Answer {
+    let number = carry::rotate(&core).await?;
+    Ok(json(&json!({ "key": number })))
 }
 
 pub(super) fn problem(error: StateError) -> Failed {

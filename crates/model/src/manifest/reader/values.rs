@@ -127,6 +127,16 @@ impl Reader<'_> {
         }
     }
 
+    pub(super) fn flag(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut bool) {
+        let Some(node) = section.get(field.key) else {
+            return;
+        };
+        match node.get_ref() {
+            DeValue::Boolean(value) => *into = *value,
+            _ => self.refuse_type(node, field, "write true or false without quotes"),
+        }
+    }
+
     pub(super) fn count(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut u32) {
         let Rule::Count { min, max } = field.rule else {
             unreachable!("{} is a number", field.key)
