@@ -5,6 +5,8 @@
 //! task; only if that has to wait for something does it move to a task of its own. A client that
 //! goes away therefore never interrupts an invocation half way.
 
+mod outcome;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,18 +14,13 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use fulmar_model::{Code, Group, Problem, SessionName};
-use fulmar_state::record::{IdempotencyRecord, InvocationRecord, InvocationStatus};
-use fulmar_state::{
-    Bookkeeping, ReservedKeys, SessionState, StoreFailure, Table, Transaction, key,
-};
+use fulmar_state::{ReservedKeys, SessionState, StoreFailure, Transaction};
 use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
 use tokio::sync::oneshot;
 
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
-use crate::invocation::{
-    Answer, IdempotencyKey, Invocation, Origin, Outcome, Turn, restore_reply, store_reply,
-};
+use crate::invocation::{IdempotencyKey, Invocation, Origin, Turn};
 use crate::sessions::{Enqueued, Session, Work};
 use crate::{carry, clock};
 
@@ -401,77 +398,6 @@ impl Run<'_> {
         }
     }
 
-    /// Answers from the record of the idempotency key, if there is one; gives the origin back if not.
-    fn replay(
-        &self,
-        session: Option<&str>,
-        idempotency: &IdempotencyKey,
-        origin: Origin,
-    ) -> Option<Origin> {
-        let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
-        let found = self
-            .core
-            .store
-            .record_with_ticket::<IdempotencyRecord>(Table::Idempotency, &key);
-        let (record, ticket) = match found {
-            Ok(Some((record, ticket))) if record.expires_unix_ms > clock::unix_ms() => {
-                (record, ticket)
-            }
-            Ok(_) => return Some(origin),
-            Err(error) => {
-                self.finish_failed(origin, Problem::new(Code::Internal, error.to_string()));
-                return None;
-            }
-        };
-        if record.request != idempotency.request {
-            let detail = format!(
-                "the key was used by invocation {} for another request",
-                record.invocation
-            );
-            self.finish_failed(origin, Problem::new(Code::IdempotencyKeyReused, detail));
-            return None;
-        }
-        match restore_reply(record.reply) {
-            Err(problem) => self.finish_failed(origin, problem),
-            Ok(reply) => {
-                let answer = Answer {
-                    reply,
-                    invocation: record.invocation.into(),
-                    replayed: true,
-                };
-                self.core.metrics.replays.inc();
-                match origin {
-                    Origin::Client(to) => {
-                        let release = Box::new(move |durable: Result<(), StoreFailure>| {
-                            let _ = to.send(
-                                durable
-                                    .map(|()| answer)
-                                    .map_err(|failure| storage_failed(&failure)),
-                            );
-                        });
-                        self.core
-                            .store
-                            .release(ticket, self.deployed.manifest.durability, release);
-                    }
-                    // An asynchronous invocation under a key that was answered meanwhile.
-                    origin @ Origin::Message { .. } => {
-                        let id = answer.invocation.clone();
-                        let bookkeeping = self.bookkeeping(
-                            session,
-                            &None,
-                            &origin,
-                            &id,
-                            &answer.reply,
-                            clock::unix_ms(),
-                        );
-                        self.settle(origin, bookkeeping, Ok(()));
-                    }
-                }
-            }
-        }
-        None
-    }
-
     /// The session's state as its client sent it.
     async fn carried(
         &self,
@@ -540,188 +466,6 @@ impl Run<'_> {
                 Err(CallError::NoRoom) if self.core.pool.drop_oldest() => {}
                 Err(error) => return Err(self.call_problem(error)),
             }
-        }
-    }
-
-    /// The node's own writes that belong to the commit.
-    fn bookkeeping(
-        &self,
-        session: Option<&str>,
-        idempotency: &Option<IdempotencyKey>,
-        origin: &Origin,
-        id: &Arc<str>,
-        reply: &Reply,
-        now_unix_ms: u64,
-    ) -> Bookkeeping {
-        let mut bookkeeping = Bookkeeping::default();
-        let retention = self
-            .deployed
-            .manifest
-            .idempotency
-            .retention
-            .get()
-            .as_millis() as u64;
-        let expires_unix_ms = now_unix_ms + retention;
-        if let Some(idempotency) = idempotency {
-            let record = IdempotencyRecord {
-                request: idempotency.request,
-                invocation: id.to_string(),
-                reply: store_reply(reply),
-                expires_unix_ms,
-            };
-            let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
-            bookkeeping.put(Table::Idempotency, &key, &record);
-        }
-        if let Origin::Message { key, record, .. } = origin {
-            bookkeeping.delete(Table::Messages, key);
-            if let Some(invocation) = &record.invocation {
-                let status = InvocationStatus::Done(store_reply(reply));
-                let record = InvocationRecord {
-                    to: record.to.clone(),
-                    submitted_unix_ms: record.at_unix_ms,
-                    finished_unix_ms: now_unix_ms,
-                    status,
-                    expires_unix_ms,
-                };
-                bookkeeping.put(Table::Invocations, invocation.as_bytes(), &record);
-            }
-        }
-        bookkeeping
-    }
-
-    /// What happens when the commit is durable, and for a message whom to tell before that.
-    fn release(
-        &self,
-        origin: Origin,
-        id: Arc<str>,
-        reply: Reply,
-    ) -> (
-        fulmar_state::Release,
-        Option<oneshot::Sender<Result<(), Problem>>>,
-    ) {
-        let committed = Instant::now();
-        let metrics = self.core.metrics.clone();
-        match origin {
-            Origin::Client(to) => {
-                let release = move |durable: Result<(), StoreFailure>| {
-                    metrics
-                        .commit_seconds
-                        .observe(committed.elapsed().as_secs_f64());
-                    let answer = Answer {
-                        reply,
-                        invocation: id,
-                        replayed: false,
-                    };
-                    // The client may be gone; the commit stands.
-                    let _ = to.send(
-                        durable
-                            .map(|()| answer)
-                            .map_err(|failure| storage_failed(&failure)),
-                    );
-                };
-                (Box::new(release), None)
-            }
-            Origin::Message { done, .. } => (Box::new(|_| {}), Some(done)),
-        }
-    }
-
-    /// A response with a server error: answered, but nothing of it is kept.
-    fn finish_unkept(
-        &self,
-        origin: Origin,
-        invocation: Arc<str>,
-        reply: Reply,
-    ) -> Result<(), (Origin, Problem)> {
-        match origin {
-            Origin::Client(to) => {
-                let _ = to.send(Ok(Answer {
-                    reply,
-                    invocation,
-                    replayed: false,
-                }));
-                Ok(())
-            }
-            origin @ Origin::Message { .. } => {
-                let detail = match &reply {
-                    Reply::Http(response) => format!(
-                        "the function answered {}: {}",
-                        response.status(),
-                        String::from_utf8_lossy(&response.body()[..response.body().len().min(200)])
-                    ),
-                    Reply::Bytes(_) => "the function failed".to_owned(),
-                };
-                Err((origin, Problem::new(Code::FunctionFailed, detail)))
-            }
-        }
-    }
-
-    /// Tells the origin that there is no answer.
-    fn finish_failed(&self, origin: Origin, problem: Problem) {
-        self.core.metrics.failed(problem.code);
-        match origin {
-            Origin::Client(to) => {
-                let _ = to.send(Outcome::Err(problem));
-            }
-            Origin::Message { done, .. } => {
-                let _ = done.send(Err(problem));
-            }
-        }
-    }
-
-    /// Commits bookkeeping alone and tells a message's courier.
-    fn settle(&self, origin: Origin, bookkeeping: Bookkeeping, result: Result<(), Problem>) {
-        let result = match self
-            .core
-            .store
-            .commit_bookkeeping(bookkeeping, Box::new(|_| {}))
-        {
-            Ok(_) => result,
-            Err(failure) => Err(storage_failed(&failure)),
-        };
-        if let Origin::Message { done, .. } = origin {
-            let _ = done.send(result);
-        }
-    }
-
-    fn call_problem(&self, error: CallError) -> Problem {
-        let name = &self.function.name;
-        let limits = &self.deployed.manifest.limits;
-        match error {
-            CallError::Trap(text) => {
-                Problem::new(Code::FunctionTrap, format!("{name} trapped: {text}"))
-            }
-            CallError::Timeout => Problem::new(
-                Code::FunctionTimeout,
-                format!("{name} ran for longer than its limit of {}", limits.timeout),
-            ),
-            CallError::MemoryLimit { .. } => Problem::new(
-                Code::MemoryLimit,
-                format!("{name} asked for more than its limit of {}", limits.memory),
-            ),
-            CallError::StackOverflow => {
-                Problem::new(Code::StackOverflow, format!("{name} used up its stack"))
-            }
-            CallError::Failed(text) => Problem::new(Code::FunctionFailed, text),
-            CallError::Rejected(text) => Problem::new(Code::RejectedByFunction, text),
-            CallError::NoResponse => Problem::new(
-                Code::NoResponse,
-                format!("{name} returned without a response"),
-            ),
-            CallError::ResponseTooLarge { .. } => Problem::new(
-                Code::ResponseTooLarge,
-                format!(
-                    "{name} answered more than its limit of {}",
-                    limits.max_response
-                ),
-            ),
-            CallError::NoRoom => Problem::new(
-                Code::QueueFull,
-                "all workers that the node can have are busy",
-            ),
-            CallError::Start(text) => Problem::new(
-                Code::Internal,
-                format!("a worker of {name} could not start: {text}"),
-            ),
         }
     }
 }

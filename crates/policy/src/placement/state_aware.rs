@@ -151,13 +151,6 @@ impl<'a> Starts<'a> {
     }
 }
 
-/// A lower bound on what any placement costs, from the prices of one that is good.
-///
-/// For problems too large for [`place`] to spend time on it.
-pub fn lower_bound(problem: &Problem<'_>, placement: &Placement) -> f64 {
-    Prices::new(&Costs::new(problem), placement).bound()
-}
-
 /// Costs that differ by this part of them are equal.
 const CLOSE: f64 = 1e-6;
 /// Every so many changes of the prices, their placement is tried as a start.

@@ -1,0 +1,275 @@
+//! What comes of an invocation: its answer, kept or given; the records that go with its commit; and what
+//! its origin is told if there is no answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fulmar_model::{Code, Problem};
+use fulmar_state::record::{IdempotencyRecord, InvocationRecord, InvocationStatus};
+use fulmar_state::{Bookkeeping, StoreFailure, Table, key};
+use fulmar_worker::{CallError, Reply};
+use tokio::sync::oneshot;
+
+use super::{Run, storage_failed};
+use crate::clock;
+use crate::invocation::{Answer, IdempotencyKey, Origin, Outcome, restore_reply, store_reply};
+
+impl Run<'_> {
+    /// Answers from the record of the idempotency key, if there is one; gives the origin back if not.
+    pub(super) fn replay(
+        &self,
+        session: Option<&str>,
+        idempotency: &IdempotencyKey,
+        origin: Origin,
+    ) -> Option<Origin> {
+        let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
+        let found = self
+            .core
+            .store
+            .record_with_ticket::<IdempotencyRecord>(Table::Idempotency, &key);
+        let (record, ticket) = match found {
+            Ok(Some((record, ticket))) if record.expires_unix_ms > clock::unix_ms() => {
+                (record, ticket)
+            }
+            Ok(_) => return Some(origin),
+            Err(error) => {
+                self.finish_failed(origin, Problem::new(Code::Internal, error.to_string()));
+                return None;
+            }
+        };
+        if record.request != idempotency.request {
+            let detail = format!(
+                "the key was used by invocation {} for another request",
+                record.invocation
+            );
+            self.finish_failed(origin, Problem::new(Code::IdempotencyKeyReused, detail));
+            return None;
+        }
+        match restore_reply(record.reply) {
+            Err(problem) => self.finish_failed(origin, problem),
+            Ok(reply) => {
+                let answer = Answer {
+                    reply,
+                    invocation: record.invocation.into(),
+                    replayed: true,
+                };
+                self.core.metrics.replays.inc();
+                match origin {
+                    Origin::Client(to) => {
+                        let release = Box::new(move |durable: Result<(), StoreFailure>| {
+                            let _ = to.send(
+                                durable
+                                    .map(|()| answer)
+                                    .map_err(|failure| storage_failed(&failure)),
+                            );
+                        });
+                        self.core
+                            .store
+                            .release(ticket, self.deployed.manifest.durability, release);
+                    }
+                    // An asynchronous invocation under a key that was answered meanwhile.
+                    origin @ Origin::Message { .. } => {
+                        let id = answer.invocation.clone();
+                        let bookkeeping = self.bookkeeping(
+                            session,
+                            &None,
+                            &origin,
+                            &id,
+                            &answer.reply,
+                            clock::unix_ms(),
+                        );
+                        self.settle(origin, bookkeeping, Ok(()));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The node's own writes that belong to the commit.
+    pub(super) fn bookkeeping(
+        &self,
+        session: Option<&str>,
+        idempotency: &Option<IdempotencyKey>,
+        origin: &Origin,
+        id: &Arc<str>,
+        reply: &Reply,
+        now_unix_ms: u64,
+    ) -> Bookkeeping {
+        let mut bookkeeping = Bookkeeping::default();
+        let retention = self
+            .deployed
+            .manifest
+            .idempotency
+            .retention
+            .get()
+            .as_millis() as u64;
+        let expires_unix_ms = now_unix_ms + retention;
+        if let Some(idempotency) = idempotency {
+            let record = IdempotencyRecord {
+                request: idempotency.request,
+                invocation: id.to_string(),
+                reply: store_reply(reply),
+                expires_unix_ms,
+            };
+            let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
+            bookkeeping.put(Table::Idempotency, &key, &record);
+        }
+        if let Origin::Message { key, record, .. } = origin {
+            bookkeeping.delete(Table::Messages, key);
+            if let Some(invocation) = &record.invocation {
+                let status = InvocationStatus::Done(store_reply(reply));
+                let record = InvocationRecord {
+                    to: record.to.clone(),
+                    submitted_unix_ms: record.at_unix_ms,
+                    finished_unix_ms: now_unix_ms,
+                    status,
+                    expires_unix_ms,
+                };
+                bookkeeping.put(Table::Invocations, invocation.as_bytes(), &record);
+            }
+        }
+        bookkeeping
+    }
+
+    /// What happens when the commit is durable, and for a message whom to tell before that.
+    pub(super) fn release(
+        &self,
+        origin: Origin,
+        id: Arc<str>,
+        reply: Reply,
+    ) -> (
+        fulmar_state::Release,
+        Option<oneshot::Sender<Result<(), Problem>>>,
+    ) {
+        let committed = Instant::now();
+        let metrics = self.core.metrics.clone();
+        match origin {
+            Origin::Client(to) => {
+                let release = move |durable: Result<(), StoreFailure>| {
+                    metrics
+                        .commit_seconds
+                        .observe(committed.elapsed().as_secs_f64());
+                    let answer = Answer {
+                        reply,
+                        invocation: id,
+                        replayed: false,
+                    };
+                    // The client may be gone; the commit stands.
+                    let _ = to.send(
+                        durable
+                            .map(|()| answer)
+                            .map_err(|failure| storage_failed(&failure)),
+                    );
+                };
+                (Box::new(release), None)
+            }
+            Origin::Message { done, .. } => (Box::new(|_| {}), Some(done)),
+        }
+    }
+
+    /// A response with a server error: answered, but nothing of it is kept.
+    pub(super) fn finish_unkept(
+        &self,
+        origin: Origin,
+        invocation: Arc<str>,
+        reply: Reply,
+    ) -> Result<(), (Origin, Problem)> {
+        match origin {
+            Origin::Client(to) => {
+                let _ = to.send(Ok(Answer {
+                    reply,
+                    invocation,
+                    replayed: false,
+                }));
+                Ok(())
+            }
+            origin @ Origin::Message { .. } => {
+                let detail = match &reply {
+                    Reply::Http(response) => format!(
+                        "the function answered {}: {}",
+                        response.status(),
+                        String::from_utf8_lossy(&response.body()[..response.body().len().min(200)])
+                    ),
+                    Reply::Bytes(_) => "the function failed".to_owned(),
+                };
+                Err((origin, Problem::new(Code::FunctionFailed, detail)))
+            }
+        }
+    }
+
+    /// Tells the origin that there is no answer.
+    pub(super) fn finish_failed(&self, origin: Origin, problem: Problem) {
+        self.core.metrics.failed(problem.code);
+        match origin {
+            Origin::Client(to) => {
+                let _ = to.send(Outcome::Err(problem));
+            }
+            Origin::Message { done, .. } => {
+                let _ = done.send(Err(problem));
+            }
+        }
+    }
+
+    /// Commits bookkeeping alone and tells a message's courier.
+    pub(super) fn settle(
+        &self,
+        origin: Origin,
+        bookkeeping: Bookkeeping,
+        result: Result<(), Problem>,
+    ) {
+        let result = match self
+            .core
+            .store
+            .commit_bookkeeping(bookkeeping, Box::new(|_| {}))
+        {
+            Ok(_) => result,
+            Err(failure) => Err(storage_failed(&failure)),
+        };
+        if let Origin::Message { done, .. } = origin {
+            let _ = done.send(result);
+        }
+    }
+
+    pub(super) fn call_problem(&self, error: CallError) -> Problem {
+        let name = &self.function.name;
+        let limits = &self.deployed.manifest.limits;
+        match error {
+            CallError::Trap(text) => {
+                Problem::new(Code::FunctionTrap, format!("{name} trapped: {text}"))
+            }
+            CallError::Timeout => Problem::new(
+                Code::FunctionTimeout,
+                format!("{name} ran for longer than its limit of {}", limits.timeout),
+            ),
+            CallError::MemoryLimit { .. } => Problem::new(
+                Code::MemoryLimit,
+                format!("{name} asked for more than its limit of {}", limits.memory),
+            ),
+            CallError::StackOverflow => {
+                Problem::new(Code::StackOverflow, format!("{name} used up its stack"))
+            }
+            CallError::Failed(text) => Problem::new(Code::FunctionFailed, text),
+            CallError::Rejected(text) => Problem::new(Code::RejectedByFunction, text),
+            CallError::NoResponse => Problem::new(
+                Code::NoResponse,
+                format!("{name} returned without a response"),
+            ),
+            CallError::ResponseTooLarge { .. } => Problem::new(
+                Code::ResponseTooLarge,
+                format!(
+                    "{name} answered more than its limit of {}",
+                    limits.max_response
+                ),
+            ),
+            CallError::NoRoom => Problem::new(
+                Code::QueueFull,
+                "all workers that the node can have are busy",
+            ),
+            CallError::Start(text) => Problem::new(
+                Code::Internal,
+                format!("a worker of {name} could not start: {text}"),
+            ),
+        }
+    }
+}
