@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 /// Longest function name in bytes (as in DNS labels, so that names can become host names).
 pub const MAX_FUNCTION_NAME_BYTES: usize = 63;
+/// Longest name of a node or a site in bytes.
+pub const MAX_NODE_NAME_BYTES: usize = 63;
 /// Longest session name in bytes: part of every stored key of the session.
 pub const MAX_SESSION_NAME_BYTES: usize = 512;
 /// Longest bucket or key name in bytes.
@@ -70,6 +72,24 @@ fn check_no_control(what: &'static str, text: &str) -> Result<(), NameError> {
             allowed: "all characters but control characters",
         }),
     }
+}
+
+/// Checks a label as in host names: lower-case letters, digits and, between them, hyphens.
+fn check_label(what: &'static str, text: &str, max: usize) -> Result<(), NameError> {
+    check_length(what, text, max)?;
+    let edge = |at: usize| at == 0 || at == text.len() - 1;
+    for (at, c) in text.char_indices() {
+        let ok = c.is_ascii_lowercase() || c.is_ascii_digit() || (c == '-' && !edge(at));
+        if !ok {
+            return Err(NameError::Character {
+                what,
+                found: c,
+                at,
+                allowed: "a-z, 0-9 and, between them, hyphens",
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Checks a key of a bucket: 1 to [`MAX_KEY_BYTES`] bytes of UTF-8 without control characters.
@@ -144,20 +164,33 @@ name_type! {
 impl FunctionName {
     /// Checks and takes the name.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        const WHAT: &str = "function name";
-        check_length(WHAT, text, MAX_FUNCTION_NAME_BYTES)?;
-        let edge = |at: usize| at == 0 || at == text.len() - 1;
-        for (at, c) in text.char_indices() {
-            let ok = c.is_ascii_lowercase() || c.is_ascii_digit() || (c == '-' && !edge(at));
-            if !ok {
-                return Err(NameError::Character {
-                    what: WHAT,
-                    found: c,
-                    at,
-                    allowed: "a-z, 0-9 and, between them, hyphens",
-                });
-            }
-        }
+        check_label("function name", text, MAX_FUNCTION_NAME_BYTES)?;
+        Ok(Self(text.into()))
+    }
+}
+
+name_type! {
+    /// Name of a node: lower-case letters, digits and inner hyphens.
+    NodeName
+}
+
+impl NodeName {
+    /// Checks and takes the name.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        check_label("node name", text, MAX_NODE_NAME_BYTES)?;
+        Ok(Self(text.into()))
+    }
+}
+
+name_type! {
+    /// Name of a site (nodes that share a LAN): lower-case letters, digits and inner hyphens.
+    SiteName
+}
+
+impl SiteName {
+    /// Checks and takes the name.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        check_label("site name", text, MAX_NODE_NAME_BYTES)?;
         Ok(Self(text.into()))
     }
 }

@@ -7,7 +7,9 @@ pub mod manifest;
 pub mod problem;
 pub mod units;
 
-pub use id::{Bucket, Epoch, FunctionName, Group, NameError, SessionName, Version};
+pub use id::{
+    Bucket, Epoch, FunctionName, Group, NameError, NodeName, SessionName, SiteName, Version,
+};
 pub use manifest::{Durability, ExecutionModel, Manifest, ManifestError};
 pub use problem::{Code, Problem};
 pub use units::{ByteSize, Duration};

@@ -26,11 +26,17 @@ pub enum Table {
     DeadLetters,
     /// Asynchronous invocations and their results.
     Invocations,
+    /// Sessions that are not simply at home here: on their way, or gone.
+    Homes,
+    /// Who is home to the groups of the directory shards that this node owns.
+    Directory,
+    /// The embedded registry, on the node that has it.
+    Registry,
 }
 
 impl Table {
     /// All tables, in the order of their discriminants.
-    pub const ALL: [Table; 8] = [
+    pub const ALL: [Table; 11] = [
         Table::System,
         Table::Sessions,
         Table::State,
@@ -39,6 +45,9 @@ impl Table {
         Table::Messages,
         Table::DeadLetters,
         Table::Invocations,
+        Table::Homes,
+        Table::Directory,
+        Table::Registry,
     ];
 
     /// The table's name in the engine.
@@ -52,6 +61,9 @@ impl Table {
             Table::Messages => "messages",
             Table::DeadLetters => "dead_letters",
             Table::Invocations => "invocations",
+            Table::Homes => "homes",
+            Table::Directory => "directory",
+            Table::Registry => "registry",
         }
     }
 }

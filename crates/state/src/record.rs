@@ -3,7 +3,7 @@
 //! Fields are only ever added at the end of a new format number; an unknown number is an error that
 //! says so, never a guess.
 
-use fulmar_model::{Epoch, FunctionName, SessionName, Version};
+use fulmar_model::{Epoch, FunctionName, NodeName, SessionName, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +213,54 @@ impl std::fmt::Debug for SealingKey {
     }
 }
 
+/// A key of the embedded registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryRecord {
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Its last change.
+    pub revision: u64,
+    /// The lease that it goes with; 0: none.
+    pub lease: u64,
+    /// The lease's time, in milliseconds.
+    pub lease_ttl_ms: u64,
+}
+
+/// Who is home to a group, kept by the owner of its directory shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryRecord {
+    /// The node; none when the session was removed.
+    pub home: Option<NodeName>,
+    /// Under which epoch; grows with every other home, also across removals.
+    pub epoch: Epoch,
+}
+
+/// What became of a session that is not simply at home here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HomeRecord {
+    /// It is to go: its directory shard decides whether it has.
+    Leaving {
+        /// The node that it is to go to.
+        to: NodeName,
+        /// The epoch that it has there.
+        epoch: Epoch,
+    },
+    /// It has gone.
+    Gone {
+        /// The node that it went to.
+        to: NodeName,
+        /// The epoch that it got there.
+        epoch: Epoch,
+    },
+    /// It is to come: its directory shard decides whether it has.
+    Arriving {
+        /// The node that it comes from.
+        from: NodeName,
+        /// The epoch that it has here then.
+        epoch: Epoch,
+    },
+}
+
 /// What the node remembers of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
@@ -226,6 +274,9 @@ impl Record for IdempotencyRecord {}
 impl Record for InvocationRecord {}
 impl Record for FunctionRecord {}
 impl Record for NodeRecord {}
+impl Record for RegistryRecord {}
+impl Record for DirectoryRecord {}
+impl Record for HomeRecord {}
 impl Record for TokenRecord {}
 impl Record for KeyRingRecord {}
 

@@ -295,6 +295,41 @@ impl Store {
         }
     }
 
+    /// Waits until a commit is durable.
+    ///
+    /// # Errors
+    /// When it never will be.
+    pub async fn durable(&self, ticket: Ticket) -> Result<(), StoreFailure> {
+        let (done, settled) = tokio::sync::oneshot::channel();
+        let release = Box::new(move |result| {
+            let _ = done.send(result);
+        });
+        self.commit.when_durable(ticket, release);
+        let stopped = || StoreFailure {
+            reason: "the node stopped".into(),
+        };
+        settled.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Commits bookkeeping of the node and waits until it is durable.
+    ///
+    /// # Errors
+    /// When it never will be.
+    pub async fn commit_durably(&self, bookkeeping: Bookkeeping) -> Result<Ticket, StoreFailure> {
+        let (done, settled) = tokio::sync::oneshot::channel();
+        let release = Box::new(move |result| {
+            let _ = done.send(result);
+        });
+        let ticket = self.commit_bookkeeping(bookkeeping, release)?;
+        let stopped = || StoreFailure {
+            reason: "the node stopped".into(),
+        };
+        settled
+            .await
+            .unwrap_or_else(|_| Err(stopped()))
+            .map(|()| ticket)
+    }
+
     /// Writes everything submitted and makes it durable; the calling thread waits.
     pub fn flush(&self) -> Result<(), StoreError> {
         let (done, wait) = std::sync::mpsc::channel();

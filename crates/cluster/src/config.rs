@@ -1,0 +1,326 @@
+//! `node.toml`: who a node is, where it listens and whom it knows.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use fulmar_model::{ByteSize, Duration, NodeName, SiteName};
+use serde::Deserialize;
+
+/// The configuration of a node. Every key that is not named here is an error.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Name of the node, unlike every other: lower-case letters, digits and inner hyphens.
+    pub name: NodeName,
+    /// Nodes that share a LAN have the same.
+    pub site: SiteName,
+    /// Where the node is.
+    #[serde(default)]
+    pub zone: Zone,
+    /// Folder that holds everything the node stores, relative to this file.
+    #[serde(default = "default_data")]
+    pub data: PathBuf,
+    /// How fast the node computes, against the reference machine; measured at start if not given.
+    pub speed_up: Option<f64>,
+    /// Where to listen.
+    #[serde(default)]
+    pub listen: Listen,
+    /// Where others find it, if not where it listens.
+    #[serde(default)]
+    pub advertise: Advertise,
+    /// Other nodes and their peer addresses, `HOST:PORT`; at least the one with the embedded registry.
+    #[serde(default)]
+    pub peers: BTreeMap<NodeName, String>,
+    /// The registry.
+    pub registry: RegistryConfig,
+    /// Certificates.
+    pub tls: Option<Tls>,
+    /// Let go without certificates and tokens although it can be reached from other machines.
+    #[serde(default)]
+    pub insecure: bool,
+    /// What the node may use.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+fn default_data() -> PathBuf {
+    "./.fulmar".into()
+}
+
+/// Where a node is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Zone {
+    /// Near the clients, small.
+    #[default]
+    Edge,
+    /// Far and large.
+    Cloud,
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Edge => "edge",
+            Self::Cloud => "cloud",
+        })
+    }
+}
+
+/// `[listen]`: where to listen.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// For clients.
+    pub http: SocketAddr,
+    /// For other nodes.
+    pub peer: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            peer: SocketAddr::from(([127, 0, 0, 1], 7401)),
+        }
+    }
+}
+
+/// `[advertise]`: where others find the node.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Advertise {
+    /// Clients, as a URL.
+    pub http: Option<String>,
+    /// Other nodes, as `HOST:PORT`.
+    pub peer: Option<String>,
+}
+
+/// `[registry]`: which one; exactly one of `embedded` and `etcd`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// The node that keeps it in its local data store.
+    pub embedded: Option<NodeName>,
+    /// Members of an etcd cluster, `http://HOST:PORT`.
+    pub etcd: Option<Vec<String>>,
+    /// What all keys in etcd begin with.
+    #[serde(default = "default_prefix")]
+    pub prefix: String,
+    /// A node that is silent for so long counts as gone.
+    #[serde(default = "default_lease")]
+    pub lease: Duration,
+}
+
+fn default_prefix() -> String {
+    "/fulmar/".into()
+}
+
+fn default_lease() -> Duration {
+    Duration::from_millis(10_000)
+}
+
+/// `[tls]`: certificates, as PEM files relative to this file. For peers and for clients.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates of the authority that all nodes trust.
+    pub ca: PathBuf,
+    /// The node's certificate chain, for `NAME.node.fulmar` and the names that clients use.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// `[limits]`: what the node may use.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory for hot sessions; above it idle ones are let go.
+    pub hot_memory: ByteSize,
+    /// Room on the disk below which invocations are refused.
+    pub reserve_disk: ByteSize,
+    /// Live workers at once.
+    pub max_workers: u32,
+    /// Time that a client has to send a request's head, and between two parts of its body.
+    pub client_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hot_memory: ByteSize(64 << 20),
+            reserve_disk: ByteSize(64 << 20),
+            max_workers: 2000,
+            client_timeout: Duration::from_millis(10_000),
+        }
+    }
+}
+
+/// Which registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryChoice {
+    /// Kept by this node.
+    Here,
+    /// Kept by another node.
+    At(NodeName),
+    /// Members of an etcd cluster.
+    Etcd(Vec<String>),
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No file, or no text.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not as expected.
+    #[error("{path}: {reason}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        reason: String,
+    },
+}
+
+impl NodeConfig {
+    /// Reads a file; paths in it are relative to it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or says something that makes no sense.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let invalid = |reason: String| ConfigError::Invalid {
+            path: path.to_owned(),
+            reason,
+        };
+        let mut config: Self = toml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        config.check().map_err(invalid)?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        config.data = base.join(&config.data);
+        if let Some(tls) = &mut config.tls {
+            for file in [&mut tls.ca, &mut tls.cert, &mut tls.key] {
+                *file = base.join(&*file);
+            }
+        }
+        Ok(config)
+    }
+
+    /// What no single key can be blamed for.
+    fn check(&self) -> Result<(), String> {
+        let registry = &self.registry;
+        match (&registry.embedded, &registry.etcd) {
+            (Some(_), Some(_)) => {
+                return Err("[registry] has both `embedded` and `etcd`; give one of them".into());
+            }
+            (None, None) => {
+                return Err("[registry] needs `embedded = \"NODE\"`, the node that keeps it, or `etcd = [\"http://HOST:PORT\"]`".into());
+            }
+            (Some(host), None) if *host != self.name && !self.peers.contains_key(host) => {
+                return Err(format!(
+                    "the registry is at {host}, and [peers] does not say where that is; add {host} = \"HOST:PORT\" there"
+                ));
+            }
+            (None, Some(members)) if members.is_empty() => {
+                return Err("[registry] etcd names no member".into());
+            }
+            _ => {}
+        }
+        if self.peers.contains_key(&self.name) {
+            return Err(format!("[peers] names {} itself; leave it out", self.name));
+        }
+        if registry.lease < Duration::from_millis(2_000) {
+            return Err(format!(
+                "[registry] lease is {}; at least 2s are needed, for a busy node may be late",
+                registry.lease
+            ));
+        }
+        if let Some(speed_up) = self.speed_up
+            && !(speed_up.is_finite() && speed_up > 0.0)
+        {
+            return Err(format!("speed_up is {speed_up}; it has to be above 0"));
+        }
+        let is_open = |address: &SocketAddr| !address.ip().is_loopback();
+        if self.tls.is_none()
+            && !self.insecure
+            && (is_open(&self.listen.http) || is_open(&self.listen.peer))
+        {
+            return Err("[listen] is open to other machines, and there is no [tls]: tokens and data would go over the network in the clear\n  fix: give [tls] (`fulmar ca` makes certificates), or insecure = true where the network itself is safe".into());
+        }
+        Ok(())
+    }
+
+    /// Which registry.
+    pub fn registry(&self) -> RegistryChoice {
+        match (&self.registry.embedded, &self.registry.etcd) {
+            (_, Some(members)) => RegistryChoice::Etcd(members.clone()),
+            (Some(host), None) if *host != self.name => RegistryChoice::At(host.clone()),
+            _ => RegistryChoice::Here,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<NodeConfig, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.toml");
+        std::fs::write(&path, text).unwrap();
+        NodeConfig::read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_small_file_is_enough() {
+        let config = read("name = \"a\"\nsite = \"s\"\nregistry.embedded = \"a\"").unwrap();
+        assert_eq!(config.registry(), RegistryChoice::Here);
+        assert_eq!(config.zone, Zone::Edge);
+        assert!(config.data.ends_with(".fulmar"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        let base = "name = \"a\"\nsite = \"s\"\n";
+        for (text, said) in [
+            ("", "registry"),
+            ("[registry]", "embedded"),
+            ("[registry]\nembedded = \"b\"", "[peers] does not say where"),
+            ("[registry]\netcd = []", "no member"),
+            ("[registry]\nembedded = \"a\"\netcd = [\"x\"]", "both"),
+            (
+                "[registry]\nembedded = \"a\"\nlease = \"1s\"",
+                "at least 2s",
+            ),
+            ("nmae = 1\n[registry]\nembedded = \"a\"", "nmae"),
+            ("speed_up = -1.0\n[registry]\nembedded = \"a\"", "above 0"),
+            (
+                "[registry]\nembedded = \"a\"\n[listen]\npeer = \"0.0.0.0:1\"",
+                "in the clear",
+            ),
+            (
+                "[registry]\nembedded = \"a\"\n[peers]\na = \"x:1\"",
+                "itself",
+            ),
+        ] {
+            let error = read(&format!("{base}{text}")).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+        assert!(
+            read("name = \"A\"\nsite = \"s\"")
+                .unwrap_err()
+                .contains("a-z")
+        );
+    }
+}

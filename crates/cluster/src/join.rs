@@ -1,0 +1,494 @@
+//! A node in the cluster: from joining to leaving.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fulmar_model::NodeName;
+use fulmar_state::record::Record;
+use fulmar_state::{Bookkeeping, Store, StoreError, Table};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{NodeConfig, RegistryChoice};
+use crate::directory::Directory;
+use crate::handler::Handler;
+use crate::identity::{Identity, IdentityError};
+use crate::peers::Peers;
+use crate::registry::embedded::Embedded;
+use crate::registry::etcd::Etcd;
+use crate::registry::remote::Remote;
+use crate::registry::{Entry, LeaseId, Registry, RegistryError, Written};
+use crate::view::{self, LIVE, NODES, NodeInfo, View, value};
+
+/// Pause before the registry is tried again while a node joins.
+const RETRY: Duration = Duration::from_millis(500);
+/// A node that has been a member waits so long for the registry before it starts without.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Parts of a lease after which it is kept alive.
+const KEEP_ALIVE_PARTS: u32 = 4;
+/// Key of the instance in the system table.
+const INSTANCE: &[u8] = b"cluster/instance";
+
+/// A node cannot join.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// Its certificate cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The local data store cannot be read or written.
+    #[error("the local data store: {0}")]
+    Store(String),
+    /// The registry does not want it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Another node has its name.
+    #[error(
+        "the name {name} belongs to another node (instance {instance}, {}, peer address {address:?}); give this node another name, or, if its data directory is lost for good, remove the old one with `fulmar nodes forget {name}`",
+        if *.live { "running" } else { "not running" }
+    )]
+    NameTaken {
+        /// The name.
+        name: NodeName,
+        /// Whose it is.
+        instance: String,
+        /// Where that one is.
+        address: String,
+        /// Whether that one is running.
+        live: bool,
+    },
+    /// The data directory is older than what the cluster has seen of it.
+    #[error(
+        "this data directory was started {own} times, and the cluster has seen start {seen} of it: it is an old copy, which must not serve what has changed since; use the newer one"
+    )]
+    OldData {
+        /// Starts of this data directory.
+        own: u64,
+        /// Starts seen.
+        seen: u64,
+    },
+    /// The registry is older than what the node has seen of it.
+    #[error(
+        "the registry is at revision {found}, and this node has seen {seen}: it was restored from a backup, or is another registry; who owns what may be wrong in it. Restore it from a later backup, or remove the node's data directory if it is to join another cluster"
+    )]
+    OldRegistry {
+        /// The registry's last change.
+        found: u64,
+        /// The last change seen.
+        seen: u64,
+    },
+    /// Stopped while joining.
+    #[error("stopped before the registry could be reached: {0}")]
+    Stopped(String),
+}
+
+impl From<StoreError> for JoinError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// What tells this data directory from all others.
+#[derive(Serialize, Deserialize)]
+struct InstanceRecord {
+    instance: String,
+}
+
+impl Record for InstanceRecord {}
+
+/// A node as a member of its cluster.
+pub struct Cluster {
+    config: NodeConfig,
+    info: NodeInfo,
+    peers: Arc<Peers>,
+    registry: Arc<dyn Registry>,
+    embedded: Option<Embedded>,
+    view: Arc<View>,
+    directory: Directory,
+    store: Arc<Store>,
+    membership: Mutex<Membership>,
+}
+
+#[derive(Default)]
+struct Membership {
+    lease: Option<LeaseId>,
+    /// Until when others certainly count this node as running.
+    until: Option<Instant>,
+    /// Why it is no member, if so.
+    fault: Option<String>,
+}
+
+/// How it stands with the cluster, as seen by this node.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Whether the registry is followed at this moment.
+    pub registry: bool,
+    /// Whether others count this node as running.
+    pub lease: bool,
+    /// Why it is no member, if so.
+    pub fault: Option<String>,
+}
+
+fn instance(store: &Store) -> Result<(String, bool), StoreError> {
+    if let Some(record) = store.record::<InstanceRecord>(Table::System, INSTANCE)? {
+        return Ok((record.instance, false));
+    }
+    let random = fastrand::Rng::new().u128(..);
+    Ok((format!("{random:032x}"), true))
+}
+
+/// How fast this machine computes, in thousandths of the reference machine: the best of some short
+/// runs, so that what else runs counts little.
+fn measure() -> u64 {
+    /// Rounds in a second on the reference machine, one core of a 2.5 GHz server.
+    const REFERENCE: f64 = 6.2e8;
+    const ROUNDS: u32 = 200_000;
+    let best = (0..8)
+        .map(|seed: u64| {
+            let started = Instant::now();
+            let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ seed;
+            for round in 0..ROUNDS {
+                hash = (hash ^ u64::from(round)).wrapping_mul(0x0100_0000_01b3);
+            }
+            std::hint::black_box(hash);
+            started.elapsed()
+        })
+        .min()
+        .unwrap_or(Duration::from_millis(1));
+    let rounds = f64::from(ROUNDS) / best.as_secs_f64().max(1e-9);
+    ((rounds / REFERENCE * 1000.0) as u64).max(1)
+}
+
+impl Cluster {
+    /// Joins: reaches the registry, makes sure that the name is this node's, and begins to follow. A node
+    /// that has been a member and cannot reach the registry starts with what it knew then.
+    ///
+    /// `peer` is where the node listens for others.
+    ///
+    /// # Errors
+    /// As [`JoinError`] tells.
+    pub async fn join(
+        config: NodeConfig,
+        peer: std::net::SocketAddr,
+        http: String,
+        store: Arc<Store>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Arc<Self>, JoinError> {
+        let (instance, is_new) = instance(&store)?;
+        if is_new {
+            let mut bookkeeping = Bookkeeping::default();
+            let instance = instance.clone();
+            bookkeeping.put(Table::System, INSTANCE, &InstanceRecord { instance });
+            let stored = store.commit_durably(bookkeeping).await;
+            stored.map_err(|error| JoinError::Store(error.to_string()))?;
+        }
+        let tls = config.tls.as_ref();
+        let identity = tls
+            .map(|tls| Identity::load(&config.name, &tls.ca, &tls.cert, &tls.key))
+            .transpose()?;
+        let configured = config.peers.clone().into_iter().collect();
+        let peers = Arc::new(Peers::new(
+            config.name.clone(),
+            identity.map(Arc::new),
+            configured,
+        ));
+        let embedded = match config.registry() {
+            RegistryChoice::Here => Some(Embedded::open(store.clone())?),
+            _ => None,
+        };
+        let registry = open(&config, &peers, embedded.as_ref(), stop).await?;
+        let view = Arc::new(View::kept(&store)?);
+        let speed_up = config.speed_up.map(|times| (times * 1000.0) as u64);
+        let info = NodeInfo {
+            instance,
+            starts: store.epoch().0,
+            site: config.site.clone(),
+            zone: config.zone.to_string(),
+            peer: config.advertise.peer.clone().unwrap_or(peer.to_string()),
+            http: config.advertise.http.clone().unwrap_or(http),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            speed_up_thousandths: speed_up.unwrap_or_else(measure),
+        };
+        let cluster = Arc::new(Self {
+            directory: Directory::new(
+                config.name.clone(),
+                config.site.clone(),
+                view.clone(),
+                registry.clone(),
+                peers.clone(),
+                store.clone(),
+            ),
+            config,
+            info,
+            peers,
+            registry,
+            embedded,
+            view,
+            store,
+            membership: Mutex::default(),
+        });
+        if let Some(embedded) = &cluster.embedded {
+            tasks.spawn(embedded.clone().run(stop.clone()));
+        }
+        cluster.become_member(stop).await?;
+        tasks.spawn(view::follow(
+            cluster.view.clone(),
+            cluster.registry.clone(),
+            cluster.peers.clone(),
+            cluster.store.clone(),
+            stop.clone(),
+        ));
+        tasks.spawn(stay(cluster.clone(), stop.clone()));
+        let mut connected = cluster.view.subscribe();
+        if cluster.membership.lock().fault.is_none() {
+            // The registry just answered, so that the first look at the whole of it is near.
+            let whole = connected.wait_for(|revision| *revision > 0);
+            let _ = tokio::time::timeout(PATIENCE, whole).await;
+        }
+        Ok(cluster)
+    }
+
+    /// Registers, trying again while the registry cannot be reached; goes on without it if it can.
+    async fn become_member(&self, stop: &CancellationToken) -> Result<(), JoinError> {
+        let started = Instant::now();
+        let was_member = self.view.member(self.name()).is_some();
+        loop {
+            let error = match self.register().await {
+                Ok(()) => return Ok(()),
+                Err(JoinError::Registry(error @ RegistryError::Unreachable(_))) => error,
+                Err(error) => return Err(error),
+            };
+            if was_member && started.elapsed() > PATIENCE {
+                tracing::warn!(%error, "starting without the registry, with what was known when it was last followed");
+                self.membership.lock().fault = Some(error.to_string());
+                return Ok(());
+            }
+            tracing::info!(%error, "waiting for the registry");
+            tokio::select! {
+                () = stop.cancelled() => return Err(JoinError::Stopped(error.to_string())),
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// Answers peers until stopped.
+    pub fn serve(
+        self: &Arc<Self>,
+        handler: Arc<dyn Handler>,
+        listener: TcpListener,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) {
+        tasks.spawn(crate::serve::serve(self.clone(), handler, listener, stop));
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &NodeName {
+        &self.config.name
+    }
+
+    /// What the node says of itself.
+    pub fn info(&self) -> &NodeInfo {
+        &self.info
+    }
+
+    /// The node's configuration.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// What the registry says.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Who is home to what.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Calls to other nodes.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    pub(crate) fn embedded(&self) -> Option<&Embedded> {
+        self.embedded.as_ref()
+    }
+
+    /// Other nodes that are running.
+    pub fn others(&self) -> Vec<NodeName> {
+        let members = self.view.members().into_iter();
+        let others = members.filter(|member| member.live && member.name != *self.name());
+        others.map(|member| member.name).collect()
+    }
+
+    /// How it stands with the cluster.
+    pub fn standing(&self) -> Standing {
+        let membership = self.membership.lock();
+        Standing {
+            registry: self.view.is_connected(),
+            lease: membership.until.is_some_and(|until| until > Instant::now()),
+            fault: membership.fault.clone(),
+        }
+    }
+
+    /// Writes a key of the registry, whatever it is now: `change` gets its value and gives the new one
+    /// (none: deletes it). What is written is seen in the view when this comes back.
+    ///
+    /// # Errors
+    /// When the registry cannot be reached.
+    pub async fn update(
+        &self,
+        key: &str,
+        mut change: impl FnMut(Option<&Bytes>) -> Option<Bytes> + Send,
+    ) -> Result<u64, RegistryError> {
+        loop {
+            let snapshot = self.registry.list(key).await?;
+            let present = snapshot.entries.into_iter().find(|entry| entry.key == key);
+            let expected = present.as_ref().map_or(0, |entry| entry.revision);
+            let written = match change(present.as_ref().map(|entry| &entry.value)) {
+                Some(value) => {
+                    let written = self
+                        .registry
+                        .put(key, value.clone(), expected, None)
+                        .await?;
+                    if let Written::Done(revision) = written {
+                        self.view.learn(Entry {
+                            key: key.to_owned(),
+                            value,
+                            revision,
+                        });
+                    }
+                    written
+                }
+                None if expected == 0 => return Ok(snapshot.revision),
+                None => self.registry.delete(key, expected).await?,
+            };
+            if let Written::Done(revision) = written {
+                return Ok(revision);
+            }
+        }
+    }
+
+    /// Makes sure that the name is this node's, and tells the others that it runs.
+    async fn register(&self) -> Result<(), JoinError> {
+        let name = self.name();
+        let snapshot = self.registry.list("").await?;
+        let seen = self.view.revision();
+        if snapshot.revision < seen {
+            let found = snapshot.revision;
+            return Err(JoinError::OldRegistry { found, seen });
+        }
+        let find = |key: String| snapshot.entries.iter().find(|entry| entry.key == key);
+        let live = find(format!("{LIVE}{name}"));
+        let node = find(format!("{NODES}{name}"));
+        let known = node.and_then(|entry| NodeInfo::decode(&entry.value).ok());
+        if let Some(known) = known {
+            if known.instance != self.info.instance {
+                return Err(JoinError::NameTaken {
+                    name: name.clone(),
+                    instance: known.instance,
+                    address: known.peer,
+                    live: live.is_some(),
+                });
+            }
+            if known.starts > self.info.starts {
+                return Err(JoinError::OldData {
+                    own: self.info.starts,
+                    seen: known.starts,
+                });
+            }
+        }
+        let raced = || RegistryError::Unreachable("another node was quicker".into());
+        let revision = node.map_or(0, |entry| entry.revision);
+        let key = format!("{NODES}{name}");
+        let put = self.registry.put(&key, value(&self.info), revision, None);
+        let Written::Done(_) = put.await? else {
+            return Err(raced().into());
+        };
+        let ttl = self.config.registry.lease.get();
+        let asked = Instant::now();
+        let lease = self.registry.grant(ttl).await?;
+        let key = format!("{LIVE}{name}");
+        let instance = Bytes::from(self.info.instance.clone());
+        let revision = live.map_or(0, |entry| entry.revision);
+        let put = self.registry.put(&key, instance, revision, Some(lease));
+        let Written::Done(_) = put.await? else {
+            return Err(raced().into());
+        };
+        *self.membership.lock() = Membership {
+            lease: Some(lease),
+            until: Some(asked + ttl),
+            fault: None,
+        };
+        Ok(())
+    }
+
+    /// Keeps the lease alive; registers again if it ran out.
+    async fn keep_alive(&self) -> Result<(), JoinError> {
+        let lease = self.membership.lock().lease;
+        let Some(lease) = lease else {
+            return self.register().await;
+        };
+        let asked = Instant::now();
+        match self.registry.keep_alive(lease).await {
+            Ok(()) => {
+                let mut membership = self.membership.lock();
+                membership.until = Some(asked + self.config.registry.lease.get());
+                membership.fault = None;
+                Ok(())
+            }
+            Err(RegistryError::LeaseLost) => {
+                self.membership.lock().lease = None;
+                self.register().await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+async fn open(
+    config: &NodeConfig,
+    peers: &Arc<Peers>,
+    embedded: Option<&Embedded>,
+    stop: &CancellationToken,
+) -> Result<Arc<dyn Registry>, JoinError> {
+    let members = match (config.registry(), embedded) {
+        (RegistryChoice::Here, Some(embedded)) => return Ok(Arc::new(embedded.clone())),
+        (RegistryChoice::At(host), _) => return Ok(Arc::new(Remote::new(peers.clone(), host))),
+        (RegistryChoice::Etcd(members), _) => members,
+        (RegistryChoice::Here, None) => Vec::new(),
+    };
+    loop {
+        match Etcd::connect(&members, &config.registry.prefix).await {
+            Ok(etcd) => return Ok(Arc::new(etcd)),
+            Err(error) => {
+                tracing::info!(%error, "waiting for etcd");
+                tokio::select! {
+                    () = stop.cancelled() => return Err(JoinError::Stopped(error.to_string())),
+                    () = tokio::time::sleep(RETRY) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the node a member until stopped.
+async fn stay(cluster: Arc<Cluster>, stop: CancellationToken) {
+    let every = cluster.config.registry.lease.get() / KEEP_ALIVE_PARTS;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        if let Err(error) = cluster.keep_alive().await {
+            tracing::warn!(%error, "the cluster may count this node as gone");
+            cluster.membership.lock().fault = Some(error.to_string());
+        }
+    }
+}

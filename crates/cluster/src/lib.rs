@@ -1,0 +1,26 @@
+//! Many nodes: who they are, who is home to what, and how they speak with each other.
+//!
+//! Three things with three different promises. The [`registry`] (embedded, or etcd) is the source of
+//! truth for what is proportional to nodes and functions: it compares and swaps, and its revisions
+//! are the root of all epochs. The [`directory`] says who is home to a session; its records are in the
+//! local data stores of the shards' owners. [`peers`] carries calls, each with a deadline.
+//!
+//! Imports `state` and `model`. Knows nothing of functions, workers or HTTP clients: what a node does
+//! when it is called comes in as a [`Handler`].
+
+pub mod config;
+pub mod directory;
+mod handler;
+pub mod identity;
+pub mod join;
+pub mod peers;
+pub mod registry;
+mod serve;
+pub mod transport;
+pub mod view;
+pub mod wire;
+
+pub use config::{ConfigError, NodeConfig};
+pub use handler::{Forwarded, Handler};
+pub use join::{Cluster, JoinError};
+pub use peers::PeerError;

@@ -1,0 +1,264 @@
+//! Calls to other nodes: one connection to each, made when it is needed, and made again when it breaks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fulmar_model::NodeName;
+use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, RwLock};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use crate::identity::Identity;
+use crate::transport::{self, ConnectError};
+use crate::wire::{self, NODE};
+
+/// How often a silent connection is tried, and how long the answer may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes in flight of one call, and of one connection.
+const CALL_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// A call to another node had no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PeerError {
+    /// Nobody knows where the node is.
+    #[error("no address of the node {0} is known")]
+    Unknown(NodeName),
+    /// No connection: nothing was sent.
+    #[error("{node} cannot be reached: {reason}")]
+    Unreachable {
+        /// Whom.
+        node: NodeName,
+        /// Why.
+        reason: String,
+    },
+    /// The connection broke, or the time was over: what was sent may have arrived.
+    #[error("{node} did not answer: {reason}")]
+    Lost {
+        /// Who.
+        node: NodeName,
+        /// Why.
+        reason: String,
+    },
+    /// An answer, but none of use.
+    #[error("{node} refused: {reason}")]
+    Refused {
+        /// Who.
+        node: NodeName,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl PeerError {
+    /// Whether the other node certainly did nothing.
+    pub fn nothing_sent(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::Unreachable { .. })
+    }
+}
+
+/// Other nodes, by name.
+pub struct Peers {
+    own: NodeName,
+    identity: Option<Arc<Identity>>,
+    /// Addresses from the configuration: for as long as the registry knows none.
+    configured: HashMap<NodeName, String>,
+    advertised: RwLock<HashMap<NodeName, String>>,
+    channels: Mutex<HashMap<NodeName, (String, Channel)>>,
+}
+
+impl Peers {
+    /// No connections yet.
+    pub(crate) fn new(
+        own: NodeName,
+        identity: Option<Arc<Identity>>,
+        configured: HashMap<NodeName, String>,
+    ) -> Self {
+        Self {
+            own,
+            identity,
+            configured,
+            advertised: RwLock::default(),
+            channels: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.clone()
+    }
+
+    /// Takes over where nodes say that they are.
+    pub(crate) fn set_advertised(&self, addresses: HashMap<NodeName, String>) {
+        *self.advertised.write() = addresses;
+    }
+
+    /// A connection to the node, which may still have to be made.
+    ///
+    /// # Errors
+    /// When no address of the node is known.
+    pub fn channel(&self, node: &NodeName) -> Result<Channel, PeerError> {
+        // What is configured for a node is how it is reached from here.
+        let address = match self.configured.get(node) {
+            Some(address) => address.clone(),
+            None => {
+                let advertised = self.advertised.read();
+                let unknown = || PeerError::Unknown(node.clone());
+                advertised.get(node).cloned().ok_or_else(unknown)?
+            }
+        };
+        let mut channels = self.channels.lock();
+        if let Some((known, channel)) = channels.get(node)
+            && *known == address
+        {
+            return Ok(channel.clone());
+        }
+        let channel = self.connect(node.clone(), address.clone());
+        channels.insert(node.clone(), (address, channel.clone()));
+        Ok(channel)
+    }
+
+    fn connect(&self, node: NodeName, address: String) -> Channel {
+        let identity = self.identity.clone();
+        let connector = tower::service_fn(move |_| {
+            let (node, address, identity) = (node.clone(), address.clone(), identity.clone());
+            async move {
+                let connection = transport::connect(&node, &address, identity.as_deref()).await?;
+                Ok::<_, ConnectError>(TokioIo::new(connection))
+            }
+        });
+        // The connector knows where to go; the name is only for the requests' authority.
+        Endpoint::from_static("http://peer")
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(CALL_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .connect_with_connector_lazy(connector)
+    }
+
+    /// A message with its sender and its deadline.
+    pub fn request<T>(&self, message: T, deadline: Duration) -> Request<T> {
+        let mut request = self.stream_request(message);
+        request.set_timeout(deadline);
+        request
+    }
+
+    /// The same for calls that go on and on.
+    pub fn stream_request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        // A node's name is plain ASCII.
+        if let Ok(own) = self.own.as_str().parse() {
+            request.metadata_mut().insert(NODE, own);
+        }
+        request
+    }
+
+    /// Calls a node: `call` gets a client of any service, made from the channel.
+    ///
+    /// # Errors
+    /// As [`PeerError`] tells.
+    pub(crate) async fn call<T, F>(
+        &self,
+        node: &NodeName,
+        deadline: Duration,
+        call: impl FnOnce(Channel) -> F,
+    ) -> Result<T, PeerError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let channel = self.channel(node)?;
+        within(deadline, call(channel))
+            .await
+            .map_err(|status| classify(node, &status))
+    }
+
+    /// Asks a node for its name and its protocol.
+    ///
+    /// # Errors
+    /// When it does not answer, or speaks a protocol of which this version knows nothing.
+    pub async fn hello(&self, node: &NodeName, deadline: Duration) -> Result<(), PeerError> {
+        let message = wire::HelloRequest {
+            node: self.own.to_string(),
+            protocol: wire::PROTOCOL,
+        };
+        let request = self.request(message, deadline);
+        let reply = self
+            .call(node, deadline, |channel| async move {
+                wire::peer_client::PeerClient::new(channel)
+                    .hello(request)
+                    .await
+            })
+            .await?;
+        let refused = |reason: String| PeerError::Refused {
+            node: node.clone(),
+            reason,
+        };
+        if reply.oldest > wire::PROTOCOL || reply.protocol < wire::OLDEST_PROTOCOL {
+            return Err(refused(format!(
+                "it speaks the protocols {} to {}, this version {} to {}",
+                reply.oldest,
+                reply.protocol,
+                wire::OLDEST_PROTOCOL,
+                wire::PROTOCOL
+            )));
+        }
+        if reply.node != node.as_str() {
+            return Err(refused(format!("it calls itself {}", reply.node)));
+        }
+        Ok(())
+    }
+}
+
+/// The answer, if it comes in time.
+pub(crate) async fn within<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(deadline, call).await {
+        Ok(result) => result.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no answer within {deadline:?}"
+        ))),
+    }
+}
+
+/// The first cause of this type.
+fn cause<'a, E: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// What a failed call's status says, to people.
+pub(crate) fn explain(status: &Status) -> String {
+    match cause::<ConnectError>(status) {
+        Some(error) => error.to_string(),
+        None => status.message().to_owned(),
+    }
+}
+
+fn classify(node: &NodeName, status: &Status) -> PeerError {
+    let (node, reason) = (node.clone(), explain(status));
+    if let Some(error) = cause::<ConnectError>(status) {
+        let reason = error.reason.clone();
+        return PeerError::Unreachable { node, reason };
+    }
+    match status.code() {
+        tonic::Code::Unavailable
+        | tonic::Code::DeadlineExceeded
+        | tonic::Code::Cancelled
+        | tonic::Code::Unknown
+        | tonic::Code::Internal => PeerError::Lost { node, reason },
+        _ => PeerError::Refused { node, reason },
+    }
+}

@@ -1,0 +1,370 @@
+//! The peer protocol, answered: who calls is checked, then the directory, the registry or the node
+//! above is asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fulmar_model::{Epoch, NodeName};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::directory::{DirectoryError, Home};
+use crate::handler::Handler;
+use crate::identity;
+use crate::join::Cluster;
+use crate::registry::embedded::Embedded;
+use crate::registry::{LeaseId, Registry, RegistryError, Written};
+use crate::transport::{self, Caller};
+use crate::wire::{
+    self, CatchUpReply, CatchUpRequest, Chunk, DeleteRequest, FetchArtifactRequest, FindReply,
+    FindRequest, ForgetReply, ForgetRequest, ForwardReply, ForwardRequest, GrantReply,
+    GrantRequest, HelloReply, HelloRequest, KeepAliveReply, KeepAliveRequest, ListReply,
+    ListRequest, NODE, PutReply, PutRequest, RelocateRequest, WatchReply, WatchRequest,
+};
+
+/// Bytes of an artefact that go at once.
+const CHUNK: usize = 256 << 10;
+/// Calls at once of one connection.
+const MAX_CALLS: u32 = 4096;
+/// How often a silent connection is tried, and how long the answer may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Answers peers until stopped.
+pub(crate) async fn serve(
+    cluster: Arc<Cluster>,
+    handler: Arc<dyn Handler>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
+    let connections = transport::incoming(listener, cluster.peers().identity(), stop.clone());
+    let service = Service { cluster, handler };
+    let peer = wire::peer_server::PeerServer::new(service.clone())
+        .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
+    let directory = wire::directory_server::DirectoryServer::new(service.clone());
+    let registry = wire::registry_server::RegistryServer::new(service);
+    let served = tonic::transport::Server::builder()
+        .max_concurrent_streams(MAX_CALLS)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .add_service(peer)
+        .add_service(directory)
+        .add_service(registry)
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "peers are no longer answered");
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    cluster: Arc<Cluster>,
+    handler: Arc<dyn Handler>,
+}
+
+/// Who calls: the name in the call's metadata, which has to be the one in the certificate.
+fn caller<T>(request: &Request<T>) -> Result<NodeName, Status> {
+    let refused = |detail: String| Status::permission_denied(detail);
+    let name = request
+        .metadata()
+        .get(NODE)
+        .and_then(|name| name.to_str().ok())
+        .and_then(|name| NodeName::new(name).ok())
+        .ok_or_else(|| refused(format!("the call does not say in {NODE} who makes it")))?;
+    let certificate = request
+        .extensions()
+        .get::<Caller>()
+        .and_then(|caller| caller.certificate.clone());
+    if let Some(certificate) = certificate
+        && !identity::is_for(&CertificateDer::from(&certificate[..]), &name)
+    {
+        return Err(refused(format!("the certificate is not for {name}")));
+    }
+    Ok(name)
+}
+
+fn group(group: Option<wire::Group>) -> Result<fulmar_model::Group, Status> {
+    let group = group.ok_or_else(|| Status::invalid_argument("the call names no session"))?;
+    group
+        .try_into()
+        .map_err(|error: fulmar_model::NameError| Status::invalid_argument(error.to_string()))
+}
+
+fn node(name: &str) -> Result<NodeName, Status> {
+    NodeName::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// Headers of HTTP from those of the protocol.
+fn headers(from: Vec<wire::Header>) -> Result<http::HeaderMap, Status> {
+    let bad = |_| Status::invalid_argument("a header is not one of HTTP");
+    let mut headers = http::HeaderMap::with_capacity(from.len());
+    for header in from {
+        let name = http::HeaderName::try_from(header.name).map_err(|_| bad(()))?;
+        let value = http::HeaderValue::from_maybe_shared(header.value).map_err(|_| bad(()))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+#[tonic::async_trait]
+impl wire::peer_server::Peer for Service {
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        caller(&request)?;
+        Ok(Response::new(HelloReply {
+            node: self.cluster.name().to_string(),
+            protocol: wire::PROTOCOL,
+            oldest: wire::OLDEST_PROTOCOL,
+        }))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<ForwardRequest>,
+    ) -> Result<Response<ForwardReply>, Status> {
+        let from = caller(&request)?;
+        let message = request.into_inner();
+        let mut forwarded = http::Request::builder()
+            .method(message.method.as_str())
+            .uri(message.uri)
+            .body(message.body)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        *forwarded.headers_mut() = headers(message.headers)?;
+        let answer = self.handler.forward(&from, forwarded).await;
+        let (head, body) = answer.response.into_parts();
+        let headers = head.headers.iter().map(|(name, value)| wire::Header {
+            name: name.as_str().to_owned(),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+        });
+        let (moved_to, moved_epoch) = match answer.moved {
+            Some((node, epoch)) => (node.to_string(), epoch.0),
+            None => (String::new(), 0),
+        };
+        Ok(Response::new(ForwardReply {
+            status: head.status.as_u16().into(),
+            headers: headers.collect(),
+            body,
+            moved_to,
+            moved_epoch,
+        }))
+    }
+
+    type FetchArtifactStream = BoxStream<'static, Result<Chunk, Status>>;
+
+    async fn fetch_artifact(
+        &self,
+        request: Request<FetchArtifactRequest>,
+    ) -> Result<Response<Self::FetchArtifactStream>, Status> {
+        caller(&request)?;
+        let digest = request.into_inner().digest;
+        let bytes = self.handler.artifact(&digest).await;
+        let bytes = bytes.ok_or_else(|| Status::not_found(format!("no artefact {digest}")))?;
+        let chunks = futures_util::stream::unfold(bytes, |mut rest| async move {
+            if rest.is_empty() {
+                return None;
+            }
+            let bytes = rest.split_to(rest.len().min(CHUNK));
+            Some((Ok(Chunk { bytes }), rest))
+        });
+        Ok(Response::new(chunks.boxed()))
+    }
+
+    async fn catch_up(
+        &self,
+        request: Request<CatchUpRequest>,
+    ) -> Result<Response<CatchUpReply>, Status> {
+        caller(&request)?;
+        let revision = request.into_inner().revision;
+        match self.handler.catch_up(revision).await {
+            Ok(()) => Ok(Response::new(CatchUpReply {})),
+            Err(problem) => Err(Status::failed_precondition(problem.to_string())),
+        }
+    }
+}
+
+fn found(answer: Option<Result<Option<Home>, DirectoryError>>) -> Result<FindReply, Status> {
+    let mut reply = FindReply::default();
+    match answer {
+        None => reply.not_owner = true,
+        Some(Err(error)) => return Err(Status::unavailable(error.to_string())),
+        Some(Ok(None)) => {}
+        Some(Ok(Some(home))) => {
+            reply.home = home.node.to_string();
+            reply.epoch = home.epoch.0;
+        }
+    }
+    Ok(reply)
+}
+
+#[tonic::async_trait]
+impl wire::directory_server::Directory for Service {
+    async fn find(&self, request: Request<FindRequest>) -> Result<Response<FindReply>, Status> {
+        caller(&request)?;
+        let message = request.into_inner();
+        let group = group(message.group)?;
+        let claimant = match message.claimant.as_str() {
+            "" => None,
+            name => Some(node(name)?),
+        };
+        let directory = self.cluster.directory();
+        let answer = directory.find_own(&group, claimant.as_ref()).await;
+        found(answer).map(Response::new)
+    }
+
+    async fn relocate(
+        &self,
+        request: Request<RelocateRequest>,
+    ) -> Result<Response<FindReply>, Status> {
+        caller(&request)?;
+        let message = request.into_inner();
+        let group = group(message.group)?;
+        let from = Home {
+            node: node(&message.from)?,
+            epoch: Epoch(message.epoch),
+        };
+        let to = node(&message.to)?;
+        let directory = self.cluster.directory();
+        let answer = directory.relocate_own(&group, &from, &to).await;
+        found(answer).map(Response::new)
+    }
+
+    async fn forget(
+        &self,
+        request: Request<ForgetRequest>,
+    ) -> Result<Response<ForgetReply>, Status> {
+        caller(&request)?;
+        let message = request.into_inner();
+        let group = group(message.group)?;
+        let home = Home {
+            node: node(&message.home)?,
+            epoch: Epoch(message.epoch),
+        };
+        let directory = self.cluster.directory();
+        let forgotten = directory.forget_own(&group, &home).await;
+        match forgotten {
+            Ok(done) => Ok(Response::new(ForgetReply {
+                not_owner: done.is_none(),
+            })),
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+}
+
+fn refused(error: RegistryError) -> Status {
+    match error {
+        RegistryError::LeaseLost => Status::failed_precondition(error.to_string()),
+        RegistryError::Unreachable(_) => Status::unavailable(error.to_string()),
+        RegistryError::Refused(_) | RegistryError::Compacted(_) => {
+            Status::internal(error.to_string())
+        }
+    }
+}
+
+fn written(written: Written) -> PutReply {
+    match written {
+        Written::Done(revision) => PutReply {
+            done: true,
+            revision,
+            present: None,
+        },
+        Written::Conflict(present) => PutReply {
+            done: false,
+            revision: 0,
+            present: present.map(wire::Entry::from),
+        },
+    }
+}
+
+impl Service {
+    fn embedded(&self) -> Result<&Embedded, Status> {
+        let name = self.cluster.name();
+        let none = || Status::permission_denied(format!("{name} does not keep the registry"));
+        self.cluster.embedded().ok_or_else(none)
+    }
+}
+
+#[tonic::async_trait]
+impl wire::registry_server::Registry for Service {
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
+        caller(&request)?;
+        let prefix = request.into_inner().prefix;
+        let snapshot = self.embedded()?.list(&prefix).await.map_err(refused)?;
+        Ok(Response::new(ListReply {
+            entries: snapshot
+                .entries
+                .into_iter()
+                .map(wire::Entry::from)
+                .collect(),
+            revision: snapshot.revision,
+        }))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutReply>, Status> {
+        caller(&request)?;
+        let message = request.into_inner();
+        let lease = (message.lease > 0).then_some(LeaseId(message.lease));
+        let registry = self.embedded()?;
+        let put = registry
+            .put(&message.key, message.value, message.expected, lease)
+            .await;
+        put.map(written).map(Response::new).map_err(refused)
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<PutReply>, Status> {
+        caller(&request)?;
+        let message = request.into_inner();
+        let registry = self.embedded()?;
+        let deleted = registry.delete(&message.key, message.expected).await;
+        deleted.map(written).map(Response::new).map_err(refused)
+    }
+
+    async fn grant(&self, request: Request<GrantRequest>) -> Result<Response<GrantReply>, Status> {
+        caller(&request)?;
+        let ttl = Duration::from_millis(request.into_inner().ttl_ms);
+        let LeaseId(lease) = self.embedded()?.grant(ttl).await.map_err(refused)?;
+        Ok(Response::new(GrantReply { lease }))
+    }
+
+    async fn keep_alive(
+        &self,
+        request: Request<KeepAliveRequest>,
+    ) -> Result<Response<KeepAliveReply>, Status> {
+        caller(&request)?;
+        let lease = LeaseId(request.into_inner().lease);
+        let alive = match self.embedded()?.keep_alive(lease).await {
+            Ok(()) => true,
+            Err(RegistryError::LeaseLost) => false,
+            Err(error) => return Err(refused(error)),
+        };
+        Ok(Response::new(KeepAliveReply { alive }))
+    }
+
+    type WatchStream = BoxStream<'static, Result<WatchReply, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        caller(&request)?;
+        let after = request.into_inner().after;
+        let changes = self.embedded()?.watch(after).await.map_err(refused)?;
+        let replies = changes.map(|changes| match changes {
+            Ok(changes) => Ok(WatchReply {
+                compacted: false,
+                changes: changes.into_iter().map(wire::Change::from).collect(),
+            }),
+            Err(RegistryError::Compacted(_)) => Ok(WatchReply {
+                compacted: true,
+                changes: Vec::new(),
+            }),
+            Err(error) => Err(refused(error)),
+        });
+        Ok(Response::new(replies.boxed()))
+    }
+}

@@ -1,0 +1,200 @@
+//! Connections between nodes: TCP, with mutual TLS where there are certificates.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use fulmar_model::NodeName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use crate::identity::Identity;
+
+/// Longest wait for a connection, its handshake included.
+pub const CONNECT: Duration = Duration::from_secs(3);
+/// Pause after a failed accept (too many open files), before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that wait for their handshake or to be taken.
+const ACCEPTED: usize = 64;
+
+/// A connection to a peer could not be made; whatever was to be sent was not.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot connect to {node} at {address}: {reason}")]
+pub struct ConnectError {
+    /// Whom.
+    pub node: NodeName,
+    /// Where.
+    pub address: String,
+    /// What went wrong.
+    pub reason: String,
+}
+
+trait Stream_: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream_ for S {}
+
+/// A connection, encrypted or not.
+pub struct Connection {
+    stream: Box<dyn Stream_>,
+    /// The other side's certificate, if it showed one.
+    certificate: Option<Arc<[u8]>>,
+}
+
+/// What a service gets to know of the connection that a call came over.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The other side's certificate, DER; none without TLS.
+    pub certificate: Option<Arc<[u8]>>,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        Caller {
+            certificate: self.certificate.clone(),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Connects to a node.
+///
+/// # Errors
+/// When it does not answer in time, or shows a certificate that is not its own.
+pub async fn connect(
+    node: &NodeName,
+    address: &str,
+    identity: Option<&Identity>,
+) -> Result<Connection, ConnectError> {
+    let failed = |reason: String| ConnectError {
+        node: node.clone(),
+        address: address.to_owned(),
+        reason,
+    };
+    let connecting = async {
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let _ = stream.set_nodelay(true);
+        let Some(identity) = identity else {
+            return Ok(Connection {
+                stream: Box::new(stream),
+                certificate: None,
+            });
+        };
+        let name = Identity::server_name(node);
+        let stream = TlsConnector::from(identity.client())
+            .connect(name, stream)
+            .await
+            .map_err(|error| failed(format!("TLS: {error}")))?;
+        Ok(Connection {
+            stream: Box::new(stream),
+            certificate: None,
+        })
+    };
+    match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(failed(format!("no answer within {CONNECT:?}"))),
+    }
+}
+
+/// Connections from peers, handshakes done; those that fail are logged and left out.
+pub(crate) fn incoming(
+    listener: TcpListener,
+    identity: Option<Arc<Identity>>,
+    stop: CancellationToken,
+) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
+    let (accepted, connections) = tokio::sync::mpsc::channel(ACCEPTED);
+    tokio::spawn(async move {
+        loop {
+            let accepting = tokio::select! {
+                () = stop.cancelled() => return,
+                accepting = listener.accept() => accepting,
+            };
+            let (stream, from) = match accepting {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a peer's connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (accepted, identity) = (accepted.clone(), identity.clone());
+            tokio::spawn(async move {
+                if let Some(connection) = handshake(stream, from, identity.as_deref()).await {
+                    // Nobody listens any more: the node stops.
+                    let _ = accepted.send(Ok(connection)).await;
+                }
+            });
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(connections)
+}
+
+async fn handshake(
+    stream: TcpStream,
+    from: SocketAddr,
+    identity: Option<&Identity>,
+) -> Option<Connection> {
+    let _ = stream.set_nodelay(true);
+    let Some(identity) = identity else {
+        return Some(Connection {
+            stream: Box::new(stream),
+            certificate: None,
+        });
+    };
+    let accepting = TlsAcceptor::from(identity.server()).accept(stream);
+    match tokio::time::timeout(CONNECT, accepting).await {
+        Ok(Ok(stream)) => {
+            let certificates = stream.get_ref().1.peer_certificates();
+            let certificate = certificates.and_then(|chain| chain.first());
+            let certificate = certificate.map(|certificate| Arc::from(certificate.as_ref()));
+            Some(Connection {
+                stream: Box::new(stream),
+                certificate,
+            })
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%from, %error, "a peer was refused: its certificate or its TLS is not good");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%from, "a peer's handshake took too long");
+            None
+        }
+    }
+}

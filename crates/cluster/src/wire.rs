@@ -1,0 +1,39 @@
+//! The messages of `proto/peer.proto`, and what goes with each call.
+
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+mod generated {
+    tonic::include_proto!("fulmar.peer.v1");
+}
+
+pub use generated::*;
+
+use fulmar_model::{FunctionName, NameError, SessionName};
+
+/// The protocol that this version speaks; grows when a message changes its meaning.
+pub const PROTOCOL: u32 = 1;
+/// The oldest protocol that this version still speaks.
+pub const OLDEST_PROTOCOL: u32 = 1;
+/// Metadata that names the calling node.
+pub const NODE: &str = "fulmar-node";
+/// Largest message: the largest body of a request with its headers.
+pub const MAX_MESSAGE_BYTES: usize = 68 << 20;
+
+impl From<&fulmar_model::Group> for Group {
+    fn from(group: &fulmar_model::Group) -> Self {
+        Self {
+            function: group.function.to_string(),
+            session: group.session.to_string(),
+        }
+    }
+}
+
+impl TryFrom<Group> for fulmar_model::Group {
+    type Error = NameError;
+
+    fn try_from(group: Group) -> Result<Self, NameError> {
+        Ok(Self {
+            function: FunctionName::new(&group.function)?,
+            session: SessionName::new(&group.session)?,
+        })
+    }
+}

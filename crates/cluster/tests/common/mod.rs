@@ -1,0 +1,103 @@
+//! A store in a folder, and a real etcd.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use fulmar_state::{DataDir, Store, Submitters};
+
+pub fn store(path: &Path) -> Arc<Store> {
+    let data = DataDir::open(path).unwrap();
+    let threads = Arc::new(Submitters::uncounted());
+    Store::local(
+        &data,
+        Arc::new(()),
+        Arc::new(|releases| releases()),
+        threads,
+    )
+    .unwrap()
+}
+
+/// Ports that nobody listens on at this moment.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    held.iter()
+        .map(|held| held.local_addr().unwrap().port())
+        .collect()
+}
+
+/// A running etcd of some members, each with its data in memory as far as the system allows.
+pub struct Etcd {
+    members: Vec<Child>,
+    ports: Vec<u16>,
+    _folder: tempfile::TempDir,
+}
+
+impl Etcd {
+    pub fn start(members: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ports = free_ports(2 * members);
+        let (clients, peers) = ports.split_at(members);
+        let cluster: Vec<String> = peers
+            .iter()
+            .enumerate()
+            .map(|(at, port)| format!("m{at}=http://127.0.0.1:{port}"))
+            .collect();
+        let members = (0..members).map(|at| {
+            let client = format!("http://127.0.0.1:{}", clients[at]);
+            let peer = format!("http://127.0.0.1:{}", peers[at]);
+            Command::new("etcd")
+                .args(["--name", &format!("m{at}"), "--data-dir"])
+                .arg(folder.path().join(at.to_string()))
+                .args([
+                    "--listen-client-urls",
+                    &client,
+                    "--advertise-client-urls",
+                    &client,
+                ])
+                .args([
+                    "--listen-peer-urls",
+                    &peer,
+                    "--initial-advertise-peer-urls",
+                    &peer,
+                ])
+                .args(["--initial-cluster", &cluster.join(",")])
+                .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("etcd is installed (Debian package etcd-server)")
+        });
+        Self {
+            members: members.collect(),
+            ports: clients.to_vec(),
+            _folder: folder,
+        }
+    }
+
+    pub fn endpoints(&self) -> Vec<String> {
+        self.ports
+            .iter()
+            .map(|port| format!("http://127.0.0.1:{port}"))
+            .collect()
+    }
+
+    pub fn kill(&mut self, member: usize) {
+        self.members[member].kill().unwrap();
+        self.members[member].wait().unwrap();
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            let _ = member.kill();
+            let _ = member.wait();
+        }
+    }
+}
