@@ -11,8 +11,11 @@ mod functions;
 mod invoke;
 mod logs;
 mod new;
+mod node;
+mod nodes;
 mod output;
 mod plan;
+mod process;
 mod sessions;
 mod sim;
 mod state;
@@ -43,6 +46,13 @@ struct Cli {
 enum Command {
     /// Start one node with everything embedded.
     Dev(dev::Args),
+    /// Start one of many nodes.
+    Node(node::Args),
+    /// The nodes of the cluster.
+    Nodes {
+        #[command(subcommand)]
+        verb: nodes::Verb,
+    },
     /// Make a function from a template.
     New {
         /// Its language.
@@ -136,6 +146,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let target = &cli.target;
     match cli.command {
         Command::Dev(args) => dev::run(args),
+        Command::Node(args) => node::run(args),
+        Command::Nodes { verb } => nodes::run(target, &verb),
         Command::New { language } => new::run(target, &language),
         Command::Deploy(args) => deploy::run(target, &args),
         Command::Invoke(args) => invoke::run(target, &args),

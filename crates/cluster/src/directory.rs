@@ -312,7 +312,10 @@ impl Directory {
     }
 
     /// Who owns the session's shard; this node becomes it if nobody does.
-    async fn owner(&self, group: &Group) -> Result<NodeName, DirectoryError> {
+    ///
+    /// # Errors
+    /// When nobody does, and the registry cannot be asked.
+    pub async fn owner(&self, group: &Group) -> Result<NodeName, DirectoryError> {
         let shard = shard_of(group);
         if let Some((owner, _)) = self.view.shard(&self.site, shard) {
             return Ok(owner);

@@ -375,6 +375,16 @@ impl Cluster {
         }
     }
 
+    /// Removes a node from the registry, so that another may take its name.
+    ///
+    /// # Errors
+    /// When the registry cannot be reached.
+    pub async fn forget(&self, node: &NodeName) -> Result<(), RegistryError> {
+        let revision = self.update(&format!("{NODES}{node}"), |_| None).await?;
+        self.view.has(revision, PATIENCE).await;
+        Ok(())
+    }
+
     /// Makes sure that the name is this node's, and tells the others that it runs.
     async fn register(&self) -> Result<(), JoinError> {
         let name = self.name();

@@ -8,6 +8,7 @@
 //! Imports `state` and `model`. Knows nothing of functions, workers or HTTP clients: what a node does
 //! when it is called comes in as a [`Handler`].
 
+mod calls;
 pub mod config;
 pub mod directory;
 mod handler;
@@ -21,6 +22,7 @@ pub mod view;
 pub mod wire;
 
 pub use config::{ConfigError, NodeConfig};
+pub use directory::{DirectoryError, Home};
 pub use handler::{Forwarded, Handler};
 pub use join::{Cluster, JoinError};
 pub use peers::PeerError;

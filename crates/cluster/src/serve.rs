@@ -101,18 +101,6 @@ fn node(name: &str) -> Result<NodeName, Status> {
     NodeName::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-/// Headers of HTTP from those of the protocol.
-fn headers(from: Vec<wire::Header>) -> Result<http::HeaderMap, Status> {
-    let bad = |_| Status::invalid_argument("a header is not one of HTTP");
-    let mut headers = http::HeaderMap::with_capacity(from.len());
-    for header in from {
-        let name = http::HeaderName::try_from(header.name).map_err(|_| bad(()))?;
-        let value = http::HeaderValue::from_maybe_shared(header.value).map_err(|_| bad(()))?;
-        headers.append(name, value);
-    }
-    Ok(headers)
-}
-
 #[tonic::async_trait]
 impl wire::peer_server::Peer for Service {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
@@ -135,7 +123,8 @@ impl wire::peer_server::Peer for Service {
             .uri(message.uri)
             .body(message.body)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        *forwarded.headers_mut() = headers(message.headers)?;
+        *forwarded.headers_mut() = wire::http_headers(message.headers)
+            .map_err(|_| Status::invalid_argument("a header is not one of HTTP"))?;
         let answer = self.handler.forward(&from, forwarded).await;
         let (head, body) = answer.response.into_parts();
         let headers = head.headers.iter().map(|(name, value)| wire::Header {

@@ -37,3 +37,17 @@ impl TryFrom<Group> for fulmar_model::Group {
         })
     }
 }
+
+/// Headers of HTTP from those of the protocol.
+///
+/// # Errors
+/// When one of them is none of HTTP.
+pub(crate) fn http_headers(from: Vec<Header>) -> Result<http::HeaderMap, http::Error> {
+    let mut headers = http::HeaderMap::with_capacity(from.len());
+    for header in from {
+        let name = http::HeaderName::try_from(header.name)?;
+        let value = http::HeaderValue::from_maybe_shared(header.value)?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}

@@ -4,6 +4,7 @@ mod dead_letters;
 mod functions;
 mod health;
 mod logs;
+mod nodes;
 mod sessions;
 mod state;
 mod tokens;
@@ -66,6 +67,7 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .merge(sessions::routes())
         .merge(state::routes())
         .merge(tokens::routes())
+        .merge(nodes::routes())
         .fallback(fallback)
         .with_state(core)
 }

@@ -68,6 +68,12 @@ impl Artifacts {
         is_digest(digest) && self.wasm(digest).exists()
     }
 
+    /// The artefact as it was uploaded; none if it was not, or cannot be read.
+    pub(crate) fn read(&self, digest: &str) -> Option<Vec<u8>> {
+        let path = self.has(digest).then(|| self.wasm(digest))?;
+        std::fs::read(path).ok()
+    }
+
     /// Checks, compiles and stores a component. Takes seconds for a large one: not for a thread
     /// that serves others.
     pub(crate) fn store(

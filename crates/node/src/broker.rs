@@ -4,10 +4,11 @@
 //! a slow client holds its connection and nothing else.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use fulmar_model::{Code, Problem, SessionName};
+use fulmar_cluster::{Cluster, Forwarded, Home};
+use fulmar_model::{Code, NodeName, Problem, SessionName};
 use fulmar_state::record::{
     Address, IdempotencyRecord, InvocationRecord, InvocationStatus, MessageRecord, StoredReply,
     StoredRequest,
@@ -23,12 +24,14 @@ use tokio::sync::oneshot;
 
 use crate::core::{Admission, Admitted, Core};
 use crate::execute::{self, QueueFull, storage_failed};
-use crate::functions::Function;
+use crate::functions::{Deployed, Function};
 use crate::headers::{idempotency_key, prefers_async};
-use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, restore_reply};
+use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, node_of, restore_reply};
 use crate::respond::{self, Body};
+use crate::route::{self, Answered, Place};
+use crate::sessions::Session;
 use crate::target::Target;
-use crate::{carry, clock};
+use crate::{carry, clock, continuum, homes};
 
 /// Bytes a second that a client has to send at least, on average, once it has begun.
 const MIN_BODY_RATE: u64 = 16 << 10;
@@ -36,7 +39,8 @@ const MIN_BODY_RATE: u64 = 16 << 10;
 /// Answers an invocation by a client.
 pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Response<Body> {
     let arrived = Instant::now();
-    let response = match accept(core, request, arrived).await {
+    let (head, body) = request.into_parts();
+    let response = match accept(core, &head, Source::Client(body), arrived).await {
         Ok(response) => response,
         Err(problem) => respond::problem(&problem),
     };
@@ -46,9 +50,44 @@ pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Resp
     response
 }
 
+/// Answers an invocation that another node took: here, or not at all.
+pub(crate) async fn answer_peer(core: &Arc<Core>, request: Request<Bytes>) -> Forwarded {
+    let (head, body) = request.into_parts();
+    let (response, moved) = match accept(core, &head, Source::Peer(body), Instant::now()).await {
+        Ok(response) => (response, None),
+        Err(problem) => {
+            let is_moved = problem.code == Code::SessionMoved;
+            let moved = is_moved.then(|| moved_to(core, head.uri.path())).flatten();
+            (respond::problem(&problem), moved)
+        }
+    };
+    Forwarded {
+        response: continuum::whole(response).await,
+        moved: moved.map(|home| (home.node, home.epoch)),
+    }
+}
+
+/// Where the session of an invocation's path was when it was last heard of.
+fn moved_to(core: &Core, path: &str) -> Option<Home> {
+    let target = Target::parse(path).ok()?;
+    let function = core.functions.get(&target.function)?;
+    let session = SessionName::new(&target.session?).ok()?;
+    let group = route::group(&function.name, &session);
+    core.cluster.as_ref()?.directory().cached(&group)
+}
+
+/// Where an invocation comes from, with its body.
+enum Source {
+    /// From a client, which may be slow.
+    Client(Incoming),
+    /// From another node, which has all of it.
+    Peer(Bytes),
+}
+
 async fn accept(
     core: &Arc<Core>,
-    request: Request<Incoming>,
+    head: &http::request::Parts,
+    source: Source,
     arrived: Instant,
 ) -> Result<Response<Body>, Problem> {
     if core.stopping.is_cancelled() {
@@ -57,7 +96,6 @@ async fn accept(
             "the node stops and takes nothing new",
         ));
     }
-    let (head, body) = request.into_parts();
     let target = Target::parse(head.uri.path())?;
     let function = core.functions.get(&target.function).ok_or_else(|| {
         Problem::new(
@@ -105,7 +143,15 @@ async fn accept(
     }
     let mut admitted = Admission::admit(core)?;
     let max = deployed.manifest.limits.max_request.as_usize();
-    let body = read_body(core, body, max, &mut admitted).await?;
+    let is_forwarded = matches!(source, Source::Peer(_));
+    let body = match source {
+        Source::Client(body) => read_body(core, body, max, &mut admitted).await?,
+        Source::Peer(body) if body.len() > max => return Err(too_large(max)),
+        Source::Peer(body) => {
+            admitted.hold(body.len())?;
+            body
+        }
+    };
     let idempotency = idempotency_key.as_ref().map(|key| IdempotencyKey {
         key: key.clone(),
         request: request_digest(
@@ -117,6 +163,9 @@ async fn accept(
     let call = ClientCall {
         core,
         function: &function,
+        deployed,
+        head,
+        target,
         session,
         carried,
         idempotency,
@@ -124,22 +173,18 @@ async fn accept(
         read_only,
         arrived,
     };
-    if prefers_async(&head.headers) {
-        return call
-            .submit_async(stored_request(&head, &target, &body))
-            .await;
+    match &core.cluster {
+        Some(cluster) if !is_forwarded => call.anywhere(cluster, body).await,
+        _ => call.here(body).await,
     }
-    let request = match deployed.world() {
-        World::Function => WorkerRequest::Bytes(body),
-        World::Http => WorkerRequest::Http(Box::new(http_request(head.clone(), &target, body)?)),
-    };
-    drop(deployed);
-    call.run(request).await.map(respond::answer)
 }
 
 struct ClientCall<'a> {
     core: &'a Arc<Core>,
     function: &'a Arc<Function>,
+    deployed: Arc<Deployed>,
+    head: &'a http::request::Parts,
+    target: Target<'a>,
     session: Option<SessionName>,
     carried: Option<Box<str>>,
     idempotency: Option<IdempotencyKey>,
@@ -149,16 +194,75 @@ struct ClientCall<'a> {
 }
 
 impl ClientCall<'_> {
-    async fn run(self, request: WorkerRequest) -> Result<Answer, Problem> {
+    /// Answers here or has it answered there, wherever the session turns out to be.
+    async fn anywhere(&self, cluster: &Cluster, body: Bytes) -> Result<Response<Body>, Problem> {
+        for _ in 0..route::MAX_HOPS {
+            let name = &self.function.name;
+            let place = match (&self.session, self.idempotency_key.as_deref()) {
+                (Some(session), Some(_)) if self.is_carried_whole() => {
+                    route::of_key(self.core, name, session.as_str()).await?
+                }
+                (Some(_), None) if self.is_carried_whole() => Place::Here,
+                (Some(session), _) => route::of_session(self.core, self.function, session),
+                (None, Some(key)) => route::of_key(self.core, name, key).await?,
+                (None, None) => Place::Here,
+            };
+            match place {
+                Place::Here => match self.here(body.clone()).await {
+                    Err(problem) if problem.code == Code::SessionMoved => {}
+                    outcome => return outcome,
+                },
+                Place::There(node) => {
+                    let session = self.session.as_ref();
+                    let group = session.map(|session| route::group(name, session));
+                    let timeout = self.deployed.manifest.limits.timeout.get();
+                    let (group, body) = (group.as_ref(), body.clone());
+                    let answered = route::send(cluster, &node, group, self.head, body, timeout);
+                    if let Answered::Response(response) = answered.await? {
+                        return Ok(response);
+                    }
+                }
+            }
+        }
+        let detail = format!(
+            "the session was not where {} nodes said that it is",
+            route::MAX_HOPS
+        );
+        Err(Problem::new(Code::SessionMoved, detail))
+    }
+
+    /// Whether all that the session needs came along.
+    fn is_carried_whole(&self) -> bool {
+        self.deployed.is_in_client() && !self.deployed.manifest.anti_rollback
+    }
+
+    /// Answers here.
+    async fn here(&self, body: Bytes) -> Result<Response<Body>, Problem> {
+        if prefers_async(&self.head.headers) {
+            let request = stored_request(self.head, &self.target, &body);
+            return self.submit_async(request).await;
+        }
+        let request = match self.deployed.world() {
+            World::Function => WorkerRequest::Bytes(body),
+            World::Http => WorkerRequest::Http(Box::new(http_request(
+                self.head.clone(),
+                &self.target,
+                body,
+            )?)),
+        };
+        self.run(request).await.map(respond::answer)
+    }
+
+    async fn run(&self, request: WorkerRequest) -> Result<Answer, Problem> {
         let (reply, outcome) = oneshot::channel();
         self.core.metrics.invocations.inc();
         let invocation = Invocation {
             id: self.core.next_id(),
-            session: self.session,
+            session: self.session.clone(),
             request,
-            carried: self.carried,
-            idempotency: self.idempotency,
-            idempotency_key: self.idempotency_key,
+            carried: self.carried.clone(),
+            idempotency: self.idempotency.clone(),
+            idempotency_key: self.idempotency_key.clone(),
             read_only: self.read_only,
             attempt: 1,
             arrived: self.arrived,
@@ -175,16 +279,25 @@ impl ClientCall<'_> {
     }
 
     /// Stores the invocation as a message and answers where its result will be.
-    async fn submit_async(self, request: StoredRequest) -> Result<Response<Body>, Problem> {
+    async fn submit_async(&self, request: StoredRequest) -> Result<Response<Body>, Problem> {
         let core = self.core;
-        // With a key: alone in its lane, so that two with the same key become one.
+        // With a key: alone in its lane, so that two with the same key become one. Among other nodes:
+        // alone as well, since it is stored where the session is.
         let mut _turn = None;
+        if let (Some(session), Some(_), None) = (&self.session, &core.cluster, &self.idempotency) {
+            let lane = self.function.sessions.of(session.shared());
+            _turn = Some(execute::turn(core, self.function, &lane).await?);
+            self.settle_home(&lane, session).await?;
+        }
         if let Some(idempotency) = &self.idempotency {
             let lane = match &self.session {
                 Some(session) => self.function.sessions.of(session.shared()),
                 None => self.function.keyed.of(&idempotency.key),
             };
             _turn = Some(execute::turn(core, self.function, &lane).await?);
+            if let (Some(session), Some(_)) = (&self.session, &core.cluster) {
+                self.settle_home(&lane, session).await?;
+            }
             if let Some(kept) = self.kept(idempotency)? {
                 return Ok(kept);
             }
@@ -192,7 +305,7 @@ impl ClientCall<'_> {
         if let Some(refused) = core.refuses_writes() {
             return Err(refused);
         }
-        let id = core.next_id().to_string();
+        let id = core.id_text(core.next_id());
         let now = clock::unix_ms();
         let retention = self
             .function
@@ -273,6 +386,15 @@ impl ClientCall<'_> {
         }))
     }
 
+    /// Makes sure, in the session's turn, that this node is home to it.
+    async fn settle_home(&self, lane: &Session, session: &SessionName) -> Result<(), Problem> {
+        if lane.state().is_none() {
+            let group = route::group(&self.function.name, session);
+            lane.set_state(Some(homes::load(self.core, &group).await?));
+        }
+        Ok(())
+    }
+
     /// The answer kept for the key, if there is one.
     fn kept(&self, idempotency: &IdempotencyKey) -> Result<Option<Response<Body>>, Problem> {
         let session = self.session.as_ref().map(SessionName::as_str);
@@ -319,6 +441,9 @@ pub(crate) async fn invocation_status(
         Some(id) => (id, true),
         None => (rest, false),
     };
+    if let Some((cluster, node)) = route::other(core, node_of(id)) {
+        return relay(&cluster, &node, path).await;
+    }
     let (record, ticket) = core
         .store
         .record_with_ticket::<InvocationRecord>(Table::Invocations, id.as_bytes())
@@ -383,6 +508,17 @@ pub(crate) async fn invocation_status(
     ))
 }
 
+/// Asks the node that knows.
+async fn relay(cluster: &Cluster, node: &NodeName, path: &str) -> Result<Response<Body>, Problem> {
+    let request = Request::get(path).body(Bytes::new());
+    let request = request.map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
+    let (head, body) = request.into_parts();
+    match route::send(cluster, node, None, &head, body, Duration::ZERO).await? {
+        Answered::Response(response) => Ok(response),
+        Answered::Elsewhere => Err(Problem::new(Code::Internal, "no session was asked for")),
+    }
+}
+
 fn location(id: &str) -> String {
     format!("/invocations/{id}")
 }
@@ -444,6 +580,13 @@ fn stored_request(head: &http::request::Parts, target: &Target<'_>, body: &Bytes
     }
 }
 
+fn too_large(max: usize) -> Problem {
+    Problem::new(
+        Code::BodyTooLarge,
+        format!("the body is larger than the function's limit of {max} bytes"),
+    )
+}
+
 /// Reads a body of at most `max` bytes, from a client that keeps sending.
 async fn read_body(
     core: &Arc<Core>,
@@ -454,14 +597,8 @@ async fn read_body(
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    let too_large = || {
-        Problem::new(
-            Code::BodyTooLarge,
-            format!("the body is larger than the function's limit of {max} bytes"),
-        )
-    };
     if body.size_hint().lower() > max as u64 {
-        return Err(too_large());
+        return Err(too_large(max));
     }
     let timeout = core.options.body_timeout;
     let timed_out = || {
@@ -488,7 +625,7 @@ async fn read_body(
         };
         size += data.len();
         if size > max {
-            return Err(too_large());
+            return Err(too_large(max));
         }
         admitted.hold(data.len())?;
         if first.is_empty() {

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use fulmar_cluster::{Cluster, NodeConfig};
 use fulmar_model::{Code, Problem};
 use fulmar_state::{Store, Submitters, Ticket};
 use fulmar_worker::{LogSink, Pool, Runtime};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::audit::Audit;
 use crate::carry::StateKeys;
+use crate::continuum::InEffect;
 use crate::courier::Courier;
 use crate::execute::storage_failed;
 use crate::functions::Functions;
@@ -50,6 +51,8 @@ pub struct NodeOptions {
     pub threads: Arc<Submitters>,
     /// How to speak TLS; none for plain HTTP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// How to be one of many nodes; none to be alone.
+    pub cluster: Option<NodeConfig>,
 }
 
 impl Default for NodeOptions {
@@ -67,6 +70,7 @@ impl Default for NodeOptions {
             max_deliveries: 256,
             threads: Arc::new(Submitters::uncounted()),
             tls: None,
+            cluster: None,
         }
     }
 }
@@ -75,6 +79,10 @@ impl Default for NodeOptions {
 pub(crate) struct Core {
     pub(crate) options: NodeOptions,
     pub(crate) store: Arc<Store>,
+    /// The other nodes; none when the node is alone.
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    /// Which change of the registry is in effect here.
+    pub(crate) in_effect: InEffect,
     /// The data directory; none when everything is in memory.
     pub(crate) data_path: Option<PathBuf>,
     pub(crate) access: Access,
@@ -108,20 +116,18 @@ impl Core {
         }
     }
 
+    /// The identifier as text; among other nodes with the name of this one.
+    pub(crate) fn id_text(&self, id: InvocationId) -> String {
+        match &self.cluster {
+            None => id.to_string(),
+            Some(cluster) => format!("{}-{id}", cluster.name()),
+        }
+    }
+
     /// Waits until a commit is durable.
     pub(crate) async fn durable(&self, ticket: Ticket) -> Result<(), Problem> {
-        let (durable, settled) = oneshot::channel();
-        let release = Box::new(move |result| {
-            let _ = durable.send(result);
-        });
-        self.store.commits().when_durable(ticket, release);
-        match settled.await {
-            Ok(result) => result.map_err(|failure| storage_failed(&failure)),
-            Err(_) => Err(Problem::new(
-                Code::ShuttingDown,
-                "the node stopped before it was stored",
-            )),
-        }
+        let durable = self.store.durable(ticket).await;
+        durable.map_err(|failure| storage_failed(&failure))
     }
 
     /// Why nothing may be run now, if so.

@@ -1,19 +1,25 @@
 //! Deploying: the record first, then what new invocations run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use fulmar_cluster::Cluster;
+use fulmar_cluster::registry::RegistryError;
+use fulmar_cluster::view::FUNCTIONS;
 use fulmar_model::manifest::FileMode;
-use fulmar_model::{Code, ExecutionModel, Manifest, Problem};
+use fulmar_model::{Code, ExecutionModel, Manifest, NodeName, Problem};
 use fulmar_state::record::{FunctionRecord, Record};
 use fulmar_state::{Bookkeeping, Table, key};
-use fulmar_worker::{FileGrant, FunctionSettings};
-use tokio::sync::{Semaphore, oneshot};
+use fulmar_worker::{Artifact, FileGrant, FunctionSettings};
+use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::functions::{Deployed, Function};
 
+/// Longest wait for another node to take up a deployment.
+const EVERYWHERE: Duration = Duration::from_secs(30);
 /// Prefix of the functions' keys in the system table.
 const KEY_PREFIX: &str = "function/";
 
@@ -21,39 +27,45 @@ fn record_key(name: &str) -> Vec<u8> {
     format!("{KEY_PREFIX}{name}").into_bytes()
 }
 
-/// Deploys a function; says whether anything changed.
+/// What a deployment did.
+pub(crate) struct Outcome {
+    pub(crate) function: Arc<Function>,
+    /// Whether anything changed.
+    pub(crate) changed: bool,
+    /// Nodes on which it is not live yet, each with the reason.
+    pub(crate) pending: Vec<(NodeName, String)>,
+}
+
+/// Deploys a function, on this node and on all others that can be reached.
 pub(crate) async fn deploy(
     core: &Arc<Core>,
     manifest: Manifest,
     digest: &str,
-) -> Result<(Arc<Function>, bool), Problem> {
+) -> Result<Outcome, Problem> {
     let before = core.functions.get(manifest.name.as_str());
     if let Some(function) = before.filter(|function| {
         let current = function.current();
         current.manifest == manifest && current.digest == digest
     }) {
-        return Ok((function, false));
+        return Ok(Outcome {
+            function,
+            changed: false,
+            pending: Vec::new(),
+        });
     }
     if let Some(refused) = core.refuses_writes() {
         return Err(refused);
     }
-    let artifact = {
-        let (core, digest) = (core.clone(), digest.to_owned());
-        let loaded =
-            tokio::task::spawn_blocking(move || core.artifacts.load(&core.runtime, &digest)).await;
-        loaded.map_err(|error| Problem::new(Code::Internal, error.to_string()))??
-    };
+    // Compiled once before anybody hears of it.
+    load(core, digest).await?;
+    if let Some(cluster) = core.cluster.clone() {
+        return publish(core, &cluster, manifest, digest).await;
+    }
     // One at a time, so that versions count up in the order in which they take effect.
     let _turn = core.deploying.lock().await;
-    if manifest.execution_model == ExecutionModel::InClient {
-        // What was committed before may not be where a scan looks yet.
-        core.durable(core.store.commits().submitted()).await?;
-        refuse_stored_sessions(core, &manifest)?;
-    }
-    let record_key = record_key(manifest.name.as_str());
     let stored = core
         .store
-        .record::<FunctionRecord>(Table::System, &record_key);
+        .record::<FunctionRecord>(Table::System, &record_key(manifest.name.as_str()));
     let stored = stored.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let record = FunctionRecord {
         version: stored.map_or(1, |record| record.version + 1),
@@ -61,8 +73,102 @@ pub(crate) async fn deploy(
         manifest: manifest.to_toml(),
         deployed_unix_ms: clock::unix_ms(),
     };
+    let function = put_into_effect(core, manifest, record).await?;
+    Ok(Outcome {
+        function,
+        changed: true,
+        pending: Vec::new(),
+    })
+}
+
+/// Tells all nodes by the registry, and waits until those that can be reached have taken it up.
+async fn publish(
+    core: &Arc<Core>,
+    cluster: &Arc<Cluster>,
+    manifest: Manifest,
+    digest: &str,
+) -> Result<Outcome, Problem> {
+    let name = manifest.name.clone();
+    let toml = manifest.to_toml();
+    let now = clock::unix_ms();
+    let written = cluster
+        .update(&format!("{FUNCTIONS}{name}"), |present| {
+            let present = present.and_then(|present| FunctionRecord::decode(present).ok());
+            let record = FunctionRecord {
+                version: present.map_or(1, |present| present.version + 1),
+                artifact: digest.to_owned(),
+                manifest: toml.clone(),
+                deployed_unix_ms: now,
+            };
+            Some(record.encode().into())
+        })
+        .await;
+    let revision = written.map_err(|error| not_written(&error))?;
+    core.in_effect.wait(revision).await?;
+    let pending = everywhere(cluster, revision).await;
+    let gone = || Problem::new(Code::FunctionNotFound, format!("{name} was removed again"));
+    let function = core.functions.get(name.as_str()).ok_or_else(gone)?;
+    Ok(Outcome {
+        function,
+        changed: true,
+        pending,
+    })
+}
+
+/// Waits until the other nodes have taken up a change; those that have not, with the reason.
+async fn everywhere(cluster: &Arc<Cluster>, revision: u64) -> Vec<(NodeName, String)> {
+    let asked = cluster.others().into_iter().map(|node| {
+        let cluster = cluster.clone();
+        async move {
+            let caught_up = cluster.catch_up(&node, revision, EVERYWHERE).await;
+            caught_up.err().map(|error| (node, error.to_string()))
+        }
+    });
+    let late: Vec<_> = futures_util::future::join_all(asked).await;
+    late.into_iter().flatten().collect()
+}
+
+fn not_written(error: &RegistryError) -> Problem {
+    Problem::new(Code::RegistryUnreachable, error.to_string())
+}
+
+/// Takes up a function that was deployed on any node.
+pub(crate) async fn take_up(core: &Arc<Core>, record: FunctionRecord) -> Result<(), Problem> {
+    let name = Manifest::parse(&record.manifest, "fulmar.toml")
+        .map_err(|error| Problem::new(Code::ManifestInvalid, error.to_string()))?;
+    let is_current = core.functions.get(name.name.as_str()).is_some_and(|known| {
+        let current = known.current();
+        current.version == record.version && current.digest == record.artifact
+    });
+    if is_current {
+        return Ok(());
+    }
+    let _turn = core.deploying.lock().await;
+    put_into_effect(core, name, record).await.map(|_| ())
+}
+
+/// The artefact, compiled if need be.
+async fn load(core: &Arc<Core>, digest: &str) -> Result<Arc<Artifact>, Problem> {
+    let (core, digest) = (core.clone(), digest.to_owned());
+    let loaded =
+        tokio::task::spawn_blocking(move || core.artifacts.load(&core.runtime, &digest)).await;
+    loaded.map_err(|error| Problem::new(Code::Internal, error.to_string()))?
+}
+
+/// Stores what is deployed, and lets new invocations run it. For whoever holds `core.deploying`.
+async fn put_into_effect(
+    core: &Arc<Core>,
+    manifest: Manifest,
+    record: FunctionRecord,
+) -> Result<Arc<Function>, Problem> {
+    let artifact = load(core, &record.artifact).await?;
+    if manifest.execution_model == ExecutionModel::InClient {
+        // What was committed before may not be where a scan looks yet.
+        core.durable(core.store.commits().submitted()).await?;
+        refuse_stored_sessions(core, &manifest)?;
+    }
     let mut bookkeeping = Bookkeeping::default();
-    bookkeeping.put(Table::System, &record_key, &record);
+    bookkeeping.put(Table::System, &record_key(manifest.name.as_str()), &record);
     store(core, bookkeeping).await?;
     let deployed = Deployed {
         version: record.version,
@@ -76,7 +182,7 @@ pub(crate) async fn deploy(
     tracing::info!(function = %deployed.manifest.name, version = deployed.version, "deployed");
     let function = core.functions.deploy(deployed);
     core.pool.evict_function(&function.name);
-    Ok((function, true))
+    Ok(function)
 }
 
 /// Sessions that the node keeps would be overlooked from now on. (A counter of a carried session is
@@ -99,8 +205,22 @@ fn refuse_stored_sessions(core: &Core, manifest: &Manifest) -> Result<(), Proble
     }
 }
 
-/// Removes a function; its sessions' state stays until they are removed.
+/// Removes a function, on this node and on all others; its sessions' state stays until they are removed.
 pub(crate) async fn remove(core: &Arc<Core>, name: &str) -> Result<(), Problem> {
+    let Some(cluster) = core.cluster.clone() else {
+        return take_down(core, name).await;
+    };
+    let removed = cluster
+        .update(&format!("{FUNCTIONS}{name}"), |_| None)
+        .await;
+    let revision = removed.map_err(|error| not_written(&error))?;
+    core.in_effect.wait(revision).await?;
+    everywhere(&cluster, revision).await;
+    Ok(())
+}
+
+/// Removes a function from this node.
+pub(crate) async fn take_down(core: &Arc<Core>, name: &str) -> Result<(), Problem> {
     let _turn = core.deploying.lock().await;
     let mut bookkeeping = Bookkeeping::default();
     bookkeeping.delete(Table::System, &record_key(name));
@@ -114,21 +234,10 @@ pub(crate) async fn remove(core: &Arc<Core>, name: &str) -> Result<(), Problem> 
 
 /// Commits and waits until it is durable.
 pub(crate) async fn store(core: &Core, bookkeeping: Bookkeeping) -> Result<(), Problem> {
-    let (durable, stored) = oneshot::channel();
-    let release = Box::new(move |result| {
-        let _ = durable.send(result);
-    });
-    let failed = |failure| storage_failed(&failure);
-    core.store
-        .commit_bookkeeping(bookkeeping, release)
-        .map_err(failed)?;
-    match stored.await {
-        Ok(result) => result.map_err(failed),
-        Err(_) => Err(Problem::new(
-            Code::ShuttingDown,
-            "the node stopped before it was stored",
-        )),
-    }
+    let stored = core.store.commit_durably(bookkeeping).await;
+    stored
+        .map(|_| ())
+        .map_err(|failure| storage_failed(&failure))
 }
 
 /// Takes up the functions that are deployed. One that cannot be loaded is reported and left out.

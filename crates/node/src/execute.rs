@@ -22,7 +22,7 @@ use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::invocation::{IdempotencyKey, Invocation, Origin, Turn};
 use crate::sessions::{Enqueued, Session, Work};
-use crate::{carry, clock};
+use crate::{carry, clock, homes};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
 const BACK_TO_BACK: usize = 32;
@@ -240,7 +240,7 @@ impl Run<'_> {
                     Err(problem) => return Err((origin, problem)),
                 }
             }
-            (Some(session), Some(name)) => match self.state(session, name) {
+            (Some(session), Some(name)) => match self.state(session, name).await {
                 Ok(state) => Some(state),
                 Err(problem) => return Err((origin, problem)),
             },
@@ -251,7 +251,7 @@ impl Run<'_> {
             version: self.deployed.version,
             session: name.clone(),
         };
-        let id: Arc<str> = id.to_string().into();
+        let id: Arc<str> = self.core.id_text(id).into();
         let mut reserved: Option<(ReservedKeys, u64)> = None;
         for conflicts in 0..MAX_CONFLICTS {
             let tag = tag.unwrap_or_else(|| state.as_ref().map_or(0, |state| state.version().0));
@@ -416,10 +416,10 @@ impl Run<'_> {
     }
 
     /// The session's state: hot, or loaded now.
-    fn state(
+    async fn state(
         &self,
         session: &Arc<Session>,
-        name: &fulmar_model::SessionName,
+        name: &SessionName,
     ) -> Result<Arc<SessionState>, Problem> {
         if let Some(state) = session.state() {
             return Ok(state);
@@ -429,11 +429,7 @@ impl Run<'_> {
             session: name.clone(),
         };
         let started = Instant::now();
-        let state = self
-            .core
-            .store
-            .load_session(&group)
-            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let state = homes::load(self.core, &group).await?;
         self.core
             .metrics
             .load_seconds

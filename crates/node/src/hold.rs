@@ -13,7 +13,7 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{carry, clock};
+use crate::{carry, clock, homes};
 
 /// Exclusive use of a session, or use of the shared buckets.
 pub(crate) struct Hold {
@@ -27,10 +27,8 @@ pub(crate) struct Hold {
 impl Hold {
     /// Waits for a session's turn. Sessions of a function that is not deployed can be held as well.
     pub(crate) async fn session(core: &Arc<Core>, group: &Group) -> Result<Self, Problem> {
-        let internal =
-            |error: fulmar_state::StoreError| Problem::new(Code::Internal, error.to_string());
         let Some(function) = core.functions.get(group.function.as_str()) else {
-            let state = core.store.load_session(group).map_err(internal)?;
+            let state = homes::load(core, group).await?;
             return Ok(Self {
                 core: core.clone(),
                 state: Some(state),
@@ -46,7 +44,7 @@ impl Hold {
         let state = match session.state() {
             Some(state) => state,
             None => {
-                let state = core.store.load_session(group).map_err(internal)?;
+                let state = homes::load(core, group).await?;
                 session.set_state(Some(state.clone()));
                 state
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use fulmar_model::{Code, Problem, SessionName};
+use fulmar_model::{Code, NodeName, Problem, SessionName};
 use fulmar_state::record::{MessageRecord, StoredReply};
 use fulmar_worker::{Reply, Request};
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -21,6 +21,13 @@ impl std::fmt::Display for InvocationId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:x}-{:x}", self.epoch, self.number)
     }
+}
+
+/// The node in the text of an invocation's identifier, if it names one.
+pub(crate) fn node_of(id: &str) -> Option<NodeName> {
+    let mut parts = id.rsplitn(3, '-');
+    let node = parts.nth(2)?;
+    NodeName::new(node).ok()
 }
 
 /// The client's idempotency key, and what it was used for.

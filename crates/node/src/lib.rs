@@ -3,7 +3,8 @@
 //! The way of an invocation, each module calling the next and none calling back: [`ingress`]
 //! (connections) -> [`broker`] (path, headers, body) -> [`core`] (admission) -> [`execute`] (session
 //! queue, idempotency, worker, commit) -> the crates `worker` and `state` -> `broker` (response).
-//! Beside it: [`courier`] delivers messages, [`deploy`] changes what is deployed, [`keeper`] bounds
+//! With other nodes [`route`] finds the session's home between broker and queue, [`homes`] makes sure of it
+//! before the state is loaded, and [`continuum`] answers when other nodes call. Beside it: [`courier`] delivers messages, [`deploy`] changes what is deployed, [`keeper`] bounds
 //! memory and disk, [`admin`] is the operator's API.
 
 mod access;
@@ -13,6 +14,7 @@ mod audit;
 mod broker;
 mod carry;
 mod clock;
+mod continuum;
 mod core;
 mod courier;
 mod deploy;
@@ -20,6 +22,7 @@ mod execute;
 mod functions;
 pub mod headers;
 mod hold;
+mod homes;
 mod ingress;
 mod invocation;
 mod keeper;
@@ -27,10 +30,12 @@ mod logs;
 mod metrics;
 mod node;
 mod respond;
+mod route;
 mod sessions;
 pub mod target;
 pub mod tls;
 
 pub use core::NodeOptions;
+pub use fulmar_cluster::{ConfigError, NodeConfig};
 pub use fulmar_state::Submitters;
 pub use node::{Node, StartError};

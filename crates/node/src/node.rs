@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use fulmar_cluster::{Cluster, JoinError};
 use fulmar_state::{DataDir, DataDirError, RunReleases, Store, StoreError};
 use fulmar_worker::{Pool, Runtime, RuntimeError, RuntimeOptions};
 use tokio::net::TcpListener;
@@ -15,6 +16,7 @@ use crate::access::Access;
 use crate::artifacts::Artifacts;
 use crate::audit::Audit;
 use crate::carry::StateKeys;
+use crate::continuum::{self, InEffect};
 use crate::core::{Admission, Core, NodeOptions};
 use crate::courier::Courier;
 use crate::functions::Functions;
@@ -56,6 +58,9 @@ pub enum StartError {
     /// What is stored cannot be taken up.
     #[error("cannot take up what is stored: {0}")]
     Recover(fulmar_model::Problem),
+    /// It cannot become one of many nodes.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The metrics contradict each other: a fault in the node.
     #[error("cannot set up the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -65,6 +70,7 @@ pub enum StartError {
 pub struct Node {
     core: Arc<Core>,
     address: SocketAddr,
+    peer_address: Option<SocketAddr>,
     tasks: TaskTracker,
     /// Held as long as the node runs.
     data: DataDir,
@@ -97,9 +103,37 @@ impl Node {
             path: data.artifacts(),
             source,
         })?;
+        let bind = |address| async move {
+            let listening = async {
+                let listener = TcpListener::bind(address).await?;
+                let address = listener.local_addr()?;
+                Ok((listener, address))
+            };
+            let failed = |source| StartError::Listen { address, source };
+            listening.await.map_err(failed)
+        };
+        let (listener, address) = bind(listen).await?;
+        let tasks = TaskTracker::new();
+        let stopping = CancellationToken::new();
+        let (mut cluster, mut peers, mut peer_address) = (None, None, None);
+        if let Some(config) = options.cluster.clone() {
+            let (listener, peer) = bind(config.listen.peer).await?;
+            let scheme = if options.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
+            let http = format!("{scheme}://{address}");
+            let joined = Cluster::join(config, peer, http, store.clone(), &tasks, &stopping);
+            cluster = Some(joined.await?);
+            peers = Some(listener);
+            peer_address = Some(peer);
+        }
         let logs = Arc::new(Logs::default());
         let core = Arc::new(Core {
             store,
+            cluster: cluster.clone(),
+            in_effect: InEffect::default(),
             data_path: Some(data.path().to_owned()),
             access: Access::default(),
             audit: Audit::open(data.path()).map_err(|source| StartError::Io {
@@ -118,7 +152,7 @@ impl Node {
             logs,
             metrics,
             admission: Admission::default(),
-            stopping: CancellationToken::new(),
+            stopping,
             started: Instant::now(),
             next_invocation: 1.into(),
             options,
@@ -127,18 +161,13 @@ impl Node {
             .recover(&core.store)
             .map_err(StartError::Recover)?;
         deploy::recover(&core).map_err(StartError::Recover)?;
-        let listener = TcpListener::bind(listen)
-            .await
-            .map_err(|source| StartError::Listen {
-                address: listen,
-                source,
-            })?;
-        let address = listener.local_addr().map_err(|source| StartError::Listen {
-            address: listen,
-            source,
-        })?;
-        let tasks = TaskTracker::new();
         tasks.spawn(keeper::run(core.clone(), core.stopping.clone()));
+        if let (Some(cluster), Some(peers)) = (cluster, peers) {
+            let answers = Arc::new(continuum::Answers(core.clone()));
+            cluster.serve(answers, peers, &tasks, core.stopping.clone());
+            let follow = continuum::follow(core.clone(), cluster, core.stopping.clone());
+            tasks.spawn(follow);
+        }
         tasks.spawn(ingress::serve(
             core.clone(),
             listener,
@@ -154,9 +183,15 @@ impl Node {
         Ok(Self {
             core,
             address,
+            peer_address,
             tasks,
             data,
         })
+    }
+
+    /// Where it listens for other nodes, if there are any.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.peer_address
     }
 
     /// Where it listens.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use fulmar_model::{Group, Version};
+use fulmar_model::{Epoch, Group, Version};
 use parking_lot::Mutex;
 
 use crate::commit::{Batch, Ticket};
@@ -67,6 +67,8 @@ pub struct SessionState {
     /// Bytes held, readable without the lock (for the memory budget).
     bytes: AtomicUsize,
     home: Home,
+    /// Under which this node is home to it.
+    epoch: Epoch,
 }
 
 /// Where what the session commits goes.
@@ -100,6 +102,7 @@ impl SessionState {
         engine: Arc<dyn Engine>,
         applied: Arc<AtomicU64>,
         version: Version,
+        epoch: Epoch,
     ) -> Result<Self, EngineError> {
         let prefix = key::session_state(&group).into_boxed_slice();
         let mut hot = Hot {
@@ -122,6 +125,7 @@ impl SessionState {
             bytes: AtomicUsize::new(hot.bytes),
             hot: Mutex::new(hot),
             home: Home::Store,
+            epoch,
         })
     }
 
@@ -152,6 +156,7 @@ impl SessionState {
             bytes: AtomicUsize::new(hot.bytes),
             hot: Mutex::new(hot),
             home: Home::Client,
+            epoch: Epoch(0),
         }
     }
 
@@ -170,6 +175,11 @@ impl SessionState {
             version: hot.version.next(),
             entries: present.collect(),
         }
+    }
+
+    /// Under which this node is home to it.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Which session this is.

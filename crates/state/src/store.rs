@@ -186,15 +186,20 @@ impl Store {
         &self.commit
     }
 
-    /// Loads a session; a new one is empty. The caller keeps at most one per session.
-    pub fn load_session(&self, group: &Group) -> Result<Arc<SessionState>, StoreError> {
+    /// Loads a session under the epoch in which this node is home to it; a new one is empty. The caller
+    /// keeps at most one per session.
+    pub fn load_session(
+        &self,
+        group: &Group,
+        epoch: Epoch,
+    ) -> Result<Arc<SessionState>, StoreError> {
         let version = match self.session_record(group)? {
             None => Version(0),
-            Some(record) if record.epoch > self.epoch => {
+            Some(record) if record.epoch > epoch => {
                 return Err(StoreError::Fenced {
                     group: group.clone(),
                     stored: record.epoch,
-                    own: self.epoch,
+                    own: epoch,
                 });
             }
             Some(record) => record.version,
@@ -206,6 +211,7 @@ impl Store {
             engine,
             applied,
             version,
+            epoch,
         )?))
     }
 
@@ -469,7 +475,7 @@ impl Prepared<'_> {
             if let Some(version) = covered {
                 let record = SessionRecord {
                     version,
-                    epoch: store.epoch,
+                    epoch: session.epoch(),
                     updated_unix_ms: now_unix_ms,
                 };
                 batch.put(Table::Sessions, &[session.record_key()], &record.encode());

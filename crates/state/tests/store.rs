@@ -31,6 +31,10 @@ fn group() -> Group {
     }
 }
 
+fn load(store: &Store) -> Arc<SessionState> {
+    store.load_session(&group(), store.epoch()).unwrap()
+}
+
 /// Commits and waits; says whether it is durable.
 fn commit(
     store: &Arc<Store>,
@@ -93,7 +97,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let mut dir = Some(DataDir::open(folder.path()).unwrap());
         let mut store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline(), uncounted()).unwrap());
-        let mut session = store.as_ref().unwrap().load_session(&group()).unwrap();
+        let mut session = load(store.as_ref().unwrap());
         let mut model: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         let mut version = session.version();
         let named = |writes: Vec<(u8, Option<usize>)>| -> Vec<(String, Option<Vec<u8>>)> {
@@ -122,16 +126,16 @@ proptest! {
                     }
                     tx.abort();
                 }
-                Step::Evict => session = opened.load_session(&group()).unwrap(),
+                Step::Evict => session = load(&opened),
                 Step::Restart => {
                     drop((store.take(), dir.take()));
                     // The session's state holds the engine: it goes with the worker that used it.
                     let memory = Store::memory(Arc::new(()), inline()).unwrap();
-                    session = memory.load_session(&group()).unwrap();
+                    session = load(&memory);
                     drop((memory, session));
                     dir = Some(DataDir::open(folder.path()).unwrap());
                     store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline(), uncounted()).unwrap());
-                    session = store.as_ref().unwrap().load_session(&group()).unwrap();
+                    session = load(store.as_ref().unwrap());
                 }
             }
             let opened = store.as_ref().unwrap();
@@ -194,7 +198,7 @@ impl Engine for Failing {
 fn after_a_failed_write_nothing_is_released_as_durable_any_more() {
     let engine = Arc::new(Failing::default());
     let store = Store::open(engine.clone(), Arc::new(()), inline(), uncounted()).unwrap();
-    let session = store.load_session(&group()).unwrap();
+    let session = load(&store);
     let write = |value: &str| vec![("k".to_owned(), Some(value.as_bytes().to_vec()))];
     commit(&store, &session, &write("kept")).unwrap();
     engine.fails.store(true, Ordering::SeqCst);
@@ -210,7 +214,7 @@ fn after_a_failed_write_nothing_is_released_as_durable_any_more() {
 #[test]
 fn a_read_waits_until_what_it_saw_is_durable() {
     let store = Store::memory(Arc::new(()), inline()).unwrap();
-    let session = store.load_session(&group()).unwrap();
+    let session = load(&store);
     let mut tx = store.begin(Some(session.clone()), false);
     tx.set(Bucket::Session, "k", "v".into()).unwrap();
     let Ok(prepared) = store.prepare(tx, 0) else {

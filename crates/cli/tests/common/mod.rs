@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod cluster;
+
 /// Longest that anything may take here before the test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -71,6 +73,47 @@ impl Node {
             arguments,
             environment,
         }
+    }
+
+    /// A node among others, started and not waited for: it may need them.
+    fn begin(config: &Path, data: &Path) -> Self {
+        let arguments = vec![
+            "node".into(),
+            "--config".into(),
+            config.display().to_string(),
+        ];
+        let ports = data.with_extension("ports");
+        let child = Command::new(env!("CARGO_BIN_EXE_fulmar"))
+            .args(&arguments)
+            .arg("--ports-file")
+            .arg(&ports)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            port: 0,
+            data: data.to_owned(),
+            _folder: None,
+            arguments,
+            environment: Vec::new(),
+        }
+    }
+
+    /// Waits until it is ready.
+    fn finish(mut self) -> Self {
+        let ports = self.data.with_extension("ports");
+        let deadline = Instant::now() + PATIENCE;
+        while self.port == 0 {
+            assert!(self.child.try_wait().unwrap().is_none(), "the node ended");
+            assert!(Instant::now() < deadline, "the node did not become ready");
+            if let Ok(text) = std::fs::read_to_string(&ports) {
+                let ports: Value = serde_json::from_str(&text).unwrap();
+                self.port = u16::try_from(ports["http"].as_u64().unwrap()).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self
     }
 
     /// Kills the node as a power cut would, and starts it again.
@@ -190,6 +233,8 @@ impl Drop for Node {
     }
 }
 
+/// Starts `fulmar dev`, or `fulmar node` if that is what the arguments begin with; its address is in its
+/// configuration then.
 fn launch(
     data: &Path,
     port: u16,
@@ -199,19 +244,27 @@ fn launch(
     let ports = data.with_extension("ports");
     // A file of an earlier start would name its port.
     let _ = std::fs::remove_file(&ports);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fulmar"))
-        .args(["dev", "--port", &port.to_string(), "--data"])
-        .arg(data)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fulmar"));
+    if arguments.first().is_none_or(|first| first != "node") {
+        command.args(["dev", "--port", &port.to_string(), "--data"]);
+        command.arg(data);
+    }
+    let child = command
+        .args(arguments)
         .arg("--ports-file")
         .arg(&ports)
-        .args(arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
+    wait_for(child, &ports)
+}
+
+/// Waits until a node has written where it listens.
+fn wait_for(mut child: Child, ports: &Path) -> (Child, u16) {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Ok(text) = std::fs::read_to_string(&ports) {
+        if let Ok(text) = std::fs::read_to_string(ports) {
             let ports: Value = serde_json::from_str(&text).unwrap();
             return (
                 child,

@@ -83,14 +83,20 @@ async fn put_function(
         );
         return Err(bad_request(detail));
     }
-    let (function, changed) = deploy::deploy(&core, manifest, &deployment.artifact).await?;
-    let current = function.current();
-    Ok(json(&json!({
-        "name": function.name,
+    let outcome = deploy::deploy(&core, manifest, &deployment.artifact).await?;
+    let current = outcome.function.current();
+    let mut answer = json!({
+        "name": outcome.function.name,
         "version": current.version,
         "artifact": current.digest,
-        "changed": changed,
-    })))
+        "changed": outcome.changed,
+    });
+    if core.cluster.is_some() {
+        let pending = outcome.pending.iter();
+        let pending = pending.map(|(node, reason)| json!({ "node": node, "reason": reason }));
+        answer["pending"] = pending.collect();
+    }
+    Ok(json(&answer))
 }
 
 fn summary(function: &Function) -> Value {

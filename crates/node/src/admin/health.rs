@@ -48,7 +48,7 @@ async fn metrics(State(core): State<Arc<Core>>) -> Answer {
 }
 
 async fn node(State(core): State<Arc<Core>>) -> Response<Body> {
-    super::json(&json!({
+    let mut answer = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "data": core.data_path,
         "format": datadir::FORMAT,
@@ -60,5 +60,21 @@ async fn node(State(core): State<Arc<Core>>) -> Response<Body> {
         "epoch": core.store.epoch().0,
         "commit": core.store.commits().durable().0,
         "storage": core.refuses_writes().map_or("ok", |problem| problem.code.as_str()),
-    }))
+    });
+    if let Some(cluster) = &core.cluster {
+        let standing = cluster.standing();
+        answer["cluster"] = json!({
+            "name": cluster.name(),
+            "site": cluster.info().site,
+            "zone": cluster.info().zone,
+            "peer": cluster.info().peer,
+            "speed_up": cluster.info().speed_up_thousandths as f64 / 1000.0,
+            "registry": if standing.registry { "followed" } else { "not reached" },
+            "lease": if standing.lease { "alive" } else { "run out" },
+            "fault": standing.fault,
+            "directory_shards": cluster.view().shards_of(cluster.name()),
+            "directory_records": cluster.directory().records(),
+        });
+    }
+    super::json(&answer)
 }

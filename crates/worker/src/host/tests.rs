@@ -60,7 +60,9 @@ fn transaction(session: Option<SessionName>, read_only: bool) -> Transaction {
     let store = Store::memory(Arc::new(()), Arc::new(|releases| releases())).unwrap();
     let session = session.map(|session| {
         let function = function();
-        store.load_session(&Group { function, session }).unwrap()
+        store
+            .load_session(&Group { function, session }, store.epoch())
+            .unwrap()
     });
     store.begin(session, read_only)
 }

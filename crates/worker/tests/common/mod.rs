@@ -137,7 +137,7 @@ impl Bench {
             session: SessionName::new("s").unwrap(),
         };
         Self {
-            session: Some(store.load_session(&group).unwrap()),
+            session: Some(store.load_session(&group, store.epoch()).unwrap()),
             store,
             worker: start(artifact, settings, &lines).await.unwrap(),
             timeout: PATIENCE,

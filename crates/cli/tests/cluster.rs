@@ -1,0 +1,133 @@
+//! Many nodes: a function deployed on one is live on all, and a session has one home, found from everywhere.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::Connection;
+use common::cluster::Cluster;
+
+#[test]
+fn a_session_has_one_home_and_is_found_from_everywhere() {
+    let cluster = Cluster::start(3);
+    let [n1, n2, n3] = &cluster.nodes[..] else {
+        unreachable!()
+    };
+    n2.deploy("counter", "counter", "");
+    for round in 0..4 {
+        for (at, node) in cluster.nodes.iter().enumerate() {
+            let count = 3 * round + at + 1;
+            assert_eq!(node.invoke("counter/a", "1"), count.to_string());
+        }
+    }
+    // The node that took the first request is home.
+    assert_eq!(cluster.sessions_at(0, "counter"), ["a"]);
+    assert!(cluster.sessions_at(1, "counter").is_empty());
+    assert_eq!(n3.invoke("counter/b", "5"), "5");
+    assert_eq!(n1.invoke("counter/b", "1"), "6");
+    assert_eq!(cluster.sessions_at(2, "counter"), ["b"]);
+
+    // From the record of the other node, whoever is asked.
+    let key = [("idempotency-key", "k-1")];
+    let first = n2.request("POST", "/fn/counter/a", &key, b"1");
+    let again = n3.request("POST", "/fn/counter/a", &key, b"1");
+    assert_eq!(first.text(), again.text());
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(
+        first.header("fulmar-invocation"),
+        again.header("fulmar-invocation")
+    );
+    assert!(
+        first
+            .header("fulmar-invocation")
+            .unwrap()
+            .starts_with("n1-")
+    );
+
+    let prefer = [("prefer", "respond-async")];
+    let accepted = n2.request("POST", "/fn/counter/b", &prefer, b"10");
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    let location = accepted.header("location").unwrap().to_owned();
+    n1.eventually("the asynchronous invocation is done", |n1| {
+        n1.get(&location).json()["status"] == "done"
+    });
+    assert_eq!(n1.get(&format!("{location}/result")).text(), "16");
+
+    n3.request("DELETE", "/admin/functions/counter", &[], b"");
+    for node in &cluster.nodes {
+        node.invoke_fails("counter/a", "1", 404, "function-not-found");
+    }
+}
+
+#[test]
+fn many_sessions_at_once_from_every_node_have_one_home_each() {
+    let cluster = Cluster::start(3);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    const SESSIONS: usize = 60;
+    std::thread::scope(|scope| {
+        for node in &cluster.nodes {
+            scope.spawn(|| {
+                let mut connection = Connection::open(node.port);
+                for session in 0..SESSIONS {
+                    let path = format!("/fn/counter/s{session}");
+                    let reply = connection.request("POST", &path, &[], b"1").unwrap();
+                    assert_eq!(reply.status, 200, "{}", reply.text());
+                }
+            });
+        }
+    });
+    let mut homes: Vec<String> = (0..3)
+        .flat_map(|at| cluster.sessions_at(at, "counter"))
+        .collect();
+    homes.sort();
+    let mut wanted: Vec<String> = (0..SESSIONS).map(|session| format!("s{session}")).collect();
+    wanted.sort();
+    assert_eq!(homes, wanted);
+    for session in 0..SESSIONS {
+        assert_eq!(
+            cluster.nodes[1].invoke(&format!("counter/s{session}"), "0"),
+            "3"
+        );
+    }
+}
+
+#[test]
+fn a_home_that_is_gone_is_waited_for_and_comes_back_with_everything() {
+    let mut cluster = Cluster::start(3);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "7"), "7");
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "8");
+    cluster.nodes[2].crash();
+    let reply = cluster.nodes[1].request("POST", "/fn/counter/a", &[], b"1");
+    assert!([503, 504].contains(&reply.status), "{}", reply.text());
+    cluster.nodes[1].invoke_fails("counter/a", "1", 503, "home-unreachable");
+    // Others go on.
+    assert_eq!(cluster.nodes[1].invoke("counter/b", "1"), "1");
+    cluster.nodes[2].start_again();
+    cluster.nodes[1].eventually("the session answers again", |node| {
+        node.request("POST", "/fn/counter/a", &[], b"0").text() == "8"
+    });
+}
+
+#[test]
+fn nodes_go_on_without_the_registry_also_after_a_restart() {
+    let mut cluster = Cluster::start(3);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "1");
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "1"), "2");
+    cluster.nodes[0].crash();
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "1"), "3");
+    cluster.nodes[1].crash_and_restart();
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "4");
+    cluster.nodes[2].eventually("the way to the home is found again", |node| {
+        node.request("POST", "/fn/counter/a", &[], b"0").text() == "4"
+    });
+    let health = cluster.nodes[1].get("/admin/node").json();
+    assert_eq!(health["cluster"]["registry"], "not reached", "{health}");
+    cluster.nodes[0].start_again();
+    cluster.nodes[1].eventually("the registry is followed again", |node| {
+        node.get("/admin/node").json()["cluster"]["registry"] == "followed"
+    });
+    cluster.nodes[0].deploy("other", "counter", "");
+    assert_eq!(cluster.nodes[1].invoke("other/x", "2"), "2");
+}

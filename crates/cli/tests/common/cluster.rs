@@ -1,0 +1,77 @@
+//! Some nodes as real processes that know each other.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use super::Node;
+
+/// Ports that nobody listens on at this moment.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    held.iter()
+        .map(|held| held.local_addr().unwrap().port())
+        .collect()
+}
+
+/// Nodes `n1`, `n2`, ... of one site; `n1` keeps the registry.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts so many nodes.
+    pub fn start(count: usize) -> Self {
+        Self::start_with(count, |_| String::new())
+    }
+
+    /// The same with further text of each one's configuration.
+    pub fn start_with(count: usize, more: impl Fn(usize) -> String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ports = free_ports(2 * count);
+        let begun: Vec<Node> = (0..count)
+            .map(|at| {
+                let data = folder.path().join(format!("n{}", at + 1));
+                let config = folder.path().join(format!("n{}.toml", at + 1));
+                std::fs::write(&config, text(at, &ports, &data) + &more(at)).unwrap();
+                Node::begin(&config, &data)
+            })
+            .collect();
+        Self {
+            nodes: begun.into_iter().map(Node::finish).collect(),
+            folder,
+        }
+    }
+
+    /// A node's configuration.
+    pub fn config(&self, at: usize) -> PathBuf {
+        self.folder.path().join(format!("n{}.toml", at + 1))
+    }
+
+    /// Sessions of a function that are at home on a node.
+    pub fn sessions_at(&self, at: usize, function: &str) -> Vec<String> {
+        let listed =
+            self.nodes[at].get(&format!("/admin/sessions?function={function}&limit=10000"));
+        let listed = listed.json();
+        let sessions = listed["sessions"].as_array().unwrap().iter();
+        sessions
+            .map(|session| session["session"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+fn text(at: usize, ports: &[u16], data: &Path) -> String {
+    let (http, peer) = (ports[2 * at], ports[2 * at + 1]);
+    let known = match at {
+        0 => String::new(),
+        _ => format!("n1 = \"127.0.0.1:{}\"\n", ports[1]),
+    };
+    format!(
+        "name = \"n{}\"\nsite = \"here\"\ndata = {data:?}\n\
+         [listen]\nhttp = \"127.0.0.1:{http}\"\npeer = \"127.0.0.1:{peer}\"\n\
+         [registry]\nembedded = \"n1\"\nlease = \"3s\"\n[peers]\n{known}",
+        at + 1
+    )
+}

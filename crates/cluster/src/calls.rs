@@ -1,0 +1,123 @@
+//! What nodes ask of each other beyond the directory and the registry.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use fulmar_model::{Epoch, NodeName};
+use tonic::Status;
+
+use crate::handler::Forwarded;
+use crate::join::Cluster;
+use crate::peers::PeerError;
+use crate::wire::peer_client::PeerClient;
+use crate::wire::{self, CatchUpRequest, FetchArtifactRequest, ForwardRequest};
+
+/// Longest pause within an artefact.
+const ARTIFACT_PAUSE: Duration = Duration::from_secs(10);
+
+impl Cluster {
+    /// Lets another node answer a client's request.
+    ///
+    /// # Errors
+    /// When there is no answer within `deadline`.
+    pub async fn forward(
+        &self,
+        node: &NodeName,
+        request: http::Request<Bytes>,
+        deadline: Duration,
+    ) -> Result<Forwarded, PeerError> {
+        let (head, body) = request.into_parts();
+        let headers = head.headers.iter().map(|(name, value)| wire::Header {
+            name: name.as_str().to_owned(),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+        });
+        let message = ForwardRequest {
+            method: head.method.as_str().to_owned(),
+            uri: head
+                .uri
+                .path_and_query()
+                .map_or("/", |path| path.as_str())
+                .to_owned(),
+            headers: headers.collect(),
+            body,
+        };
+        let request = self.peers().request(message, deadline);
+        let reply = self
+            .peers()
+            .call(node, deadline, |channel| async move {
+                PeerClient::new(channel)
+                    .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(wire::MAX_MESSAGE_BYTES)
+                    .forward(request)
+                    .await
+            })
+            .await?;
+        let refused = |reason: String| PeerError::Refused {
+            node: node.clone(),
+            reason,
+        };
+        let moved = match reply.moved_to.as_str() {
+            "" => None,
+            to => {
+                let to = NodeName::new(to).map_err(|error| refused(error.to_string()))?;
+                Some((to, Epoch(reply.moved_epoch)))
+            }
+        };
+        let mut response = http::Response::new(reply.body);
+        *response.status_mut() = u16::try_from(reply.status)
+            .ok()
+            .and_then(|status| http::StatusCode::from_u16(status).ok())
+            .ok_or_else(|| refused(format!("{} is no status of HTTP", reply.status)))?;
+        *response.headers_mut() = wire::http_headers(reply.headers)
+            .map_err(|_| refused("a header is not one of HTTP".to_owned()))?;
+        Ok(Forwarded { response, moved })
+    }
+
+    /// A component from another node.
+    ///
+    /// # Errors
+    /// When the node does not have it, or does not send it.
+    pub async fn fetch_artifact(&self, node: &NodeName, digest: &str) -> Result<Bytes, PeerError> {
+        let digest = digest.to_owned();
+        let request = self.peers().stream_request(FetchArtifactRequest { digest });
+        let mut chunks = self
+            .peers()
+            .call(node, ARTIFACT_PAUSE, |channel| async move {
+                PeerClient::new(channel).fetch_artifact(request).await
+            })
+            .await?;
+        let lost = |status: &Status| PeerError::Lost {
+            node: node.clone(),
+            reason: status.message().to_owned(),
+        };
+        let late = || Status::deadline_exceeded(format!("no part within {ARTIFACT_PAUSE:?}"));
+        let mut whole = BytesMut::new();
+        loop {
+            let next = tokio::time::timeout(ARTIFACT_PAUSE, chunks.message()).await;
+            match next.unwrap_or_else(|_| Err(late())) {
+                Ok(Some(chunk)) => whole.extend_from_slice(&chunk.bytes),
+                Ok(None) => return Ok(whole.freeze()),
+                Err(status) => return Err(lost(&status)),
+            }
+        }
+    }
+
+    /// Waits until another node has put into effect what the registry said up to a revision.
+    ///
+    /// # Errors
+    /// When it does not answer, or cannot.
+    pub async fn catch_up(
+        &self,
+        node: &NodeName,
+        revision: u64,
+        deadline: Duration,
+    ) -> Result<(), PeerError> {
+        let request = self.peers().request(CatchUpRequest { revision }, deadline);
+        self.peers()
+            .call(node, deadline, |channel| async move {
+                PeerClient::new(channel).catch_up(request).await
+            })
+            .await
+            .map(|_| ())
+    }
+}

@@ -1,0 +1,89 @@
+//! The nodes of the cluster.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::{delete, get};
+use fulmar_cluster::Cluster;
+use fulmar_cluster::view::Member;
+use fulmar_model::{Code, NodeName, Problem};
+use serde_json::{Value, json};
+
+use super::{Answer, Failed, bad_request, json, no_content};
+use crate::core::Core;
+
+/// Longest wait for a node to say hello.
+const HELLO: Duration = Duration::from_secs(1);
+
+pub(super) fn routes() -> Router<Arc<Core>> {
+    Router::new()
+        .route("/admin/nodes", get(list))
+        .route("/admin/nodes/{name}", delete(forget))
+}
+
+pub(super) fn cluster(core: &Core) -> Result<&Arc<Cluster>, Failed> {
+    core.cluster.as_ref().ok_or_else(|| {
+        Failed(Problem::new(
+            Code::NotClustered,
+            "there are no other nodes to speak of",
+        ))
+    })
+}
+
+/// All nodes, and how each is reached from this one.
+async fn list(State(core): State<Arc<Core>>) -> Answer {
+    let cluster = cluster(&core)?;
+    let members = cluster.view().members().into_iter();
+    let described = members.map(|member| describe(cluster, member));
+    let nodes = futures_util::future::join_all(described).await;
+    Ok(json(&json!({ "nodes": nodes })))
+}
+
+async fn describe(cluster: &Cluster, member: Member) -> Value {
+    let is_own = member.name == *cluster.name();
+    let started = Instant::now();
+    let hello = match is_own {
+        true => Ok(()),
+        false => cluster.peers().hello(&member.name, HELLO).await,
+    };
+    let round_trip = (!is_own && hello.is_ok()).then(|| started.elapsed().as_secs_f64());
+    json!({
+        "name": member.name,
+        "site": member.info.site,
+        "zone": member.info.zone,
+        "live": member.live,
+        "own": is_own,
+        "reached": hello.is_ok(),
+        "error": hello.err().map(|error| error.to_string()),
+        "round_trip_seconds": round_trip,
+        "peer": member.info.peer,
+        "http": member.info.http,
+        "version": member.info.version,
+        "speed_up": member.info.speed_up_thousandths as f64 / 1000.0,
+        "directory_shards": cluster.view().shards_of(&member.name),
+    })
+}
+
+/// Removes a node that is gone for good, so that another may take its name.
+async fn forget(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer {
+    let cluster = cluster(&core)?;
+    let name = NodeName::new(&name).map_err(|error| bad_request(error.to_string()))?;
+    let members = cluster.view().members();
+    let Some(member) = members.into_iter().find(|member| member.name == name) else {
+        let detail = format!("no node is called {name}");
+        return Err(Failed(Problem::new(Code::NodeNotFound, detail)));
+    };
+    let shards = cluster.view().shards_of(&name);
+    if member.live || shards > 0 {
+        let detail = match member.live {
+            true => format!("{name} is running"),
+            false => format!("{name} keeps {shards} shards of its site's directory"),
+        };
+        return Err(Failed(Problem::new(Code::NodeInUse, detail)));
+    }
+    let removed = cluster.forget(&name).await;
+    removed.map_err(|error| Problem::new(Code::RegistryUnreachable, error.to_string()))?;
+    Ok(no_content())
+}

@@ -1,0 +1,139 @@
+//! Where an invocation goes: to this node's own queues, or to the node that is home to its session.
+//!
+//! What is decided here is a guess, from what is hot and what was last heard of; the home itself knows
+//! better, and says so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fulmar_cluster::{Cluster, Home, PeerError};
+use fulmar_model::{Code, FunctionName, Group, NodeName, Problem, SessionName};
+use http::{Request, Response, header};
+use http_body_util::{Either, Full};
+
+use crate::core::Core;
+use crate::functions::Function;
+use crate::homes;
+use crate::respond::{self, Body};
+
+/// Homes that are asked for one request, each because the one before said that it is not it.
+pub(crate) const MAX_HOPS: usize = 6;
+/// What an answer may take besides the function's own time: waiting in queues, loading, the way.
+const SLACK: Duration = Duration::from_secs(60);
+
+/// Where an invocation goes.
+pub(crate) enum Place {
+    Here,
+    There(NodeName),
+}
+
+/// Where an invocation of a session goes, as far as this node knows.
+pub(crate) fn of_session(core: &Core, function: &Function, session: &SessionName) -> Place {
+    let Some(cluster) = &core.cluster else {
+        return Place::Here;
+    };
+    let in_use = function.sessions.peek(session.as_str());
+    if in_use.is_some_and(|session| session.state().is_some()) {
+        return Place::Here;
+    }
+    let group = group(&function.name, session);
+    match cluster.directory().cached(&group) {
+        Some(home) => Place::There(home.node),
+        None => Place::Here,
+    }
+}
+
+/// Where an invocation goes whose session, if it has one, has no home, and whose idempotency key is to be
+/// found again: all with the same `name` to the same node.
+pub(crate) async fn of_key(
+    core: &Core,
+    function: &FunctionName,
+    name: &str,
+) -> Result<Place, Problem> {
+    let Some(cluster) = &core.cluster else {
+        return Ok(Place::Here);
+    };
+    // Only its hash counts: no session of this name comes into being.
+    let session = SessionName::new(name)
+        .map_err(|error| Problem::new(Code::IdempotencyKeyInvalid, error.to_string()))?;
+    let owner = cluster.directory().owner(&group(function, &session)).await;
+    let owner = owner.map_err(|error| homes::unknown(&error))?;
+    Ok(match owner == *cluster.name() {
+        true => Place::Here,
+        false => Place::There(owner),
+    })
+}
+
+pub(crate) fn group(function: &FunctionName, session: &SessionName) -> Group {
+    Group {
+        function: function.clone(),
+        session: session.clone(),
+    }
+}
+
+/// What another node made of a request.
+pub(crate) enum Answered {
+    /// The client's response.
+    Response(Response<Body>),
+    /// The session is not there; where it may be is in the directory's cache.
+    Elsewhere,
+}
+
+/// Lets another node answer.
+pub(crate) async fn send(
+    cluster: &Cluster,
+    node: &NodeName,
+    group: Option<&Group>,
+    head: &http::request::Parts,
+    body: Bytes,
+    timeout: Duration,
+) -> Result<Answered, Problem> {
+    let mut request = Request::from_parts(head.clone(), body);
+    respond::strip_hop_by_hop(request.headers_mut());
+    // The other node knows by the connection who asks.
+    request.headers_mut().remove(header::AUTHORIZATION);
+    let forwarded = cluster.forward(node, request, timeout + SLACK).await;
+    let forwarded = match forwarded {
+        Ok(forwarded) => forwarded,
+        Err(error) => {
+            if let Some(group) = group {
+                // Next time the directory is asked.
+                cluster.directory().unlearn(group);
+            }
+            return Err(lost(&error));
+        }
+    };
+    if let Some(group) = group
+        && let Some((node, epoch)) = forwarded.moved
+    {
+        cluster.directory().learn(group, Home { node, epoch });
+        return Ok(Answered::Elsewhere);
+    }
+    let is_moved = forwarded.response.status() == http::StatusCode::SERVICE_UNAVAILABLE
+        && serde_json::from_slice::<Problem>(forwarded.response.body())
+            .is_ok_and(|problem| problem.code == Code::SessionMoved);
+    if is_moved && let Some(group) = group {
+        cluster.directory().unlearn(group);
+        return Ok(Answered::Elsewhere);
+    }
+    let response = forwarded.response.map(|body| Either::Left(Full::new(body)));
+    Ok(Answered::Response(response))
+}
+
+/// What a client is told when another node does not answer.
+pub(crate) fn lost(error: &PeerError) -> Problem {
+    let code = match error {
+        PeerError::Unknown(_) | PeerError::Unreachable { .. } => Code::HomeUnreachable,
+        PeerError::Lost { .. } => Code::OutcomeUnknown,
+        PeerError::Refused { .. } => Code::Internal,
+    };
+    Problem::new(code, error.to_string())
+}
+
+/// The name of a node that this one is not, and the others.
+pub(crate) fn other(core: &Core, node: Option<NodeName>) -> Option<(Arc<Cluster>, NodeName)> {
+    let cluster = core.cluster.clone()?;
+    let node = node.filter(|node| node != cluster.name())?;
+    Some((cluster, node))
+}
