@@ -131,3 +131,31 @@ fn nodes_go_on_without_the_registry_also_after_a_restart() {
     cluster.nodes[0].deploy("other", "counter", "");
     assert_eq!(cluster.nodes[1].invoke("other/x", "2"), "2");
 }
+
+#[test]
+fn messages_reach_sessions_of_other_nodes_once_and_in_order_whoever_crashes() {
+    let mut cluster = Cluster::start(3);
+    cluster.nodes[0].deploy("faults", "guest-faults", "");
+    // The receiver is at home on the third node, the sender on the second.
+    cluster.nodes[2].invoke("faults/r", "record 0");
+    for round in 0..6 {
+        for n in 0..20 {
+            let count = (round * 20 + n + 1).to_string();
+            assert_eq!(
+                cluster.nodes[1].invoke("faults/s", "count-and-tell r m"),
+                count
+            );
+        }
+        cluster.nodes[1 + round % 2].crash_and_restart();
+    }
+    cluster.nodes[2].eventually("all are there", |node| {
+        node.request("POST", "/fn/faults/r", &[], b"len").text() == "121"
+    });
+    let mut expected = vec!["0".to_owned()];
+    expected.extend((1..=120).map(|n| format!("m:{n}")));
+    assert_eq!(
+        cluster.nodes[2].invoke("faults/r", "items"),
+        expected.join(",")
+    );
+    assert_eq!(cluster.sessions_at(2, "faults"), ["r"]);
+}

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use fulmar_model::{Epoch, NodeName};
+use fulmar_model::{Code, Epoch, NodeName, Problem};
+use fulmar_state::record::{MessageRecord, Record, StoredReply};
 use tonic::Status;
 
-use crate::handler::Forwarded;
+use crate::handler::{Delivered, Forwarded};
 use crate::join::Cluster;
 use crate::peers::PeerError;
 use crate::wire::peer_client::PeerClient;
-use crate::wire::{self, CatchUpRequest, FetchArtifactRequest, ForwardRequest};
+use crate::wire::{self, CatchUpRequest, DeliverRequest, FetchArtifactRequest, ForwardRequest};
 
 /// Longest pause within an artefact.
 const ARTIFACT_PAUSE: Duration = Duration::from_secs(10);
@@ -71,6 +72,58 @@ impl Cluster {
         *response.headers_mut() = wire::http_headers(reply.headers)
             .map_err(|_| refused("a header is not one of HTTP".to_owned()))?;
         Ok(Forwarded { response, moved })
+    }
+
+    /// Delivers a message to a session of another node. `deadline` includes the function's time.
+    ///
+    /// # Errors
+    /// When there is no answer in time: then it may have been delivered, and sending it again does no harm.
+    pub async fn deliver(
+        &self,
+        node: &NodeName,
+        key: [u8; 12],
+        settled_below: [u8; 12],
+        message: &MessageRecord,
+        deadline: Duration,
+    ) -> Result<Delivered, PeerError> {
+        let message = DeliverRequest {
+            instance: self.info().instance.clone(),
+            key: Bytes::copy_from_slice(&key),
+            settled_below: Bytes::copy_from_slice(&settled_below),
+            message: message.encode().into(),
+        };
+        let request = self.peers().request(message, deadline);
+        let reply = self
+            .peers()
+            .call(node, deadline, |channel| async move {
+                PeerClient::new(channel)
+                    .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(wire::MAX_MESSAGE_BYTES)
+                    .deliver(request)
+                    .await
+            })
+            .await?;
+        let refused = |reason: String| PeerError::Refused {
+            node: node.clone(),
+            reason,
+        };
+        if !reply.problem.is_empty() {
+            let problem: Problem = serde_json::from_slice(&reply.problem)
+                .map_err(|error| refused(error.to_string()))?;
+            if problem.code != Code::SessionMoved {
+                return Ok(Delivered::Failed(problem));
+            }
+            let to = NodeName::new(&reply.moved_to).ok();
+            return Ok(Delivered::Moved(
+                to.map(|to| (to, Epoch(reply.moved_epoch))),
+            ));
+        }
+        if reply.reply.is_empty() {
+            return Ok(Delivered::Done(None));
+        }
+        let answer =
+            StoredReply::decode(&reply.reply).map_err(|error| refused(error.to_string()))?;
+        Ok(Delivered::Done(Some(answer)))
     }
 
     /// A component from another node.

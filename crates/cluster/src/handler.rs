@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use fulmar_model::{Epoch, NodeName, Problem};
+use fulmar_state::record::{MessageRecord, StoredReply};
 
 use crate::registry::Revision;
 
@@ -14,11 +15,38 @@ pub struct Forwarded {
     pub moved: Option<(NodeName, Epoch)>,
 }
 
+/// A message from another node.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The data directory that the message is stored in.
+    pub instance: String,
+    /// Its key there.
+    pub key: [u8; 12],
+    /// No message of that data directory with a lower key will be sent again.
+    pub settled_below: [u8; 12],
+    /// The message.
+    pub message: MessageRecord,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Delivered {
+    /// It is delivered, durably, now or before; with the answer, if it is an asynchronous invocation.
+    Done(Option<StoredReply>),
+    /// It is not.
+    Failed(Problem),
+    /// Its session is elsewhere: where, under which epoch, if that is known.
+    Moved(Option<(NodeName, Epoch)>),
+}
+
 /// What a node does when another calls it.
 #[tonic::async_trait]
 pub trait Handler: Send + Sync + 'static {
     /// Answers a client's request that another node took.
     async fn forward(&self, from: &NodeName, request: http::Request<Bytes>) -> Forwarded;
+
+    /// Delivers a message of another node, once.
+    async fn deliver(&self, delivery: Delivery) -> Delivered;
 
     /// A component by its digest, if it is here.
     async fn artifact(&self, digest: &str) -> Option<Bytes>;

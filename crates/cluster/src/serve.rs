@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fulmar_model::{Epoch, NodeName};
+use fulmar_model::{Code, Epoch, NodeName, Problem};
+use fulmar_state::record::{MessageRecord, Record};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use rustls::pki_types::CertificateDer;
@@ -14,17 +15,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::directory::{DirectoryError, Home};
-use crate::handler::Handler;
+use crate::handler::{Delivered, Delivery, Handler};
 use crate::identity;
 use crate::join::Cluster;
 use crate::registry::embedded::Embedded;
 use crate::registry::{LeaseId, Registry, RegistryError, Written};
 use crate::transport::{self, Caller};
 use crate::wire::{
-    self, CatchUpReply, CatchUpRequest, Chunk, DeleteRequest, FetchArtifactRequest, FindReply,
-    FindRequest, ForgetReply, ForgetRequest, ForwardReply, ForwardRequest, GrantReply,
-    GrantRequest, HelloReply, HelloRequest, KeepAliveReply, KeepAliveRequest, ListReply,
-    ListRequest, NODE, PutReply, PutRequest, RelocateRequest, WatchReply, WatchRequest,
+    self, CatchUpReply, CatchUpRequest, Chunk, DeleteRequest, DeliverReply, DeliverRequest,
+    FetchArtifactRequest, FindReply, FindRequest, ForgetReply, ForgetRequest, ForwardReply,
+    ForwardRequest, GrantReply, GrantRequest, HelloReply, HelloRequest, KeepAliveReply,
+    KeepAliveRequest, ListReply, ListRequest, NODE, PutReply, PutRequest, RelocateRequest,
+    WatchReply, WatchRequest,
 };
 
 /// Bytes of an artefact that go at once.
@@ -142,6 +144,40 @@ impl wire::peer_server::Peer for Service {
             moved_to,
             moved_epoch,
         }))
+    }
+
+    async fn deliver(
+        &self,
+        request: Request<DeliverRequest>,
+    ) -> Result<Response<DeliverReply>, Status> {
+        caller(&request)?;
+        let message = request.into_inner();
+        let bad = |what: &str| Status::invalid_argument(format!("{what} is not as expected"));
+        let key = |bytes: &[u8]| <[u8; 12]>::try_from(bytes).map_err(|_| bad("the message's key"));
+        let delivery = Delivery {
+            instance: message.instance,
+            key: key(&message.key)?,
+            settled_below: key(&message.settled_below)?,
+            message: MessageRecord::decode(&message.message)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?,
+        };
+        let mut reply = DeliverReply::default();
+        match self.handler.deliver(delivery).await {
+            Delivered::Done(answer) => {
+                reply.reply = answer
+                    .map(|answer| answer.encode().into())
+                    .unwrap_or_default();
+            }
+            Delivered::Failed(problem) => reply.problem = problem.to_json().into(),
+            Delivered::Moved(to) => {
+                let moved = Problem::new(Code::SessionMoved, "the session is elsewhere");
+                reply.problem = moved.to_json().into();
+                if let Some((node, epoch)) = to {
+                    (reply.moved_to, reply.moved_epoch) = (node.to_string(), epoch.0);
+                }
+            }
+        }
+        Ok(Response::new(reply))
     }
 
     type FetchArtifactStream = BoxStream<'static, Result<Chunk, Status>>;

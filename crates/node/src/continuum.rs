@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fulmar_cluster::view::FUNCTIONS;
-use fulmar_cluster::{Cluster, Forwarded, Handler};
+use fulmar_cluster::{Cluster, Delivered, Delivery, Forwarded, Handler};
 use fulmar_model::{Code, NodeName, Problem};
 use fulmar_state::record::{FunctionRecord, Record};
 use http::{Request, Response};
@@ -19,7 +19,7 @@ use tower::ServiceExt;
 use crate::core::Core;
 use crate::respond::{self, Body};
 use crate::target;
-use crate::{admin, broker, deploy};
+use crate::{admin, broker, courier, deploy};
 
 /// Longest wait until what the registry says is in effect: fetching and compiling a large component.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -80,6 +80,10 @@ impl Handler for Answers {
             response: whole(response).await,
             moved: None,
         }
+    }
+
+    async fn deliver(&self, delivery: Delivery) -> Delivered {
+        courier::receive(&self.0, delivery).await
     }
 
     async fn artifact(&self, digest: &str) -> Option<Bytes> {

@@ -7,7 +7,9 @@
 //! commit is durable: the receiver's commit comes later in the order of commits, and so does
 //! everything that is released because of it.
 
-use std::collections::{HashMap, VecDeque};
+mod across;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +27,7 @@ use crate::core::Core;
 use crate::execute;
 use crate::functions::Function;
 use crate::invocation::{Invocation, Origin};
+use crate::route::{self, Place};
 
 /// Deliveries at once of a lane without order.
 const UNORDERED_WIDTH: usize = 64;
@@ -32,6 +35,11 @@ const UNORDERED_WIDTH: usize = 64;
 const HELD_BYTES: usize = 32 << 20;
 /// Pause before a message is offered again to a full queue: it was not tried, so it does not count.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pause before a message is offered again to a node that could not be reached: it was not tried.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(500);
+
+pub(crate) use across::receive;
 
 /// A message's key: the commit that sent it and its place there.
 pub(crate) type MessageKey = [u8; 12];
@@ -79,6 +87,8 @@ struct LaneState {
 
 /// Drives the messages of the node.
 pub(crate) struct Courier {
+    /// Messages that are not settled, among other nodes: the lowest tells them what they may forget.
+    unsettled: Mutex<BTreeSet<MessageKey>>,
     lanes: Mutex<HashMap<Lane, LaneState>>,
     /// Bounds the deliveries of the node.
     deliveries: Arc<Semaphore>,
@@ -88,6 +98,7 @@ pub(crate) struct Courier {
 impl Courier {
     pub(crate) fn new(max_deliveries: usize) -> Self {
         Self {
+            unsettled: Mutex::default(),
             lanes: Mutex::default(),
             deliveries: Arc::new(Semaphore::new(max_deliveries)),
             held_bytes: AtomicUsize::new(0),
@@ -103,6 +114,9 @@ impl Courier {
 
     fn enqueue(&self, core: &Arc<Core>, key: MessageKey, message: MessageRecord) {
         core.metrics.messages_pending.inc();
+        if core.cluster.is_some() {
+            self.unsettled.lock().insert(key);
+        }
         let lane = Lane::of(&message);
         let bytes = message.request.body.len();
         let held = self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -175,7 +189,7 @@ async fn run_lane(core: Arc<Core>, lane: Lane) {
         };
         if let Some(message) = message {
             match deliver(&core, waiting.key, message).await {
-                Delivery::Settled => {}
+                Delivery::Settled => settled(&core, &waiting.key),
                 Delivery::Stopped => return,
                 // In order: those behind it wait until it is delivered or parked.
                 Delivery::Again(message, pause) if lane.from.is_some() => {
@@ -231,10 +245,20 @@ async fn retry(
             () = tokio::time::sleep(pause) => {}
         }
         match deliver(core, key, message).await {
-            Delivery::Settled => return true,
+            Delivery::Settled => {
+                settled(core, &key);
+                return true;
+            }
             Delivery::Stopped => return false,
             Delivery::Again(again, next_pause) => (message, pause) = (again, next_pause),
         }
+    }
+}
+
+/// The message will not be sent again.
+fn settled(core: &Core, key: &MessageKey) {
+    if core.cluster.is_some() {
+        core.courier.unsettled.lock().remove(key);
     }
 }
 
@@ -248,14 +272,14 @@ async fn deliver(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageReco
             Code::FunctionNotFound,
             format!("no function {} is deployed", message.to.function),
         ),
-        Some(function) => match hand_in(core, function, key, &message).await {
-            Ok(Ok(())) => {
+        Some(function) => match bring(core, function, key, &message).await {
+            Brought::Delivered => {
                 core.metrics.delivered.inc();
                 core.metrics.messages_pending.dec();
                 return Delivery::Settled;
             }
-            Ok(Err(problem)) => problem,
-            Err(execute::QueueFull) => return Delivery::Again(message, QUEUE_FULL_PAUSE),
+            Brought::Failed(problem) => problem,
+            Brought::Later(pause) => return Delivery::Again(message, pause),
         },
     };
     match problem.code {
@@ -309,6 +333,44 @@ async fn deliver(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageReco
 fn backoff(initial: Duration, max: Duration, attempts: u32, random: f64) -> Duration {
     let doubled = initial.saturating_mul(1 << (attempts.saturating_sub(1)).min(20));
     doubled.min(max).mul_f64(0.5 + random / 2.0)
+}
+
+/// What came of an attempt to deliver.
+enum Brought {
+    Delivered,
+    /// The receiver was tried.
+    Failed(Problem),
+    /// It was not, so that it does not count.
+    Later(Duration),
+}
+
+/// Delivers here, or to the node that is home to the receiver.
+async fn bring(
+    core: &Arc<Core>,
+    function: &Arc<Function>,
+    key: MessageKey,
+    message: &MessageRecord,
+) -> Brought {
+    for _ in 0..route::MAX_HOPS {
+        let session = message.to.session.as_ref();
+        let place = session.map(|session| route::of_session(core, function, session));
+        if let (Some(Place::There(node)), Some(cluster)) = (place, &core.cluster) {
+            match across::send(core, cluster, &node, function, key, message).await {
+                Some(brought) => return brought,
+                None => continue,
+            }
+        }
+        match hand_in(core, function, key, message).await {
+            Ok(Ok(())) => return Brought::Delivered,
+            Ok(Err(problem)) if problem.code == Code::SessionMoved => {}
+            Ok(Err(problem)) if problem.code == Code::DirectoryUnreachable => {
+                return Brought::Later(UNREACHABLE_PAUSE);
+            }
+            Ok(Err(problem)) => return Brought::Failed(problem),
+            Err(execute::QueueFull) => return Brought::Later(QUEUE_FULL_PAUSE),
+        }
+    }
+    Brought::Later(UNREACHABLE_PAUSE)
 }
 
 /// Runs the delivery as an invocation; its commit deletes the message.

@@ -220,6 +220,9 @@ impl Run<'_> {
         if let Some(failure) = self.core.refuses_writes() {
             return Err((origin, failure));
         }
+        let Some(origin) = self.redelivered(origin) else {
+            return Ok(());
+        };
         let mut origin = match &idempotency {
             None => origin,
             Some(idempotency) => {
@@ -405,7 +408,7 @@ impl Run<'_> {
         name: &SessionName,
         token: Option<&str>,
     ) -> Result<carry::Opened, Problem> {
-        if matches!(origin, Origin::Message { .. }) {
+        if !matches!(origin, Origin::Client(_)) {
             return Err(carry::unreachable(self.function.name.as_str()));
         }
         let group = Group {

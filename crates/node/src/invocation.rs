@@ -68,6 +68,22 @@ pub(crate) enum Origin {
         /// Hears as soon as the delivery is committed or failed.
         done: oneshot::Sender<Result<(), Problem>>,
     },
+    /// A message from the outbox of another node.
+    Delivery {
+        receipt: Box<Receipt>,
+        /// Hears once the delivery is durable or failed.
+        done: oneshot::Sender<Result<Option<StoredReply>, Problem>>,
+    },
+}
+
+/// That a message of another node was delivered.
+pub(crate) struct Receipt {
+    /// Key of the record that says so.
+    pub(crate) key: Vec<u8>,
+    /// Keys of such records that are of no more use.
+    pub(crate) settled: Vec<Vec<u8>>,
+    /// Whether the answer is wanted as well.
+    pub(crate) wants_reply: bool,
 }
 
 impl Origin {

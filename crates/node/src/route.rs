@@ -97,9 +97,11 @@ pub(crate) async fn send(
     let forwarded = match forwarded {
         Ok(forwarded) => forwarded,
         Err(error) => {
-            if let Some(group) = group {
-                // Next time the directory is asked.
-                cluster.directory().unlearn(group);
+            if let Some(group) = group
+                && error.nothing_sent()
+                && has_another_home(cluster, group, node).await
+            {
+                return Ok(Answered::Elsewhere);
             }
             return Err(lost(&error));
         }
@@ -119,6 +121,21 @@ pub(crate) async fn send(
     }
     let response = forwarded.response.map(|body| Either::Left(Full::new(body)));
     Ok(Answered::Response(response))
+}
+
+/// Whether the directory knows another home than the one that cannot be reached.
+async fn has_another_home(cluster: &Cluster, group: &Group, unreachable: &NodeName) -> bool {
+    match cluster.directory().find(group, None).await {
+        Ok(Some(home)) if home.node != *unreachable => {
+            cluster.directory().learn(group, home);
+            true
+        }
+        Ok(None) => {
+            cluster.directory().unlearn(group);
+            true
+        }
+        _ => false,
+    }
 }
 
 /// What a client is told when another node does not answer.

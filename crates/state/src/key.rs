@@ -50,3 +50,20 @@ pub fn idempotency(function: &str, session: Option<&str>, key: &str) -> Vec<u8> 
         .join("\0")
         .into_bytes()
 }
+
+/// Prefix of everything that is kept of a session for its idempotency keys and its deliveries.
+pub fn session_idempotency(group: &Group) -> Vec<u8> {
+    session_state(group)
+}
+
+/// Begins what follows the session in the key of a delivery; no client's idempotency key begins so.
+const DELIVERY: u8 = 1;
+
+/// Prefix of the records that messages of a data directory were delivered to a session.
+pub fn deliveries(group: &Group, instance: &str) -> Vec<u8> {
+    let mut prefix = session_state(group);
+    prefix.push(DELIVERY);
+    prefix.extend_from_slice(instance.as_bytes());
+    prefix.push(DELIVERY);
+    prefix
+}

@@ -277,6 +277,7 @@ impl Record for NodeRecord {}
 impl Record for RegistryRecord {}
 impl Record for DirectoryRecord {}
 impl Record for HomeRecord {}
+impl Record for StoredReply {}
 impl Record for TokenRecord {}
 impl Record for KeyRingRecord {}
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fulmar_model::{Code, Problem};
-use fulmar_state::record::{IdempotencyRecord, InvocationRecord, InvocationStatus};
+use fulmar_state::record::{IdempotencyRecord, InvocationRecord, InvocationStatus, StoredReply};
 use fulmar_state::{Bookkeeping, StoreFailure, Table, key};
 use fulmar_worker::{CallError, Reply};
 use tokio::sync::oneshot;
@@ -15,6 +15,39 @@ use crate::clock;
 use crate::invocation::{Answer, IdempotencyKey, Origin, Outcome, restore_reply, store_reply};
 
 impl Run<'_> {
+    /// Tells another node that a message was delivered before, if it was; gives the origin back if not.
+    pub(super) fn redelivered(&self, origin: Origin) -> Option<Origin> {
+        let Origin::Delivery { receipt, .. } = &origin else {
+            return Some(origin);
+        };
+        let found = self
+            .core
+            .store
+            .record_with_ticket::<IdempotencyRecord>(Table::Idempotency, &receipt.key);
+        match found {
+            Ok(None) => Some(origin),
+            Ok(Some((record, ticket))) => {
+                let Origin::Delivery { receipt, done } = origin else {
+                    return None;
+                };
+                let release = Box::new(move |durable: Result<(), StoreFailure>| {
+                    let reply = receipt.wants_reply.then_some(record.reply);
+                    let _ = done.send(
+                        durable
+                            .map(|()| reply)
+                            .map_err(|failure| storage_failed(&failure)),
+                    );
+                });
+                self.core.store.commits().when_durable(ticket, release);
+                None
+            }
+            Err(error) => {
+                self.finish_failed(origin, Problem::new(Code::Internal, error.to_string()));
+                None
+            }
+        }
+    }
+
     /// Answers from the record of the idempotency key, if there is one; gives the origin back if not.
     pub(super) fn replay(
         &self,
@@ -68,7 +101,7 @@ impl Run<'_> {
                             .release(ticket, self.deployed.manifest.durability, release);
                     }
                     // An asynchronous invocation under a key that was answered meanwhile.
-                    origin @ Origin::Message { .. } => {
+                    origin @ (Origin::Message { .. } | Origin::Delivery { .. }) => {
                         let id = answer.invocation.clone();
                         let bookkeeping = self.bookkeeping(
                             session,
@@ -78,7 +111,7 @@ impl Run<'_> {
                             &answer.reply,
                             clock::unix_ms(),
                         );
-                        self.settle(origin, bookkeeping, Ok(()));
+                        self.settle(origin, bookkeeping, id, answer.reply);
                     }
                 }
             }
@@ -114,6 +147,27 @@ impl Run<'_> {
             };
             let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
             bookkeeping.put(Table::Idempotency, &key, &record);
+        }
+        if let Origin::Delivery { receipt, .. } = origin {
+            let empty = StoredReply {
+                status: 0,
+                headers: Vec::new(),
+                body: Vec::new(),
+            };
+            let record = IdempotencyRecord {
+                request: [0; 32],
+                invocation: id.to_string(),
+                reply: match receipt.wants_reply {
+                    true => store_reply(reply),
+                    false => empty,
+                },
+                // For as long as the other node may send it again.
+                expires_unix_ms: u64::MAX,
+            };
+            for settled in &receipt.settled {
+                bookkeeping.delete(Table::Idempotency, settled);
+            }
+            bookkeeping.put(Table::Idempotency, &receipt.key, &record);
         }
         if let Origin::Message { key, record, .. } = origin {
             bookkeeping.delete(Table::Messages, key);
@@ -165,6 +219,17 @@ impl Run<'_> {
                 (Box::new(release), None)
             }
             Origin::Message { done, .. } => (Box::new(|_| {}), Some(done)),
+            Origin::Delivery { receipt, done } => {
+                let release = move |durable: Result<(), StoreFailure>| {
+                    let reply = receipt.wants_reply.then(|| store_reply(&reply));
+                    let _ = done.send(
+                        durable
+                            .map(|()| reply)
+                            .map_err(|failure| storage_failed(&failure)),
+                    );
+                };
+                (Box::new(release), None)
+            }
         }
     }
 
@@ -184,7 +249,7 @@ impl Run<'_> {
                 }));
                 Ok(())
             }
-            origin @ Origin::Message { .. } => {
+            origin @ (Origin::Message { .. } | Origin::Delivery { .. }) => {
                 let detail = match &reply {
                     Reply::Http(response) => format!(
                         "the function answered {}: {}",
@@ -208,26 +273,22 @@ impl Run<'_> {
             Origin::Message { done, .. } => {
                 let _ = done.send(Err(problem));
             }
+            Origin::Delivery { done, .. } => {
+                let _ = done.send(Err(problem));
+            }
         }
     }
 
-    /// Commits bookkeeping alone and tells a message's courier.
-    pub(super) fn settle(
-        &self,
-        origin: Origin,
-        bookkeeping: Bookkeeping,
-        result: Result<(), Problem>,
-    ) {
-        let result = match self
-            .core
-            .store
-            .commit_bookkeeping(bookkeeping, Box::new(|_| {}))
-        {
-            Ok(_) => result,
-            Err(failure) => Err(storage_failed(&failure)),
-        };
-        if let Origin::Message { done, .. } = origin {
-            let _ = done.send(result);
+    /// Commits bookkeeping alone and tells a message's courier that it is delivered.
+    fn settle(&self, origin: Origin, bookkeeping: Bookkeeping, id: Arc<str>, reply: Reply) {
+        let (release, done) = self.release(origin, id, reply);
+        let committed = self.core.store.commit_bookkeeping(bookkeeping, release);
+        if let Some(done) = done {
+            let _ = done.send(
+                committed
+                    .map(|_| ())
+                    .map_err(|failure| storage_failed(&failure)),
+            );
         }
     }
 

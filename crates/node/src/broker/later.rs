@@ -1,0 +1,267 @@
+//! Invocations whose clients come back for the answer: stored as messages to their functions, with a place
+//! for what comes of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fulmar_cluster::Cluster;
+use fulmar_model::{Code, NodeName, Problem, SessionName};
+use fulmar_state::record::{
+    Address, IdempotencyRecord, InvocationRecord, InvocationStatus, MessageRecord, StoredReply,
+    StoredRequest,
+};
+use fulmar_state::{Bookkeeping, Table, key};
+use http::{Request, Response, StatusCode};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::ClientCall;
+use crate::core::Core;
+use crate::execute::{self, storage_failed};
+use crate::invocation::{Answer, IdempotencyKey, node_of, restore_reply};
+use crate::respond::{self, Body};
+use crate::route::{self, Answered};
+use crate::sessions::Session;
+use crate::{clock, homes};
+
+impl ClientCall<'_> {
+    /// Stores the invocation as a message and answers where its result will be.
+    pub(super) async fn submit_async(
+        &self,
+        request: StoredRequest,
+    ) -> Result<Response<Body>, Problem> {
+        let core = self.core;
+        // With a key: alone in its lane, so that two with the same key become one. Among other nodes:
+        // alone as well, since it is stored where the session is.
+        let mut _turn = None;
+        if let (Some(session), Some(_), None) = (&self.session, &core.cluster, &self.idempotency) {
+            let lane = self.function.sessions.of(session.shared());
+            _turn = Some(execute::turn(core, self.function, &lane).await?);
+            self.settle_home(&lane, session).await?;
+        }
+        if let Some(idempotency) = &self.idempotency {
+            let lane = match &self.session {
+                Some(session) => self.function.sessions.of(session.shared()),
+                None => self.function.keyed.of(&idempotency.key),
+            };
+            _turn = Some(execute::turn(core, self.function, &lane).await?);
+            if let (Some(session), Some(_)) = (&self.session, &core.cluster) {
+                self.settle_home(&lane, session).await?;
+            }
+            if let Some(kept) = self.kept(idempotency)? {
+                return Ok(kept);
+            }
+        }
+        if let Some(refused) = core.refuses_writes() {
+            return Err(refused);
+        }
+        let id = core.id_text(core.next_id());
+        let now = clock::unix_ms();
+        let retention = self
+            .function
+            .current()
+            .manifest
+            .idempotency
+            .retention
+            .get()
+            .as_millis() as u64;
+        let to = Address {
+            function: self.function.name.clone(),
+            session: self.session.clone(),
+        };
+        let accepted = StoredReply {
+            status: StatusCode::ACCEPTED.as_u16(),
+            headers: vec![
+                ("location".into(), location(&id).into_bytes()),
+                ("content-type".into(), b"application/json".to_vec()),
+            ],
+            body: json!({ "id": id, "status": "pending" })
+                .to_string()
+                .into_bytes(),
+        };
+        let mut bookkeeping = Bookkeeping::default();
+        let pending = InvocationRecord {
+            to: to.clone(),
+            submitted_unix_ms: now,
+            finished_unix_ms: 0,
+            status: InvocationStatus::Pending,
+            expires_unix_ms: now + retention,
+        };
+        bookkeeping.put(Table::Invocations, id.as_bytes(), &pending);
+        if let Some(idempotency) = &self.idempotency {
+            let record = IdempotencyRecord {
+                request: idempotency.request,
+                invocation: id.clone(),
+                reply: accepted.clone(),
+                expires_unix_ms: now + retention,
+            };
+            let session = self.session.as_ref().map(SessionName::as_str);
+            let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
+            bookkeeping.put(Table::Idempotency, &key, &record);
+        }
+        let message = MessageRecord {
+            from: None,
+            to,
+            request,
+            invocation: Some(id.clone()),
+            idempotency_key: self.idempotency_key.as_deref().map(str::to_owned),
+            attempts: 0,
+            error: String::new(),
+            at_unix_ms: now,
+        };
+        let (durable, stored) = oneshot::channel();
+        let release = Box::new(move |result| {
+            let _ = durable.send(result);
+        });
+        let key = core
+            .store
+            .commit_message(bookkeeping, &message, release)
+            .map_err(|failure| storage_failed(&failure))?;
+        core.courier.post(core, vec![(key, message)]);
+        match stored.await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => return Err(storage_failed(&failure)),
+            Err(_) => {
+                return Err(Problem::new(
+                    Code::ShuttingDown,
+                    "the node stopped before the invocation was stored",
+                ));
+            }
+        }
+        let reply = restore_reply(accepted)?;
+        Ok(respond::answer(Answer {
+            reply,
+            invocation: id.into(),
+            replayed: false,
+        }))
+    }
+
+    /// Makes sure, in the session's turn, that this node is home to it.
+    async fn settle_home(&self, lane: &Session, session: &SessionName) -> Result<(), Problem> {
+        if lane.state().is_none() {
+            let group = route::group(&self.function.name, session);
+            lane.set_state(Some(homes::load(self.core, &group).await?));
+        }
+        Ok(())
+    }
+
+    /// The answer kept for the key, if there is one.
+    fn kept(&self, idempotency: &IdempotencyKey) -> Result<Option<Response<Body>>, Problem> {
+        let session = self.session.as_ref().map(SessionName::as_str);
+        let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
+        let record = self
+            .core
+            .store
+            .record::<IdempotencyRecord>(Table::Idempotency, &key);
+        let record = record.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let Some(record) = record.filter(|record| record.expires_unix_ms > clock::unix_ms()) else {
+            return Ok(None);
+        };
+        if record.request != idempotency.request {
+            let detail = format!(
+                "the key was used by invocation {} for another request",
+                record.invocation
+            );
+            return Err(Problem::new(Code::IdempotencyKeyReused, detail));
+        }
+        let reply = restore_reply(record.reply)?;
+        Ok(Some(respond::answer(Answer {
+            reply,
+            invocation: record.invocation.into(),
+            replayed: true,
+        })))
+    }
+}
+
+/// Answers `GET /invocations/{id}` and `/invocations/{id}/result`.
+pub(crate) async fn invocation_status(
+    core: &Arc<Core>,
+    path: &str,
+) -> Result<Response<Body>, Problem> {
+    let rest = path.strip_prefix("/invocations/").unwrap_or(path);
+    let (id, wants_result) = match rest.strip_suffix("/result") {
+        Some(id) => (id, true),
+        None => (rest, false),
+    };
+    if let Some((cluster, node)) = route::other(core, node_of(id)) {
+        return relay(&cluster, &node, path).await;
+    }
+    let (record, ticket) = core
+        .store
+        .record_with_ticket::<InvocationRecord>(Table::Invocations, id.as_bytes())
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?
+        .ok_or_else(|| {
+            Problem::new(
+                Code::InvocationNotFound,
+                format!("no asynchronous invocation {id:?} is known"),
+            )
+        })?;
+    // A result may be seen here before it is durable; it must not leave the node before.
+    core.durable(ticket).await?;
+    if wants_result {
+        return match record.status {
+            InvocationStatus::Done(reply) => {
+                let reply = restore_reply(reply)?;
+                Ok(respond::answer(Answer {
+                    reply,
+                    invocation: id.into(),
+                    replayed: false,
+                }))
+            }
+            InvocationStatus::Failed(problem) => {
+                match serde_json::from_slice::<Problem>(&problem) {
+                    Ok(problem) => Err(problem),
+                    Err(error) => Err(Problem::new(Code::Internal, error.to_string())),
+                }
+            }
+            InvocationStatus::Pending => {
+                let body = json!({ "id": id, "status": "pending" }).to_string();
+                Ok(respond::bytes(
+                    StatusCode::ACCEPTED,
+                    "application/json",
+                    body,
+                ))
+            }
+        };
+    }
+    let (status, problem) = match record.status {
+        InvocationStatus::Pending => ("pending", None),
+        InvocationStatus::Done(_) => ("done", None),
+        InvocationStatus::Failed(problem) => (
+            "failed",
+            serde_json::from_slice::<serde_json::Value>(&problem).ok(),
+        ),
+    };
+    let mut document = json!({
+        "id": id,
+        "function": record.to.function,
+        "session": record.to.session,
+        "status": status,
+        "submitted_at": clock::rfc3339(record.submitted_unix_ms),
+        "finished_at": (record.finished_unix_ms > 0).then(|| clock::rfc3339(record.finished_unix_ms)),
+    });
+    if let Some(problem) = problem {
+        document["problem"] = problem;
+    }
+    Ok(respond::bytes(
+        StatusCode::OK,
+        "application/json",
+        document.to_string(),
+    ))
+}
+
+/// Asks the node that knows.
+async fn relay(cluster: &Cluster, node: &NodeName, path: &str) -> Result<Response<Body>, Problem> {
+    let request = Request::get(path).body(Bytes::new());
+    let request = request.map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
+    let (head, body) = request.into_parts();
+    match route::send(cluster, node, None, &head, body, Duration::ZERO).await? {
+        Answered::Response(response) => Ok(response),
+        Answered::Elsewhere => Err(Problem::new(Code::Internal, "no session was asked for")),
+    }
+}
+
+fn location(id: &str) -> String {
+    format!("/invocations/{id}")
+}

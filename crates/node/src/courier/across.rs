@@ -1,0 +1,167 @@
+//! Messages between nodes: sent until the receiver's node says that they are delivered, delivered there once.
+//!
+//! The receiver's commit stores that the message was delivered, and the sender deletes it after that. Every
+//! message tells below which key nothing will be sent again, so that those records can go.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fulmar_cluster::{Cluster, Delivered, Home};
+use fulmar_model::{Code, Group, NodeName, Problem};
+use fulmar_state::record::{InvocationRecord, InvocationStatus, MessageRecord};
+use fulmar_state::{Bookkeeping, Table, key};
+use tokio::sync::oneshot;
+
+use super::{Brought, MessageKey, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, request};
+use crate::core::Core;
+use crate::execute::{self, storage_failed};
+use crate::functions::Function;
+use crate::invocation::{Invocation, Origin, Receipt};
+use crate::{clock, route};
+
+/// What a delivery to another node may take besides the function's own time.
+const SEND_SLACK: Duration = Duration::from_secs(30);
+/// Records of settled deliveries that one delivery removes.
+const MAX_SETTLED: usize = 1000;
+
+/// Delivers to another node, and deletes the message when that is done; none if the receiver is not there.
+pub(super) async fn send(
+    core: &Arc<Core>,
+    cluster: &Cluster,
+    node: &NodeName,
+    function: &Function,
+    key: MessageKey,
+    message: &MessageRecord,
+) -> Option<Brought> {
+    let group = Group {
+        function: message.to.function.clone(),
+        session: message.to.session.clone()?,
+    };
+    let settled_below = core.courier.unsettled.lock().first().copied();
+    let deadline = function.current().manifest.limits.timeout.get() + SEND_SLACK;
+    // The message's own commit comes first: what leaves the node must not rest on less.
+    let ticket = core.store.commits().submitted();
+    if core.store.durable(ticket).await.is_err() {
+        return Some(Brought::Failed(Problem::new(
+            Code::StorageFailed,
+            "the message is not stored",
+        )));
+    }
+    let below = settled_below.unwrap_or(key);
+    let delivered = cluster.deliver(node, key, below, message, deadline).await;
+    match delivered {
+        Ok(Delivered::Done(reply)) => {
+            let mut bookkeeping = Bookkeeping::default();
+            bookkeeping.delete(Table::Messages, &key);
+            if let (Some(invocation), Some(reply)) = (&message.invocation, reply) {
+                let now = clock::unix_ms();
+                let retention = function.current().manifest.idempotency.retention.get();
+                let record = InvocationRecord {
+                    to: message.to.clone(),
+                    submitted_unix_ms: message.at_unix_ms,
+                    finished_unix_ms: now,
+                    status: InvocationStatus::Done(reply),
+                    expires_unix_ms: now + retention.as_millis() as u64,
+                };
+                bookkeeping.put(Table::Invocations, invocation.as_bytes(), &record);
+            }
+            // Only then may the other node forget that it was delivered.
+            Some(match core.store.commit_durably(bookkeeping).await {
+                Ok(_) => Brought::Delivered,
+                Err(failure) => Brought::Failed(storage_failed(&failure)),
+            })
+        }
+        Ok(Delivered::Failed(problem)) if problem.code == Code::QueueFull => {
+            Some(Brought::Later(QUEUE_FULL_PAUSE))
+        }
+        Ok(Delivered::Failed(problem)) => match problem.code {
+            // The other node's trouble, not the receiver's.
+            Code::StorageFailed
+            | Code::StorageFull
+            | Code::ShuttingDown
+            | Code::FunctionNotFound
+            | Code::DirectoryUnreachable => Some(Brought::Later(UNREACHABLE_PAUSE)),
+            _ => Some(Brought::Failed(problem)),
+        },
+        Ok(Delivered::Moved(Some((node, epoch)))) => {
+            cluster.directory().learn(&group, Home { node, epoch });
+            None
+        }
+        Ok(Delivered::Moved(None)) => {
+            cluster.directory().unlearn(&group);
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a message waits for its receiver's node");
+            cluster.directory().unlearn(&group);
+            Some(Brought::Later(UNREACHABLE_PAUSE))
+        }
+    }
+}
+
+/// Delivers a message of another node to a session here, once.
+pub(crate) async fn receive(core: &Arc<Core>, delivery: fulmar_cluster::Delivery) -> Delivered {
+    let message = delivery.message;
+    let Some(function) = core.functions.get(message.to.function.as_str()) else {
+        let detail = format!("no function {} is deployed", message.to.function);
+        return Delivered::Failed(Problem::new(Code::FunctionNotFound, detail));
+    };
+    let Some(session) = message.to.session.clone() else {
+        let detail = "a message without a session is delivered where it is";
+        return Delivered::Failed(Problem::new(Code::BadRequest, detail));
+    };
+    let request = match request(&function, &message) {
+        Ok(request) => request,
+        Err(problem) => return Delivered::Failed(problem),
+    };
+    let group = route::group(&function.name, &session);
+    let prefix = key::deliveries(&group, &delivery.instance);
+    let below = [&prefix[..], &delivery.settled_below].concat();
+    let mut settled = Vec::new();
+    let scanned = core
+        .store
+        .scan(Table::Idempotency, &prefix, None, &mut |key, _| {
+            let is_settled = key < &below[..];
+            if is_settled {
+                settled.push(key.to_vec());
+            }
+            is_settled && settled.len() < MAX_SETTLED
+        });
+    if let Err(error) = scanned {
+        return Delivered::Failed(Problem::new(Code::Internal, error.to_string()));
+    }
+    let (done, outcome) = oneshot::channel();
+    core.metrics.invocations.inc();
+    let invocation = Invocation {
+        id: core.next_id(),
+        session: Some(session),
+        request,
+        carried: None,
+        idempotency: None,
+        idempotency_key: message.idempotency_key.as_deref().map(Arc::from),
+        read_only: false,
+        attempt: message.attempts + 1,
+        arrived: Instant::now(),
+        origin: Origin::Delivery {
+            receipt: Box::new(Receipt {
+                key: [&prefix[..], &delivery.key].concat(),
+                settled,
+                wants_reply: message.invocation.is_some(),
+            }),
+            done,
+        },
+    };
+    if let Err(execute::QueueFull) = execute::submit(core, &function, invocation) {
+        return Delivered::Failed(Problem::new(Code::QueueFull, "the session's queue is full"));
+    }
+    match outcome.await {
+        Ok(Ok(reply)) => Delivered::Done(reply),
+        Ok(Err(problem)) if problem.code == Code::SessionMoved => {
+            let cluster = core.cluster.as_ref();
+            let home = cluster.and_then(|cluster| cluster.directory().cached(&group));
+            Delivered::Moved(home.map(|home| (home.node, home.epoch)))
+        }
+        Ok(Err(problem)) => Delivered::Failed(problem),
+        Err(_) => Delivered::Failed(Problem::new(Code::ShuttingDown, "the node stops")),
+    }
+}
