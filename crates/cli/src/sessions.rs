@@ -26,6 +26,16 @@ pub(crate) enum Verb {
         /// The session.
         session: String,
     },
+    /// Move one to another node.
+    Move {
+        /// The function.
+        function: String,
+        /// The session.
+        session: String,
+        /// The node.
+        #[arg(long, value_name = "NODE")]
+        to: String,
+    },
     /// Remove one with all its state.
     Rm {
         /// The function.
@@ -82,6 +92,23 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
         }
         Verb::Show { function, session } => {
             output::value(&client.json("GET", &path(function, session), None)?)
+        }
+        Verb::Move {
+            function,
+            session,
+            to,
+        } => {
+            let wanted = json!({ "function": function, "session": session, "to": to });
+            let body = wanted.to_string();
+            let outcome = client.json("POST", "/admin/migrations", Some(body.as_bytes()))?;
+            let text = match outcome["moved"].as_bool() {
+                Some(true) => format!(
+                    "{function}/{session} is at {to} now; requests were held up for {} s",
+                    outcome["held_seconds"]
+                ),
+                _ => format!("{function}/{session} is at {to} already"),
+            };
+            output::done(target.json, &text, &outcome);
         }
         Verb::Rm { function, session } => {
             client.call("DELETE", &path(function, session), None)?;

@@ -159,3 +159,130 @@ fn messages_reach_sessions_of_other_nodes_once_and_in_order_whoever_crashes() {
     );
     assert_eq!(cluster.sessions_at(2, "faults"), ["r"]);
 }
+
+/// Moves a session, asked of any node.
+fn move_to(node: &common::Node, function: &str, session: &str, to: &str) -> common::Reply {
+    let body = serde_json::json!({ "function": function, "session": session, "to": to });
+    node.request(
+        "POST",
+        "/admin/migrations",
+        &[],
+        body.to_string().as_bytes(),
+    )
+}
+
+#[test]
+fn a_session_moves_while_it_is_in_use_and_loses_and_doubles_nothing() {
+    let cluster = Cluster::start(3);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    cluster.nodes[0].invoke("counter/a", "1");
+    let key = [("idempotency-key", "before")];
+    let before = cluster.nodes[0]
+        .request("POST", "/fn/counter/a", &key, b"1")
+        .text();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let counts: Vec<usize> = std::thread::scope(|scope| {
+        let clients: Vec<_> = cluster
+            .nodes
+            .iter()
+            .map(|node| {
+                let done = &done;
+                scope.spawn(move || {
+                    let mut connection = Connection::open(node.port);
+                    let mut count = 0;
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let reply = connection
+                            .request("POST", "/fn/counter/a", &[], b"1")
+                            .unwrap();
+                        assert_eq!(reply.status, 200, "{}", reply.text());
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        for round in 0..12 {
+            let to = format!("n{}", (round + 1) % 3 + 1);
+            let moved = move_to(&cluster.nodes[round % 2], "counter", "a", &to);
+            assert_eq!(moved.status, 200, "{}", moved.text());
+            assert_eq!(moved.json()["moved"], true);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect()
+    });
+    let total = 2 + counts.iter().sum::<usize>();
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "0"), total.to_string());
+    // What was answered before it moved is answered the same after it.
+    let again = cluster.nodes[2].request("POST", "/fn/counter/a", &key, b"1");
+    assert_eq!(
+        (again.text(), again.header("idempotency-replayed")),
+        (before, Some("true"))
+    );
+    assert_eq!(cluster.sessions_at(0, "counter"), ["a"]);
+    cluster.nodes[0].eventually("nothing is left elsewhere", |_| {
+        cluster.sessions_at(1, "counter").is_empty() && cluster.sessions_at(2, "counter").is_empty()
+    });
+    // Seen, and removed, from any node.
+    let shown = cluster.nodes[1].get("/admin/sessions/counter/a").json();
+    assert_eq!(shown["home"], "n1", "{shown}");
+    let removed = cluster.nodes[2].request("DELETE", "/admin/sessions/counter/a", &[], b"");
+    assert_eq!(removed.status, 204, "{}", removed.text());
+    cluster.nodes[2]
+        .get("/admin/sessions/counter/a")
+        .expect_problem(404, "session-not-found");
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "3"), "3");
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "4");
+}
+
+#[test]
+fn a_large_session_moves_whole() {
+    let cluster = Cluster::start(2);
+    cluster.nodes[0].deploy("faults", "guest-faults", "");
+    let put = |key: usize, length: usize| {
+        let path = format!("/admin/state/session/faults/s/key/k{key}");
+        let value = vec![b'a' + (key % 26) as u8; length];
+        let reply = cluster.nodes[1].request("PUT", &path, &[], &value);
+        assert!(reply.status < 300, "{}", reply.text());
+    };
+    cluster.nodes[0].invoke("faults/s", "record first");
+    for key in 0..40 {
+        put(key, 100_000 + key);
+    }
+    for (to, from) in [("n2", 0), ("n1", 1), ("n2", 0)] {
+        let moved = move_to(&cluster.nodes[0], "faults", "s", to);
+        assert_eq!(moved.status, 200, "{}", moved.text());
+        put(7, 200_000);
+        for key in [0, 7, 39] {
+            let path = format!("/admin/state/session/faults/s/key/k{key}");
+            let found = cluster.nodes[from].get(&path);
+            let length = if key == 7 { 200_000 } else { 100_000 + key };
+            assert_eq!((found.status, found.body.len()), (200, length));
+        }
+        assert_eq!(cluster.nodes[from].invoke("faults/s", "items"), "first");
+    }
+}
+
+#[test]
+fn a_session_stays_when_the_other_node_cannot_take_it() {
+    let mut cluster = Cluster::start(3);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    cluster.nodes[1].invoke("counter/a", "5");
+    move_to(&cluster.nodes[0], "counter", "a", "n9").expect_problem(404, "node-not-found");
+    move_to(&cluster.nodes[0], "counter", "b", "n1").expect_problem(404, "session-not-found");
+    cluster.nodes[2].crash();
+    move_to(&cluster.nodes[0], "counter", "a", "n3").expect_problem(409, "migration-failed");
+    assert_eq!(cluster.nodes[0].invoke("counter/a", "1"), "6");
+    cluster.nodes[1].crash_and_restart();
+    cluster.nodes[0].eventually("it is as it was", |node| {
+        node.request("POST", "/fn/counter/a", &[], b"0").text() == "6"
+    });
+    cluster.nodes[2].start_again();
+    cluster.nodes[1].eventually("it moves after all", |node| {
+        move_to(node, "counter", "a", "n3").status == 200
+    });
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "7");
+    assert_eq!(cluster.sessions_at(2, "counter"), ["a"]);
+}

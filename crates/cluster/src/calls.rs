@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use fulmar_model::{Code, Epoch, NodeName, Problem};
+use fulmar_model::{Code, Epoch, Group, NodeName, Problem};
 use fulmar_state::record::{MessageRecord, Record, StoredReply};
+use futures_util::{Stream, StreamExt};
 use tonic::Status;
 
-use crate::handler::{Delivered, Forwarded};
+use crate::handler::{Delivered, Forwarded, StageEntry, StageHead};
 use crate::join::Cluster;
 use crate::peers::PeerError;
 use crate::wire::peer_client::PeerClient;
 use crate::wire::{self, CatchUpRequest, DeliverRequest, FetchArtifactRequest, ForwardRequest};
 
+/// Longest wait for a node to hear that it is home.
+const SETTLE: Duration = Duration::from_secs(3);
 /// Longest pause within an artefact.
 const ARTIFACT_PAUSE: Duration = Duration::from_secs(10);
 
@@ -124,6 +127,68 @@ impl Cluster {
         let answer =
             StoredReply::decode(&reply.reply).map_err(|error| refused(error.to_string()))?;
         Ok(Delivered::Done(Some(answer)))
+    }
+
+    /// Copies a session to another node: durably there when this comes back, if it is the last part.
+    ///
+    /// # Errors
+    /// When it was not taken, or there is no answer in time; then it is of no use.
+    pub async fn stage(
+        &self,
+        node: &NodeName,
+        head: StageHead,
+        entries: impl Stream<Item = Vec<StageEntry>> + Send + 'static,
+        deadline: Duration,
+    ) -> Result<(), PeerError> {
+        let mut first = Some(wire::StageHead {
+            group: Some((&head.group).into()),
+            epoch: head.epoch.0,
+            attempt: head.attempt,
+            first: head.first,
+            last: head.last.is_some(),
+            version: head.last.unwrap_or_default().0,
+        });
+        // The head goes even if nothing follows.
+        let parts = futures_util::stream::once(async { Vec::new() })
+            .chain(entries)
+            .map(move |entries| wire::StagePart {
+                head: first.take(),
+                entries: entries.into_iter().map(wire::StageEntry::from).collect(),
+            });
+        let request = self.peers().request(parts, deadline);
+        self.peers()
+            .call(node, deadline, |channel| async move {
+                PeerClient::new(channel).stage(request).await
+            })
+            .await
+            .map(|_| ())
+    }
+
+    /// Tells a node whether it has become home to a session of which it has a copy.
+    ///
+    /// # Errors
+    /// When there is no answer in time; the node will find out by itself.
+    pub async fn settle(
+        &self,
+        node: &NodeName,
+        group: &Group,
+        epoch: Epoch,
+        attempt: u64,
+        arrived: bool,
+    ) -> Result<(), PeerError> {
+        let message = wire::SettleRequest {
+            group: Some(group.into()),
+            epoch: epoch.0,
+            attempt,
+            arrived,
+        };
+        let request = self.peers().request(message, SETTLE);
+        self.peers()
+            .call(node, SETTLE, |channel| async move {
+                PeerClient::new(channel).settle(request).await
+            })
+            .await
+            .map(|_| ())
     }
 
     /// A component from another node.

@@ -1,8 +1,10 @@
 //! What a node does when another calls it; implemented above, where functions are known.
 
 use bytes::Bytes;
-use fulmar_model::{Epoch, NodeName, Problem};
+use fulmar_model::{Epoch, Group, NodeName, Problem, Version};
+use fulmar_state::Table;
 use fulmar_state::record::{MessageRecord, StoredReply};
+use futures_util::stream::BoxStream;
 
 use crate::registry::Revision;
 
@@ -39,6 +41,35 @@ pub enum Delivered {
     Moved(Option<(NodeName, Epoch)>),
 }
 
+/// What a copy of a session is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageHead {
+    /// The session.
+    pub group: Group,
+    /// The epoch that it has at its new home.
+    pub epoch: Epoch,
+    /// The same for all parts of one attempt.
+    pub attempt: u64,
+    /// Whether this is the beginning of a copy, or what has changed since.
+    pub first: bool,
+    /// The session's version, if the copy is complete after this.
+    pub last: Option<Version>,
+}
+
+/// One of a session's stored entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageEntry {
+    /// [`Table::State`] or [`Table::Idempotency`].
+    pub table: Table,
+    /// Without the session's prefix.
+    pub key: Bytes,
+    /// None: deleted.
+    pub value: Option<Bytes>,
+}
+
+/// Entries of a copy, some at a time.
+pub type Entries = BoxStream<'static, Result<Vec<StageEntry>, String>>;
+
 /// What a node does when another calls it.
 #[tonic::async_trait]
 pub trait Handler: Send + Sync + 'static {
@@ -47,6 +78,20 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Delivers a message of another node, once.
     async fn deliver(&self, delivery: Delivery) -> Delivered;
+
+    /// Takes a copy of a session, durably if it is complete.
+    ///
+    /// # Errors
+    /// When it cannot be taken; then it is of no use.
+    async fn stage(
+        &self,
+        from: &NodeName,
+        head: StageHead,
+        entries: Entries,
+    ) -> Result<(), Problem>;
+
+    /// Hears whether this node has become home to a session of which it has a copy.
+    async fn settle(&self, group: &Group, epoch: Epoch, attempt: u64, arrived: bool);
 
     /// A component by its digest, if it is here.
     async fn artifact(&self, digest: &str) -> Option<Bytes>;

@@ -23,6 +23,6 @@ pub mod wire;
 
 pub use config::{ConfigError, NodeConfig};
 pub use directory::{DirectoryError, Home};
-pub use handler::{Delivered, Delivery, Forwarded, Handler};
+pub use handler::{Delivered, Delivery, Entries, Forwarded, Handler, StageEntry, StageHead};
 pub use join::{Cluster, JoinError};
 pub use peers::PeerError;

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fulmar_model::{Code, Epoch, NodeName, Problem};
+use fulmar_model::{Code, Epoch, NodeName, Problem, Version};
 use fulmar_state::record::{MessageRecord, Record};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::directory::{DirectoryError, Home};
-use crate::handler::{Delivered, Delivery, Handler};
+use crate::handler::{Delivered, Delivery, Handler, StageHead};
 use crate::identity;
 use crate::join::Cluster;
 use crate::registry::embedded::Embedded;
@@ -26,7 +26,7 @@ use crate::wire::{
     FetchArtifactRequest, FindReply, FindRequest, ForgetReply, ForgetRequest, ForwardReply,
     ForwardRequest, GrantReply, GrantRequest, HelloReply, HelloRequest, KeepAliveReply,
     KeepAliveRequest, ListReply, ListRequest, NODE, PutReply, PutRequest, RelocateRequest,
-    WatchReply, WatchRequest,
+    SettleReply, SettleRequest, StagePart, StageReply, WatchReply, WatchRequest,
 };
 
 /// Bytes of an artefact that go at once.
@@ -178,6 +178,48 @@ impl wire::peer_server::Peer for Service {
             }
         }
         Ok(Response::new(reply))
+    }
+
+    async fn stage(
+        &self,
+        request: Request<Streaming<StagePart>>,
+    ) -> Result<Response<StageReply>, Status> {
+        let from = caller(&request)?;
+        let mut parts = request.into_inner();
+        let first = parts.message().await?;
+        let first = first.ok_or_else(|| Status::invalid_argument("the copy is empty"))?;
+        let head = first
+            .head
+            .ok_or_else(|| Status::invalid_argument("the copy does not say of what it is"))?;
+        let head = StageHead {
+            group: group(head.group)?,
+            epoch: Epoch(head.epoch),
+            attempt: head.attempt,
+            first: head.first,
+            last: head.last.then_some(Version(head.version)),
+        };
+        let rest = parts.map(|part| match part {
+            Ok(part) => wire::staged(part.entries),
+            Err(status) => Err(status.message().to_owned()),
+        });
+        let entries = futures_util::stream::iter([wire::staged(first.entries)]).chain(rest);
+        match self.handler.stage(&from, head, entries.boxed()).await {
+            Ok(()) => Ok(Response::new(StageReply {})),
+            Err(problem) => Err(Status::failed_precondition(problem.to_string())),
+        }
+    }
+
+    async fn settle(
+        &self,
+        request: Request<SettleRequest>,
+    ) -> Result<Response<SettleReply>, Status> {
+        caller(&request)?;
+        let message = request.into_inner();
+        let group = group(message.group)?;
+        let epoch = Epoch(message.epoch);
+        let (attempt, arrived) = (message.attempt, message.arrived);
+        self.handler.settle(&group, epoch, attempt, arrived).await;
+        Ok(Response::new(SettleReply {}))
     }
 
     type FetchArtifactStream = BoxStream<'static, Result<Chunk, Status>>;

@@ -8,6 +8,7 @@ mod generated {
 pub use generated::*;
 
 use fulmar_model::{FunctionName, NameError, SessionName};
+use fulmar_state::Table;
 
 /// The protocol that this version speaks; grows when a message changes its meaning.
 pub const PROTOCOL: u32 = 1;
@@ -50,4 +51,36 @@ pub(crate) fn http_headers(from: Vec<Header>) -> Result<http::HeaderMap, http::E
         headers.append(name, value);
     }
     Ok(headers)
+}
+
+/// Tables whose entries go with a session, and their numbers.
+const STAGED: [(Table, u32); 2] = [(Table::State, 1), (Table::Idempotency, 2)];
+
+/// Entries of a copy.
+///
+/// # Errors
+/// When one is of a table that this version does not know.
+pub(crate) fn staged(entries: Vec<StageEntry>) -> Result<Vec<crate::StageEntry>, String> {
+    let entry = |entry: StageEntry| {
+        let known = STAGED.iter().find(|(_, number)| *number == entry.table);
+        let (table, _) = known.ok_or_else(|| format!("no table has the number {}", entry.table))?;
+        Ok(crate::StageEntry {
+            table: *table,
+            key: entry.key,
+            value: entry.value,
+        })
+    };
+    entries.into_iter().map(entry).collect()
+}
+
+impl From<crate::StageEntry> for StageEntry {
+    fn from(entry: crate::StageEntry) -> Self {
+        let known = STAGED.iter().find(|(table, _)| *table == entry.table);
+        Self {
+            // A table that does not go with sessions has a number that nobody knows.
+            table: known.map_or(0, |(_, number)| *number),
+            key: entry.key,
+            value: entry.value,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The node's own API: what an operator and the command line use. Everything but `/fn/...`.
 
 mod dead_letters;
+mod elsewhere;
 mod functions;
 mod health;
 mod logs;
@@ -10,19 +11,24 @@ mod state;
 mod tokens;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
-use fulmar_model::{Code, FunctionName, Problem, SessionName};
+use fulmar_cluster::Cluster;
+use fulmar_model::{Code, FunctionName, NodeName, Problem, SessionName};
 use http_body_util::BodyExt;
 
 use crate::core::Core;
 use crate::target::decode_segment;
-use crate::{broker, respond};
+use crate::{broker, respond, route};
 
+/// Longest wait for another node's answer.
+const RELAY: Duration = Duration::from_secs(60);
 /// Entries of one page if the client names no limit.
 const PAGE: usize = 100;
 /// Most entries of one page.
@@ -69,6 +75,7 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .merge(tokens::routes())
         .merge(nodes::routes())
         .fallback(fallback)
+        .layer(from_fn_with_state(core.clone(), elsewhere::at_home))
         .with_state(core)
 }
 
@@ -118,6 +125,25 @@ fn function_name(text: &str) -> Result<FunctionName, Failed> {
 fn session_name(text: &str) -> Result<SessionName, Failed> {
     SessionName::new(text)
         .map_err(|error| Failed(Problem::new(Code::SessionNameInvalid, error.to_string())))
+}
+
+/// Has another node answer, which does not pass it on again.
+async fn relay(
+    cluster: &Cluster,
+    node: &NodeName,
+    method: &str,
+    path: &str,
+    body: bytes::Bytes,
+) -> Answer {
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(route::RELAYED, "1")
+        .body(body)
+        .map_err(|error| bad_request(error.to_string()))?;
+    let answered = cluster.forward(node, request, RELAY).await;
+    let answered = answered.map_err(|error| route::lost(&error))?;
+    Ok(answered.response.map(Body::from))
 }
 
 fn page(limit: Option<usize>) -> usize {

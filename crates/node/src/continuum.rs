@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fulmar_cluster::view::FUNCTIONS;
-use fulmar_cluster::{Cluster, Delivered, Delivery, Forwarded, Handler};
-use fulmar_model::{Code, NodeName, Problem};
+use fulmar_cluster::{Cluster, Delivered, Delivery, Entries, Forwarded, Handler, StageHead};
+use fulmar_model::{Code, Epoch, Group, NodeName, Problem};
 use fulmar_state::record::{FunctionRecord, Record};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -19,7 +19,7 @@ use tower::ServiceExt;
 use crate::core::Core;
 use crate::respond::{self, Body};
 use crate::target;
-use crate::{admin, broker, courier, deploy};
+use crate::{admin, arrive, broker, courier, deploy};
 
 /// Longest wait until what the registry says is in effect: fetching and compiling a large component.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -84,6 +84,19 @@ impl Handler for Answers {
 
     async fn deliver(&self, delivery: Delivery) -> Delivered {
         courier::receive(&self.0, delivery).await
+    }
+
+    async fn stage(
+        &self,
+        from: &NodeName,
+        head: StageHead,
+        entries: Entries,
+    ) -> Result<(), Problem> {
+        arrive::stage(&self.0, from, head, entries).await
+    }
+
+    async fn settle(&self, group: &Group, epoch: Epoch, attempt: u64, arrived: bool) {
+        arrive::settle(&self.0, group, epoch, attempt, arrived).await;
     }
 
     async fn artifact(&self, digest: &str) -> Option<Bytes> {

@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fulmar_model::{Code, Problem};
+use fulmar_model::{Code, Group, Problem};
 use fulmar_state::record::{Address, InvocationRecord, InvocationStatus, MessageRecord, Record};
 use fulmar_state::{Bookkeeping, StoreError, Table};
 use fulmar_worker::{Request, World};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::clock;
 use crate::core::Core;
@@ -90,6 +90,8 @@ pub(crate) struct Courier {
     /// Messages that are not settled, among other nodes: the lowest tells them what they may forget.
     unsettled: Mutex<BTreeSet<MessageKey>>,
     lanes: Mutex<HashMap<Lane, LaneState>>,
+    /// Hears when a lane has become empty.
+    emptied: Notify,
     /// Bounds the deliveries of the node.
     deliveries: Arc<Semaphore>,
     held_bytes: AtomicUsize,
@@ -100,6 +102,7 @@ impl Courier {
         Self {
             unsettled: Mutex::default(),
             lanes: Mutex::default(),
+            emptied: Notify::new(),
             deliveries: Arc::new(Semaphore::new(max_deliveries)),
             held_bytes: AtomicUsize::new(0),
         }
@@ -146,8 +149,31 @@ impl Courier {
         state.running -= 1;
         if state.running == 0 {
             lanes.remove(lane);
+            self.emptied.notify_waiters();
         }
         None
+    }
+
+    /// Waits until all that a session has sent to other sessions is delivered.
+    pub(crate) async fn drained(&self, group: &Group) {
+        let sender = Address {
+            function: group.function.clone(),
+            session: Some(group.session.clone()),
+        };
+        loop {
+            let emptied = self.emptied.notified();
+            tokio::pin!(emptied);
+            emptied.as_mut().enable();
+            let waits = self
+                .lanes
+                .lock()
+                .keys()
+                .any(|lane| lane.from.as_ref() == Some(&sender));
+            if !waits {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// Takes up the messages that an earlier run of the node left.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use fulmar_cluster::Home;
 use fulmar_model::{Code, Durability, Group, Problem};
 use fulmar_state::{Bookkeeping, SessionState, Transaction};
 use tokio::sync::oneshot;
@@ -103,6 +104,15 @@ impl Hold {
             let _ = prepared.commit(Durability::Local, bookkeeping, clock::unix_ms(), release);
         }
         wait(committed).await
+    }
+
+    /// Where the session is at home: here, under which epoch. None when the node is alone.
+    pub(crate) fn home(&self) -> Option<Home> {
+        let cluster = self.core.cluster.as_ref()?;
+        Some(Home {
+            node: cluster.name().clone(),
+            epoch: self.state.as_ref()?.epoch(),
+        })
     }
 
     /// Lets the hot state and the live worker of the session go: what they know is no longer so.

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use fulmar_cluster::directory::FIRST_EPOCH;
 use fulmar_cluster::{Cluster, DirectoryError, Home};
 use fulmar_model::{Code, Epoch, Group, Problem};
-use fulmar_state::record::HomeRecord;
-use fulmar_state::{Bookkeeping, SessionState, Table, key};
+use fulmar_state::record::{HomeRecord, SessionRecord};
+use fulmar_state::{Bookkeeping, SessionState, StoreError, Table, key};
 
 use crate::core::Core;
 use crate::execute::storage_failed;
+
+/// Keys that one commit deletes of a session that has gone.
+const PURGED_KEYS: usize = 1000;
 
 /// The state of a session that is at home here, loaded for whoever has its turn.
 ///
@@ -36,53 +39,170 @@ async fn confirm(core: &Core, cluster: &Cluster, group: &Group) -> Result<Epoch,
         .store
         .record::<HomeRecord>(Table::Homes, &key::session(group))
         .map_err(internal)?;
-    match away {
-        Some(HomeRecord::Gone { to, epoch }) => {
-            // It may have come back, or gone further, without this node.
-            let gone = Home { node: to, epoch };
-            let home = cluster.directory().cached(group).unwrap_or(gone);
-            return Err(moved(cluster, group, home));
-        }
-        Some(HomeRecord::Leaving { .. } | HomeRecord::Arriving { .. }) => {
-            return settle(core, cluster, group).await;
-        }
-        None => {}
+    if let Some(record) = away {
+        let known = cluster.directory().cached(group);
+        return match (&record, known) {
+            // It has gone, and what is left of it is being cleared out.
+            (HomeRecord::Leaving { epoch, .. }, Some(home)) if home.epoch >= *epoch => {
+                Err(moved(cluster, group, home))
+            }
+            _ => settle(core, cluster, group, record).await,
+        };
     }
     let stored = core.store.session_record(group).map_err(internal)?;
-    if let Some(record) = stored.filter(|record| record.epoch >= FIRST_EPOCH) {
+    if let Some(record) = stored.as_ref().filter(|record| record.epoch >= FIRST_EPOCH) {
         return Ok(record.epoch);
+    }
+    if let Some(home) = cluster.directory().cached(group) {
+        return Err(moved(cluster, group, home));
     }
     let found = cluster.directory().find(group, Some(cluster.name())).await;
     match found.map_err(|error| unknown(&error))? {
         Some(home) if home.node == *cluster.name() => Ok(home.epoch),
-        Some(home) => Err(moved(cluster, group, home)),
+        Some(home) => {
+            if stored.is_some() {
+                tracing::error!(%group, home = %home.node, "a session of this name is at home elsewhere; what this node has of it, from when it was alone, is not used");
+            }
+            Err(moved(cluster, group, home))
+        }
         None => Err(unknown(&DirectoryError::Unsettled)),
     }
 }
 
-/// Finds out what became of a session that was on its way when the node stopped.
-async fn settle(core: &Core, cluster: &Cluster, group: &Group) -> Result<Epoch, Problem> {
-    let found = cluster.directory().find(group, None).await;
-    let Some(home) = found.map_err(|error| unknown(&error))? else {
-        return Err(unknown(&DirectoryError::Changed(None)));
-    };
-    let mut bookkeeping = Bookkeeping::default();
+/// Whether a session is at home here by what is known here, without a turn and without asking anybody.
+pub(crate) fn is_surely_here(core: &Core, group: &Group) -> Result<bool, StoreError> {
+    let function = core.functions.get(group.function.as_str());
+    let in_use = function.and_then(|function| function.sessions.peek(group.session.as_str()));
+    if in_use.is_some_and(|session| session.state().is_some()) {
+        return Ok(true);
+    }
     let record_key = key::session(group);
-    if home.node == *cluster.name() {
-        bookkeeping.delete(Table::Homes, &record_key);
-    } else {
-        let gone = HomeRecord::Gone {
-            to: home.node.clone(),
-            epoch: home.epoch,
-        };
-        bookkeeping.put(Table::Homes, &record_key, &gone);
+    if core
+        .store
+        .record::<HomeRecord>(Table::Homes, &record_key)?
+        .is_some()
+    {
+        return Ok(false);
+    }
+    let stored = core.store.session_record(group)?;
+    Ok(stored.is_some_and(|record| record.epoch >= FIRST_EPOCH))
+}
+
+/// Finds out where a session is that is on its way.
+async fn settle(
+    core: &Core,
+    cluster: &Cluster,
+    group: &Group,
+    record: HomeRecord,
+) -> Result<Epoch, Problem> {
+    let directory = cluster.directory();
+    let home = match record {
+        HomeRecord::Arriving { epoch, .. } => match directory.find(group, None).await {
+            Ok(Some(home)) if home.node == *cluster.name() && home.epoch == epoch => home,
+            // Not yet, or never: what is here of it stays until it is tried again.
+            Ok(Some(home)) => return Err(moved(cluster, group, home)),
+            Ok(None) => return Err(unknown(&DirectoryError::Changed(None))),
+            Err(error) => return Err(unknown(&error)),
+        },
+        HomeRecord::Leaving { epoch, .. } => {
+            // It goes on here under another epoch, so that nothing that is still on its way can take it
+            // away afterwards.
+            let here = Home {
+                node: cluster.name().clone(),
+                epoch: Epoch(epoch.0 - 1),
+            };
+            match directory.relocate(group, &here, cluster.name()).await {
+                Ok(home) => home,
+                Err(DirectoryError::Changed(Some(home))) if home.node != *cluster.name() => {
+                    clear_out(core, group).await?;
+                    return Err(moved(cluster, group, home));
+                }
+                Err(error) => return Err(unknown(&error)),
+            }
+        }
+    };
+    take_over(core, group, home.epoch).await?;
+    directory.learn(group, home.clone());
+    Ok(home.epoch)
+}
+
+/// Stores that a session is at home here under an epoch, whatever was stored of its way.
+pub(crate) async fn take_over(core: &Core, group: &Group, epoch: Epoch) -> Result<(), Problem> {
+    let record_key = key::session(group);
+    let stored = core
+        .store
+        .session_record(group)
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let mut bookkeeping = Bookkeeping::default();
+    bookkeeping.delete(Table::Homes, &record_key);
+    if let Some(stored) = stored {
+        let record = SessionRecord { epoch, ..stored };
+        bookkeeping.put(Table::Sessions, &record_key, &record);
     }
     let stored = core.store.commit_durably(bookkeeping).await;
     stored.map_err(|failure| storage_failed(&failure))?;
-    match home.node == *cluster.name() {
-        true => Ok(home.epoch),
-        false => Err(moved(cluster, group, home)),
+    Ok(())
+}
+
+/// Deletes what is stored here of a session that has gone.
+pub(crate) async fn clear_out(core: &Core, group: &Group) -> Result<(), Problem> {
+    let arrival = core.arrivals.of(group);
+    let _alone = arrival.lock().await;
+    let record = core
+        .store
+        .record::<HomeRecord>(Table::Homes, &key::session(group))
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    match record {
+        Some(HomeRecord::Leaving { .. }) => purge(core, group).await,
+        // Somebody else was quicker, and it may be on its way back.
+        _ => Ok(()),
     }
+}
+
+/// Deletes what is stored here of a session that is elsewhere, for whoever keeps it from arriving
+/// meanwhile. Everything that was committed to it has to be applied.
+pub(crate) async fn purge(core: &Core, group: &Group) -> Result<(), Problem> {
+    let internal =
+        |error: fulmar_state::engine::EngineError| Problem::new(Code::Internal, error.to_string());
+    let prefix = key::session_state(group);
+    let mut after: Option<(Table, Vec<u8>)> = None;
+    for table in [Table::State, Table::Idempotency] {
+        loop {
+            let mut bookkeeping = Bookkeeping::default();
+            let from = after.as_ref().filter(|(last, _)| *last == table);
+            let from = from.map(|(_, key)| key.clone());
+            let mut last = None;
+            let mut count = 0;
+            core.store
+                .scan(table, &prefix, from.as_deref(), &mut |key, _| {
+                    match table {
+                        Table::State => bookkeeping.delete_raw(table, key),
+                        // A record may be looked for before its deletion is applied.
+                        _ => bookkeeping.delete(table, key),
+                    }
+                    last = Some(key.to_vec());
+                    count += 1;
+                    count < PURGED_KEYS
+                })
+                .map_err(internal)?;
+            if count > 0 {
+                let committed = core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
+                committed.map_err(|failure| storage_failed(&failure))?;
+            }
+            if count < PURGED_KEYS {
+                break;
+            }
+            after = last.map(|key| (table, key));
+            tokio::task::yield_now().await;
+        }
+    }
+    // Last, so that what is left after a crash is found again.
+    let mut bookkeeping = Bookkeeping::default();
+    bookkeeping.delete(Table::Sessions, &key::session(group));
+    bookkeeping.delete(Table::Homes, &key::session(group));
+    let committed = core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
+    committed.map_err(|failure| storage_failed(&failure))?;
+    Ok(())
 }
 
 fn moved(cluster: &Cluster, group: &Group, home: Home) -> Problem {

@@ -9,6 +9,7 @@
 
 mod access;
 mod admin;
+mod arrive;
 mod artifacts;
 mod audit;
 mod broker;
@@ -28,6 +29,7 @@ mod invocation;
 mod keeper;
 mod logs;
 mod metrics;
+mod migrate;
 mod node;
 mod respond;
 mod route;

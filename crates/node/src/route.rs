@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fulmar_cluster::{Cluster, Home, PeerError};
 use fulmar_model::{Code, FunctionName, Group, NodeName, Problem, SessionName};
-use http::{Request, Response, header};
+use http::{HeaderName, Request, Response, header};
 use http_body_util::{Either, Full};
 
 use crate::core::Core;
@@ -17,6 +17,8 @@ use crate::functions::Function;
 use crate::homes;
 use crate::respond::{self, Body};
 
+/// Marks a request that another node passed on: it is not passed on again.
+pub(crate) const RELAYED: HeaderName = HeaderName::from_static("fulmar-relayed");
 /// Homes that are asked for one request, each because the one before said that it is not it.
 pub(crate) const MAX_HOPS: usize = 6;
 /// What an answer may take besides the function's own time: waiting in queues, loading, the way.

@@ -104,6 +104,11 @@ impl Batch {
         self.writes.is_empty()
     }
 
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn append(&mut self, other: &Batch) {
         let base = self.bytes.len();
         self.bytes.extend_from_slice(&other.bytes);

@@ -25,7 +25,7 @@ pub use commit::{GroupCommit, Release, RunReleases, StoreFailure, Ticket};
 pub use datadir::{DataDir, DataDirError};
 pub use engine::Table;
 pub use observe::CommitObserver;
-pub use session::SessionState;
+pub use session::{Changes, SessionState};
 pub use store::{Bookkeeping, Committed, Prepared, ReservedKeys, Store, StoreError};
 pub use submitters::Submitters;
 pub use transaction::{

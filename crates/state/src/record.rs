@@ -235,29 +235,24 @@ pub struct DirectoryRecord {
     pub epoch: Epoch,
 }
 
-/// What became of a session that is not simply at home here.
+/// A session that is on its way: its directory shard decides where it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HomeRecord {
-    /// It is to go: its directory shard decides whether it has.
+    /// From here.
     Leaving {
         /// The node that it is to go to.
         to: NodeName,
         /// The epoch that it has there.
         epoch: Epoch,
     },
-    /// It has gone.
-    Gone {
-        /// The node that it went to.
-        to: NodeName,
-        /// The epoch that it got there.
-        epoch: Epoch,
-    },
-    /// It is to come: its directory shard decides whether it has.
+    /// To here.
     Arriving {
         /// The node that it comes from.
         from: NodeName,
         /// The epoch that it has here then.
         epoch: Epoch,
+        /// Tells this attempt from earlier ones.
+        attempt: u64,
     },
 }
 

@@ -5,7 +5,9 @@
 //! the common path keeps no second map. At most one writing invocation runs at a time (the node's
 //! session queue sees to that); read-only ones may run beside each other.
 
-use std::collections::BTreeMap;
+mod moving;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -92,6 +94,17 @@ struct Hot {
     /// Whether keys that are not in `entries` are absent.
     complete: bool,
     bytes: usize,
+    /// What has changed since somebody began to copy the session.
+    changed: Option<Changes>,
+}
+
+/// What changed of a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Keys of its state.
+    pub state: BTreeSet<Arc<str>>,
+    /// Keys of what is kept of it for idempotency keys and deliveries.
+    pub idempotency: BTreeSet<Vec<u8>>,
 }
 
 impl SessionState {
@@ -113,6 +126,7 @@ impl SessionState {
             entries: BTreeMap::new(),
             complete: true,
             bytes: 0,
+            changed: None,
         };
         if version > Version(0) {
             hot.load_whole(&*engine, &prefix)?;
@@ -144,6 +158,7 @@ impl SessionState {
             entries: BTreeMap::new(),
             complete: true,
             bytes: 0,
+            changed: None,
         };
         for (key, value) in carried.entries {
             hot.insert_clean(key.into(), Some(value.into()));
@@ -267,6 +282,9 @@ impl SessionState {
         hot.covered = covered.unwrap_or(hot.covered);
         hot.last = ticket;
         for (key, _) in undo.0 {
+            if let Some(changed) = &mut hot.changed {
+                changed.state.insert(key.clone());
+            }
             let complete = hot.complete;
             match hot.entries.get_mut(&key) {
                 Some(entry) if entry.value.is_none() && complete => {

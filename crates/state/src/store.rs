@@ -98,6 +98,21 @@ impl Bookkeeping {
         self.recent.push((table, key.to_vec(), Some(bytes.into())));
     }
 
+    /// Stores a value that is no record, where nobody looks before it is applied.
+    pub fn put_raw(&mut self, table: Table, key: &[u8], value: &[u8]) {
+        self.batch.put(table, &[key], value);
+    }
+
+    /// Deletes such a value.
+    pub fn delete_raw(&mut self, table: Table, key: &[u8]) {
+        self.batch.delete(table, &[key]);
+    }
+
+    /// Bytes to write, about.
+    pub fn bytes(&self) -> usize {
+        self.batch.bytes()
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty()
@@ -398,6 +413,11 @@ impl Store {
             .map(|record| (record, ticket)))
     }
 
+    /// A value as the last applied commit left it.
+    pub fn applied(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.engine.get(table, key)
+    }
+
     /// About how many records a table has.
     pub fn approximate_len(&self, table: Table) -> usize {
         self.engine.approximate_len(table)
@@ -519,6 +539,13 @@ impl Prepared<'_> {
         };
         if let Some(checked) = checked {
             checked.publish(std::mem::take(&mut tx.shared), ticket);
+        }
+        if let Some(session) = &session {
+            for (table, key, _) in &bookkeeping.recent {
+                if *table == Table::Idempotency {
+                    session.note_record(key);
+                }
+            }
         }
         store.remember(bookkeeping.recent, ticket);
         let version = session.map(|session| {

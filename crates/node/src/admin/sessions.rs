@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
-use axum::routing::{any, get};
-use fulmar_model::{Bucket, Code, Group, Problem};
+use axum::routing::{any, get, post};
+use fulmar_model::{Bucket, Code, Group, NodeName, Problem};
 use fulmar_state::record::{Record, SessionRecord};
 use fulmar_state::{Table, key};
 use serde::Deserialize;
@@ -17,6 +17,7 @@ use super::{
 use crate::clock;
 use crate::core::Core;
 use crate::hold::Hold;
+use crate::{migrate, route};
 
 /// Keys counted when a session is listed; of a larger one the numbers are left out.
 const COUNTED_KEYS: usize = 1000;
@@ -27,6 +28,7 @@ pub(super) fn routes() -> Router<Arc<Core>> {
     Router::new()
         .route("/admin/sessions", get(list))
         .route("/admin/sessions/{*path}", any(one))
+        .route("/admin/migrations", post(migrate))
 }
 
 #[derive(Deserialize)]
@@ -120,6 +122,7 @@ fn describe(
         "hot": hot.is_some(),
         "hot_bytes": hot.map_or(0, |hot| hot.hot_bytes()),
         "epoch": record.epoch.0,
+        "home": core.cluster.as_ref().map(|cluster| cluster.name()),
         "updated_at": clock::rfc3339(record.updated_unix_ms),
     }))
 }
@@ -171,7 +174,12 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
                     break;
                 }
             }
+            let home = hold.home();
             hold.forget();
+            if let (Some(cluster), Some(home)) = (&core.cluster, home) {
+                let forgotten = cluster.directory().forget(&group, &home).await;
+                forgotten.map_err(|error| crate::homes::unknown(&error))?;
+            }
             Ok(no_content())
         }
         other => Err(Failed(Problem::new(
@@ -179,4 +187,54 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
             format!("{other} is not allowed here; GET and DELETE are"),
         ))),
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    function: String,
+    session: String,
+    to: String,
+}
+
+/// Largest request for a migration in bytes.
+const MAX_WANTED_BYTES: usize = 16 << 10;
+
+/// Moves a session to another node; asked of any node.
+async fn migrate(State(core): State<Arc<Core>>, request: Request) -> Answer {
+    let is_relayed = request.headers().contains_key(&route::RELAYED);
+    let body = super::read(request.into_body(), MAX_WANTED_BYTES).await?;
+    let wanted: Wanted = serde_json::from_slice(&body)
+        .map_err(|error| bad_request(format!("the migration is not as expected: {error}")))?;
+    let group = Group {
+        function: function_name(&wanted.function)?,
+        session: session_name(&wanted.session)?,
+    };
+    let to = NodeName::new(&wanted.to).map_err(|error| bad_request(error.to_string()))?;
+    let cluster = super::nodes::cluster(&core)?;
+    if cluster.view().member(&to).is_none() {
+        let detail = format!("no node is called {to}");
+        return Err(Failed(Problem::new(Code::NodeNotFound, detail)));
+    }
+    let found = cluster.directory().find(&group, None).await;
+    let home = found.map_err(|error| crate::homes::unknown(&error))?;
+    let Some(home) = home else {
+        let detail = format!("no session {group} is known");
+        return Err(Failed(Problem::new(Code::SessionNotFound, detail)));
+    };
+    if home.node == to {
+        return Ok(json(
+            &json!({ "home": to, "epoch": home.epoch.0, "moved": false }),
+        ));
+    }
+    if home.node != *cluster.name() && !is_relayed {
+        return super::relay(cluster, &home.node, "POST", "/admin/migrations", body).await;
+    }
+    let migration = migrate::migrate(&core, cluster, &group, &to).await?;
+    Ok(json(&json!({
+        "home": migration.home.node,
+        "epoch": migration.home.epoch.0,
+        "moved": true,
+        "held_seconds": migration.held.as_secs_f64(),
+    })))
 }
