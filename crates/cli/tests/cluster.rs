@@ -286,3 +286,40 @@ fn a_session_stays_when_the_other_node_cannot_take_it() {
     assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "7");
     assert_eq!(cluster.sessions_at(2, "counter"), ["a"]);
 }
+
+#[test]
+fn tokens_and_keys_of_carried_state_are_those_of_all_nodes() {
+    let cluster = Cluster::start(2);
+    let [n1, n2] = &cluster.nodes[..] else {
+        unreachable!()
+    };
+    n1.deploy("counter", "counter", "execution_model = \"in-client\"\n");
+    let carry = |node: &common::Node, state: &str| {
+        let reply = node.request("POST", "/fn/counter/a", &[("fulmar-state", state)], b"1");
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        (
+            reply.text(),
+            reply.header("fulmar-state").unwrap().to_owned(),
+        )
+    };
+    let first = n1.request("POST", "/fn/counter/a", &[], b"1");
+    let mut state = first.header("fulmar-state").unwrap().to_owned();
+    for round in 0..6 {
+        let node = &cluster.nodes[round % 2];
+        let (count, next) = carry(node, &state);
+        assert_eq!(count, (round + 2).to_string());
+        state = next;
+        let rotated = node.request("POST", "/admin/state-keys/rotate", &[], b"");
+        assert_eq!(rotated.status, 200, "{}", rotated.text());
+    }
+    let wanted = br#"{"scopes":["admin","invoke"]}"#;
+    let made = n2.request("POST", "/admin/tokens", &[], wanted).json();
+    let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+    n1.request("POST", "/fn/counter/b", &[], b"1")
+        .expect_problem(401, "token-required");
+    let good = [("authorization", bearer.as_str())];
+    assert_eq!(n1.request("POST", "/fn/counter/b", &good, b"1").status, 200);
+    let path = format!("/admin/tokens/{}", made["id"].as_str().unwrap());
+    assert_eq!(n1.request("DELETE", &path, &good, b"").status, 204);
+    assert_eq!(n2.request("POST", "/fn/counter/b", &[], b"1").status, 200);
+}

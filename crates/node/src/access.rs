@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
+use fulmar_cluster::Cluster;
+use fulmar_cluster::registry::Entry;
 use fulmar_model::{Code, Problem};
 use fulmar_state::record::{Record as _, TokenRecord};
 use fulmar_state::{Bookkeeping, Store, Table};
@@ -23,8 +26,8 @@ use crate::core::Core;
 use crate::target::{self, Target};
 use crate::{clock, deploy};
 
-/// Prefix of the records in the system table.
-const KEY_PREFIX: &str = "token/";
+/// Prefix of the records in the system table, and in the registry.
+pub(crate) const KEY_PREFIX: &str = "token/";
 /// First part of every token, so that scanners for leaked secrets find them.
 const TOKEN_PREFIX: &str = "fulmar_";
 const ID_BYTES: usize = 6;
@@ -54,6 +57,8 @@ enum Scope {
 pub(crate) struct Access {
     /// Whether there is any; read by every request.
     is_closed: AtomicBool,
+    /// Whether there are tokens from when the node was alone that the others do not know yet.
+    has_own: AtomicBool,
     tokens: RwLock<HashMap<String, Arc<TokenRecord>>>,
     /// Held while tokens change.
     changing: tokio::sync::Mutex<()>,
@@ -225,6 +230,7 @@ impl Access {
             tokens.insert(id, Arc::new(record));
         }
         self.is_closed.store(!tokens.is_empty(), Ordering::Release);
+        self.has_own.store(!tokens.is_empty(), Ordering::Release);
         Ok(())
     }
 
@@ -275,11 +281,7 @@ impl Access {
         let secret = hexadecimal(&random[ID_BYTES..]);
         record.secret_sha256 = Sha256::digest(&secret).into();
         record.created_unix_ms = clock::unix_ms();
-        let mut bookkeeping = Bookkeeping::default();
-        bookkeeping.put(Table::System, key(&id).as_bytes(), &record);
-        deploy::store(core, bookkeeping).await?;
-        access.tokens.write().insert(id.clone(), Arc::new(record));
-        access.is_closed.store(true, Ordering::Release);
+        write(core, &id, Some(record)).await?;
         let token = format!("{TOKEN_PREFIX}{id}_{secret}");
         Ok((id, token))
     }
@@ -298,15 +300,37 @@ impl Access {
                 format!("{id} is the last token with the scope admin, and there are others"),
             ));
         }
-        let mut bookkeeping = Bookkeeping::default();
-        bookkeeping.delete(Table::System, key(id).as_bytes());
-        deploy::store(core, bookkeeping).await?;
-        let mut tokens = access.tokens.write();
-        tokens.remove(id);
-        access
-            .is_closed
-            .store(!tokens.is_empty(), Ordering::Release);
+        write(core, id, None).await?;
         Ok(true)
+    }
+
+    fn set(&self, id: &str, record: Option<TokenRecord>) {
+        let mut tokens = self.tokens.write();
+        match record {
+            Some(record) => tokens.insert(id.to_owned(), Arc::new(record)),
+            None => tokens.remove(id),
+        };
+        self.is_closed.store(!tokens.is_empty(), Ordering::Release);
+    }
+
+    /// Takes over the tokens that all nodes share. Of what cannot be read nobody is let in by it.
+    pub(crate) fn take_up(&self, entries: &[Entry]) {
+        if self.has_own.load(Ordering::Acquire) {
+            // Those of the others alone might let more people in.
+            return;
+        }
+        let tokens: HashMap<_, _> = entries
+            .iter()
+            .filter_map(|entry| {
+                let id = entry.key.strip_prefix(KEY_PREFIX)?;
+                let record = TokenRecord::decode(&entry.value);
+                let logged =
+                    |error: &_| tracing::error!(token = id, %error, "a token cannot be read");
+                Some((id.to_owned(), Arc::new(record.inspect_err(logged).ok()?)))
+            })
+            .collect();
+        self.is_closed.store(!entries.is_empty(), Ordering::Release);
+        *self.tokens.write() = tokens;
     }
 
     fn has_admin_besides(&self, id: Option<&str>) -> bool {
@@ -338,6 +362,52 @@ impl Access {
         }
         may
     }
+}
+
+/// Stores or deletes a token: on this node, or for all of them.
+async fn write(core: &Core, id: &str, record: Option<TokenRecord>) -> Result<(), Problem> {
+    if let Some(cluster) = &core.cluster {
+        let value = record.map(|record| Bytes::from(record.encode()));
+        let written = cluster.update(&key(id), |_| value.clone()).await;
+        deploy::in_effect(core, cluster, written).await?;
+        return Ok(());
+    }
+    let mut bookkeeping = Bookkeeping::default();
+    match &record {
+        Some(record) => bookkeeping.put(Table::System, key(id).as_bytes(), record),
+        None => bookkeeping.delete(Table::System, key(id).as_bytes()),
+    }
+    deploy::store(core, bookkeeping).await?;
+    core.access.set(id, record);
+    Ok(())
+}
+
+/// Gives the tokens from when this node was alone to all nodes.
+///
+/// # Errors
+/// When the registry cannot be reached.
+pub(crate) async fn share(core: &Core, cluster: &Cluster) -> Result<(), Problem> {
+    let mut own = Vec::new();
+    let scanned = core.store.scan(
+        Table::System,
+        KEY_PREFIX.as_bytes(),
+        None,
+        &mut |key, value| {
+            own.push((String::from_utf8_lossy(key).into_owned(), value.to_vec()));
+            true
+        },
+    );
+    scanned.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    for (key, value) in own {
+        let value = Bytes::from(value);
+        let written = cluster.update(&key, |_| Some(value.clone())).await;
+        written.map_err(|error| Problem::new(Code::RegistryUnreachable, error.to_string()))?;
+        let mut bookkeeping = Bookkeeping::default();
+        bookkeeping.delete(Table::System, key.as_bytes());
+        deploy::store(core, bookkeeping).await?;
+    }
+    core.access.has_own.store(false, Ordering::Release);
+    Ok(())
 }
 
 fn key(id: &str) -> String {

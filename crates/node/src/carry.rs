@@ -1,9 +1,11 @@
 //! Sessions whose state the client carries: tokens in and out, and the keys that seal them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use fulmar_cluster::Cluster;
 use fulmar_model::{Code, ExecutionModel, Group, Problem, Version};
-use fulmar_state::record::{KeyRingRecord, SessionRecord};
+use fulmar_state::record::{KeyRingRecord, Record, SessionRecord};
 use fulmar_state::sealed::{Carried, KeyRing, SealError};
 use fulmar_state::{Bookkeeping, SessionState, Table, Transaction, key};
 use fulmar_worker::Reply;
@@ -12,14 +14,16 @@ use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 
 use crate::core::Core;
-use crate::deploy;
 use crate::functions::Deployed;
 use crate::invocation::BYTES_TYPE;
+use crate::{deploy, homes};
 
 /// Carries the state, both ways.
 pub(crate) const STATE: HeaderName = HeaderName::from_static("fulmar-state");
-/// Key of the ring in the system table.
-const RING: &[u8] = b"state-keys";
+/// Key of the ring in the system table, and in the registry.
+const RING: &str = "state-keys";
+/// Longest wait for a key that another node seals with already.
+const NEW_KEY: Duration = Duration::from_secs(2);
 /// Tag of a worker that knows no state: no token has it, since tags of tokens are odd.
 const NO_TAG: u64 = 0;
 
@@ -104,16 +108,14 @@ pub(crate) async fn open(
     token: Option<&str>,
 ) -> Result<Opened, Problem> {
     let carried = match token {
-        Some(token) => ring(core)
-            .await?
-            .open(&group, token)
-            .map_err(|error| refused(&error))?,
+        Some(token) => open_token(core, &group, token).await?,
         None => Carried {
             version: Version(0),
             entries: Vec::new(),
         },
     };
     if deployed.manifest.anti_rollback {
+        homes::confirm_here(core, &group).await?;
         let known = core
             .store
             .record::<SessionRecord>(Table::Sessions, &key::session(&group))
@@ -133,6 +135,21 @@ pub(crate) async fn open(
         state: core.store.carry_session(group, carried),
         tag: token.map_or(NO_TAG, tag),
     })
+}
+
+async fn open_token(core: &Core, group: &Group, token: &str) -> Result<Carried, Problem> {
+    let known = ring(core).await?;
+    let opened = match (known.open(group, token), &core.cluster) {
+        (Err(SealError::UnknownKey(number)), Some(cluster)) if number > known.current() => {
+            // Another node seals with a new key already.
+            let next = cluster.view().revision() + 1;
+            cluster.view().has(next, NEW_KEY).await;
+            core.state_keys.take_up(cluster);
+            ring(core).await?.open(group, token)
+        }
+        (opened, _) => opened,
+    };
+    opened.map_err(|error| refused(&error))
 }
 
 /// Seals what the invocation leaves behind into its reply, before it is committed; a session that did
@@ -202,9 +219,14 @@ async fn ring(core: &Core) -> Result<Arc<KeyRing>, Problem> {
     if let Some(ring) = core.state_keys.ring.read().clone() {
         return Ok(ring);
     }
+    if let Some(cluster) = &core.cluster {
+        change(core, cluster, Ok).await?;
+        let made = || Problem::new(Code::Internal, "the keys were removed at once");
+        return core.state_keys.ring.read().clone().ok_or_else(made);
+    }
     let stored = core
         .store
-        .record::<KeyRingRecord>(Table::System, RING)
+        .record::<KeyRingRecord>(Table::System, RING.as_bytes())
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let ring = match stored {
         Some(record) => KeyRing::from_record(record),
@@ -221,6 +243,10 @@ async fn ring(core: &Core) -> Result<Arc<KeyRing>, Problem> {
 
 /// Seals with a new key from now on; the number of it.
 pub(crate) async fn rotate(core: &Core) -> Result<u32, Problem> {
+    if let Some(cluster) = &core.cluster {
+        let _turn = core.state_keys.changing.lock().await;
+        return change(core, cluster, |mut ring| ring.rotate().map(|()| ring)).await;
+    }
     let mut next = (*ring(core).await?).clone();
     let _turn = core.state_keys.changing.lock().await;
     next.rotate().map_err(|error| refused(&error))?;
@@ -230,8 +256,58 @@ pub(crate) async fn rotate(core: &Core) -> Result<u32, Problem> {
     Ok(number)
 }
 
+/// Changes the keys of all nodes, which are made if there are none; the number of the one that seals.
+async fn change(
+    core: &Core,
+    cluster: &Arc<Cluster>,
+    change: impl Fn(KeyRing) -> Result<KeyRing, SealError> + Send + Sync,
+) -> Result<u32, Problem> {
+    let mut failed = None;
+    let mut number = 0;
+    let written = cluster
+        .update(RING, |present| {
+            let known = present.and_then(|present| KeyRingRecord::decode(present).ok());
+            let changed = match known {
+                Some(record) => change(KeyRing::from_record(record)),
+                None => KeyRing::new(),
+            };
+            match changed {
+                Ok(ring) => {
+                    number = ring.current();
+                    Some(ring.record().encode().into())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    present.cloned()
+                }
+            }
+        })
+        .await;
+    if let Some(error) = failed {
+        return Err(refused(&error));
+    }
+    let written =
+        written.map_err(|error| Problem::new(Code::RegistryUnreachable, error.to_string()));
+    written?;
+    core.state_keys.take_up(cluster);
+    Ok(number)
+}
+
+impl StateKeys {
+    /// Takes over the keys that all nodes share.
+    pub(crate) fn take_up(&self, cluster: &Cluster) {
+        let Some(entry) = cluster.view().get(RING) else {
+            return;
+        };
+        match KeyRingRecord::decode(&entry.value) {
+            Ok(record) => *self.ring.write() = Some(Arc::new(KeyRing::from_record(record))),
+            Err(error) => tracing::error!(%error, "the keys of carried state cannot be read"),
+        }
+    }
+}
+
 async fn store(core: &Core, ring: &KeyRing) -> Result<(), Problem> {
     let mut bookkeeping = Bookkeeping::default();
-    bookkeeping.put(Table::System, RING, ring.record());
+    bookkeeping.put(Table::System, RING.as_bytes(), ring.record());
     deploy::store(core, bookkeeping).await
 }

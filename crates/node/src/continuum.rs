@@ -19,7 +19,7 @@ use tower::ServiceExt;
 use crate::core::Core;
 use crate::respond::{self, Body};
 use crate::target;
-use crate::{admin, arrive, broker, courier, deploy};
+use crate::{access, admin, arrive, broker, courier, deploy};
 
 /// Longest wait until what the registry says is in effect: fetching and compiling a large component.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -128,9 +128,17 @@ pub(crate) async fn whole(response: Response<Body>) -> Response<Bytes> {
 /// Takes up what the registry says, now and whenever it changes, until stopped.
 pub(crate) async fn follow(core: Arc<Core>, cluster: Arc<Cluster>, stop: CancellationToken) {
     let mut revisions = cluster.view().subscribe();
+    while let Err(problem) = access::share(&core, &cluster).await {
+        tracing::warn!(%problem, "tokens from when this node was alone are not shared yet");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
     let mut taken_up: HashMap<String, u64> = HashMap::new();
     loop {
         let revision = *revisions.borrow_and_update();
+        take_up_secrets(&core, &cluster);
         take_up_functions(&core, &cluster, &mut taken_up).await;
         core.in_effect.revision.send_replace(revision);
         let has_failed = !core.in_effect.failed.lock().is_empty();
@@ -139,6 +147,15 @@ pub(crate) async fn follow(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancell
             changed = revisions.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if has_failed => {}
         }
+    }
+}
+
+/// Takes up who may do what, and the keys of carried state.
+pub(crate) fn take_up_secrets(core: &Core, cluster: &Cluster) {
+    if cluster.view().revision() > 0 {
+        core.access
+            .take_up(&cluster.view().list(access::KEY_PREFIX));
+        core.state_keys.take_up(cluster);
     }
 }
 

@@ -103,9 +103,7 @@ async fn publish(
             Some(record.encode().into())
         })
         .await;
-    let revision = written.map_err(|error| not_written(&error))?;
-    core.in_effect.wait(revision).await?;
-    let pending = everywhere(cluster, revision).await;
+    let pending = in_effect(core, cluster, written).await?;
     let gone = || Problem::new(Code::FunctionNotFound, format!("{name} was removed again"));
     let function = core.functions.get(name.as_str()).ok_or_else(gone)?;
     Ok(Outcome {
@@ -113,6 +111,17 @@ async fn publish(
         changed: true,
         pending,
     })
+}
+
+/// Waits until a change of the registry is in effect here and on all nodes that can be reached.
+pub(crate) async fn in_effect(
+    core: &Core,
+    cluster: &Arc<Cluster>,
+    written: Result<u64, RegistryError>,
+) -> Result<Vec<(NodeName, String)>, Problem> {
+    let revision = written.map_err(|error| not_written(&error))?;
+    core.in_effect.wait(revision).await?;
+    Ok(everywhere(cluster, revision).await)
 }
 
 /// Waits until the other nodes have taken up a change; those that have not, with the reason.
@@ -213,9 +222,7 @@ pub(crate) async fn remove(core: &Arc<Core>, name: &str) -> Result<(), Problem> 
     let removed = cluster
         .update(&format!("{FUNCTIONS}{name}"), |_| None)
         .await;
-    let revision = removed.map_err(|error| not_written(&error))?;
-    core.in_effect.wait(revision).await?;
-    everywhere(&cluster, revision).await;
+    in_effect(core, &cluster, removed).await?;
     Ok(())
 }
 

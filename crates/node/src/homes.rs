@@ -31,6 +31,17 @@ pub(crate) async fn load(core: &Core, group: &Group) -> Result<Arc<SessionState>
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))
 }
 
+/// Makes sure, in a session's turn, that this node is home to what little is kept of it.
+///
+/// # Errors
+/// `session-moved` if another node is.
+pub(crate) async fn confirm_here(core: &Core, group: &Group) -> Result<(), Problem> {
+    if let Some(cluster) = &core.cluster {
+        confirm(core, cluster, group).await?;
+    }
+    Ok(())
+}
+
 /// The epoch under which a session is at home here; a session that is nowhere becomes so.
 async fn confirm(core: &Core, cluster: &Cluster, group: &Group) -> Result<Epoch, Problem> {
     let internal =

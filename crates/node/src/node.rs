@@ -162,6 +162,10 @@ impl Node {
         core.access
             .recover(&core.store)
             .map_err(StartError::Recover)?;
+        if let Some(cluster) = &core.cluster {
+            // Before anybody is let in.
+            continuum::take_up_secrets(&core, cluster);
+        }
         deploy::recover(&core).map_err(StartError::Recover)?;
         tasks.spawn(keeper::run(core.clone(), core.stopping.clone()));
         if let (Some(cluster), Some(peers)) = (cluster, peers) {
