@@ -323,3 +323,83 @@ fn tokens_and_keys_of_carried_state_are_those_of_all_nodes() {
     assert_eq!(n1.request("DELETE", &path, &good, b"").status, 204);
     assert_eq!(n2.request("POST", "/fn/counter/b", &[], b"1").status, 200);
 }
+
+#[test]
+fn in_edge_the_state_goes_to_the_invocations_and_nothing_is_lost_or_doubled() {
+    let cluster = Cluster::start(3);
+    cluster.nodes[0].deploy("counter", "counter", "execution_model = \"in-edge\"\n");
+    cluster.nodes[0].deploy("faults", "guest-faults", "execution_model = \"in-edge\"\n");
+    cluster.nodes[0].invoke("counter/a", "1");
+    let reply = cluster.nodes[1].request("POST", "/fn/counter/a", &[], b"1");
+    assert_eq!(reply.text(), "2");
+    // It ran where it was taken; its state is where it was.
+    let reply = cluster.nodes[1].request("POST", "/fn/counter/a", &[], b"1");
+    assert_eq!(reply.text(), "3");
+    assert!(
+        reply
+            .header("fulmar-invocation")
+            .unwrap()
+            .starts_with("n2-"),
+        "{reply:?}"
+    );
+    assert_eq!(cluster.sessions_at(0, "counter"), ["a"]);
+
+    const EACH: usize = 60;
+    std::thread::scope(|scope| {
+        for node in &cluster.nodes {
+            for client in 0..2 {
+                scope.spawn(move || {
+                    let mut connection = Connection::open(node.port);
+                    for n in 0..EACH {
+                        let key = format!("{}-{client}-{n}", node.port);
+                        let key = [("idempotency-key", key.as_str())];
+                        let reply = connection
+                            .request("POST", "/fn/counter/a", &key, b"1")
+                            .unwrap();
+                        assert_eq!(reply.status, 200, "{}", reply.text());
+                        if n % 10 == 0 {
+                            let again = connection
+                                .request("POST", "/fn/counter/a", &key, b"1")
+                                .unwrap();
+                            assert_eq!(again.text(), reply.text());
+                            assert_eq!(again.header("idempotency-replayed"), Some("true"));
+                        }
+                    }
+                });
+            }
+        }
+        for round in 0..6 {
+            let moved = move_to(
+                &cluster.nodes[0],
+                "counter",
+                "a",
+                &format!("n{}", (round + 1) % 3 + 1),
+            );
+            assert_eq!(moved.status, 200, "{}", moved.text());
+        }
+    });
+    let total = 3 + 6 * EACH;
+    for node in &cluster.nodes {
+        assert_eq!(node.invoke("counter/a", "0"), total.to_string());
+    }
+
+    // Messages leave with the commit at the home.
+    cluster.nodes[2].invoke("faults/s", "record x");
+    for n in 1..=20 {
+        assert_eq!(
+            cluster.nodes[1].invoke("faults/s", "count-and-tell r m"),
+            n.to_string()
+        );
+    }
+    cluster.nodes[0].eventually("all are there", |node| {
+        node.invoke("faults/r", "len") == "20"
+    });
+    let expected: Vec<String> = (1..=20).map(|n| format!("m:{n}")).collect();
+    assert_eq!(
+        cluster.nodes[0].invoke("faults/r", "items"),
+        expected.join(",")
+    );
+    // What fails leaves nothing behind, here or there.
+    cluster.nodes[1].invoke_fails("faults/s", "set-then-trap k v", 500, "function-trap");
+    assert_eq!(cluster.nodes[1].invoke("faults/s", "items"), "x");
+}

@@ -1,9 +1,9 @@
 //! What a node does when another calls it; implemented above, where functions are known.
 
 use bytes::Bytes;
-use fulmar_model::{Epoch, Group, NodeName, Problem, Version};
+use fulmar_model::{Durability, Epoch, Group, NodeName, Problem, Version};
 use fulmar_state::Table;
-use fulmar_state::record::{MessageRecord, StoredReply};
+use fulmar_state::record::{IdempotencyRecord, MessageRecord, StoredReply};
 use futures_util::stream::BoxStream;
 
 use crate::registry::Revision;
@@ -67,6 +67,56 @@ pub struct StageEntry {
     pub value: Option<Bytes>,
 }
 
+/// A session's state, lent to another node.
+#[derive(Debug, Clone)]
+pub struct Lent {
+    /// The session's version.
+    pub version: Version,
+    /// The epoch of its home.
+    pub epoch: Epoch,
+    /// All keys and values; none: too many to be sent.
+    pub entries: Option<Vec<(String, Bytes)>>,
+}
+
+/// What came of an invocation that ran on lent state.
+#[derive(Debug, Clone)]
+pub struct Returned {
+    /// The session.
+    pub group: Group,
+    /// What was lent.
+    pub version: Version,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// Keys with their values now; none: deleted.
+    pub writes: Vec<(String, Option<Bytes>)>,
+    /// Messages to be sent.
+    pub messages: Vec<MessageRecord>,
+    /// The client's idempotency key, with the record to keep for it.
+    pub idempotency: Option<(String, IdempotencyRecord)>,
+    /// When the commit counts.
+    pub durability: Durability,
+}
+
+/// What the home made of it.
+#[derive(Debug, Clone)]
+pub enum Settled {
+    /// Committed: the session's version now.
+    Committed(Version),
+    /// The session is not as it was lent: nothing was committed.
+    Conflict,
+    /// The idempotency key was answered before: nothing was committed.
+    Replay(IdempotencyRecord),
+}
+
+/// Why a home does nothing.
+#[derive(Debug, Clone)]
+pub enum NotHere {
+    /// The session is elsewhere: where, under which epoch, if that is known.
+    Moved(Option<(NodeName, Epoch)>),
+    /// Something else.
+    Failed(Problem),
+}
+
 /// Entries of a copy, some at a time.
 pub type Entries = BoxStream<'static, Result<Vec<StageEntry>, String>>;
 
@@ -78,6 +128,18 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Delivers a message of another node, once.
     async fn deliver(&self, delivery: Delivery) -> Delivered;
+
+    /// Lends a session's state.
+    ///
+    /// # Errors
+    /// When the session is not at home here, or cannot be loaded.
+    async fn load(&self, group: &Group) -> Result<Lent, NotHere>;
+
+    /// Commits what came of an invocation that ran on lent state.
+    ///
+    /// # Errors
+    /// When the session is not at home here, or nothing can be committed.
+    async fn commit(&self, returned: Returned) -> Result<Settled, NotHere>;
 
     /// Takes a copy of a session, durably if it is complete.
     ///

@@ -14,6 +14,7 @@ pub mod directory;
 mod handler;
 pub mod identity;
 pub mod join;
+mod lending;
 pub mod peers;
 pub mod registry;
 mod serve;
@@ -23,6 +24,9 @@ pub mod wire;
 
 pub use config::{ConfigError, NodeConfig};
 pub use directory::{DirectoryError, Home};
-pub use handler::{Delivered, Delivery, Entries, Forwarded, Handler, StageEntry, StageHead};
+pub use handler::{
+    Delivered, Delivery, Entries, Forwarded, Handler, Lent, NotHere, Returned, Settled, StageEntry,
+    StageHead,
+};
 pub use join::{Cluster, JoinError};
 pub use peers::PeerError;

@@ -18,15 +18,17 @@ use crate::directory::{DirectoryError, Home};
 use crate::handler::{Delivered, Delivery, Handler, StageHead};
 use crate::identity;
 use crate::join::Cluster;
+use crate::lending;
 use crate::registry::embedded::Embedded;
 use crate::registry::{LeaseId, Registry, RegistryError, Written};
 use crate::transport::{self, Caller};
 use crate::wire::{
-    self, CatchUpReply, CatchUpRequest, Chunk, DeleteRequest, DeliverReply, DeliverRequest,
-    FetchArtifactRequest, FindReply, FindRequest, ForgetReply, ForgetRequest, ForwardReply,
-    ForwardRequest, GrantReply, GrantRequest, HelloReply, HelloRequest, KeepAliveReply,
-    KeepAliveRequest, ListReply, ListRequest, NODE, PutReply, PutRequest, RelocateRequest,
-    SettleReply, SettleRequest, StagePart, StageReply, WatchReply, WatchRequest,
+    self, CatchUpReply, CatchUpRequest, Chunk, CommitReply, CommitRequest, DeleteRequest,
+    DeliverReply, DeliverRequest, FetchArtifactRequest, FindReply, FindRequest, ForgetReply,
+    ForgetRequest, ForwardReply, ForwardRequest, GrantReply, GrantRequest, HelloReply,
+    HelloRequest, KeepAliveReply, KeepAliveRequest, ListReply, ListRequest, LoadReply, LoadRequest,
+    NODE, PutReply, PutRequest, RelocateRequest, SettleReply, SettleRequest, StagePart, StageReply,
+    WatchReply, WatchRequest,
 };
 
 /// Bytes of an artefact that go at once.
@@ -177,6 +179,24 @@ impl wire::peer_server::Peer for Service {
                 }
             }
         }
+        Ok(Response::new(reply))
+    }
+
+    async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadReply>, Status> {
+        caller(&request)?;
+        let group = group(request.into_inner().group)?;
+        let reply = lending::lend(&*self.handler, &group).await;
+        Ok(Response::new(reply))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<CommitRequest>,
+    ) -> Result<Response<CommitReply>, Status> {
+        caller(&request)?;
+        let mut message = request.into_inner();
+        let group = group(message.group.take())?;
+        let reply = lending::take_back(&*self.handler, group, message).await?;
         Ok(Response::new(reply))
     }
 

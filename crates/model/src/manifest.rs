@@ -120,7 +120,8 @@ macro_rules! word_enum {
                 }
             }
 
-            fn from_word(word: &str) -> Option<Self> {
+            /// What the word in the manifest says.
+            pub fn parse(word: &str) -> Option<Self> {
                 match word {
                     $($word => Some(Self::$variant),)*
                     _ => None,
@@ -153,8 +154,10 @@ word_enum! {
         /// The platform decides.
         #[default]
         Auto = "auto",
-        /// On this node, next to the session's worker.
+        /// Next to the session's worker: invocations go where the state is.
         InFunction = "in-function",
+        /// In one node's data store: the state goes where the invocations are, and back.
+        InEdge = "in-edge",
         /// In a sealed token that the client sends along.
         InClient = "in-client",
     }

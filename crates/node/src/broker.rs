@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use fulmar_cluster::{Cluster, Forwarded, Home};
-use fulmar_model::{Code, Problem, SessionName};
+use fulmar_model::{Code, ExecutionModel, NodeName, Problem, SessionName};
 use fulmar_state::record::StoredRequest;
 use fulmar_worker::{Request as WorkerRequest, World};
 use http::{Method, Request, Response};
@@ -23,7 +23,7 @@ use crate::core::{Admission, Admitted, Core};
 use crate::execute::{self, QueueFull};
 use crate::functions::{Deployed, Function};
 use crate::headers::{idempotency_key, prefers_async};
-use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin};
+use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, StateFrom};
 use crate::respond::{self, Body};
 use crate::route::{self, Answered, Place};
 use crate::target::Target;
@@ -173,7 +173,7 @@ async fn accept(
     };
     match &core.cluster {
         Some(cluster) if !is_forwarded => call.anywhere(cluster, body).await,
-        _ => call.here(body).await,
+        _ => call.here(body, None).await,
     }
 }
 
@@ -194,6 +194,7 @@ struct ClientCall<'a> {
 impl ClientCall<'_> {
     /// Answers here or has it answered there, wherever the session turns out to be.
     async fn anywhere(&self, cluster: &Cluster, body: Bytes) -> Result<Response<Body>, Problem> {
+        let mut may_borrow = self.deployed.manifest.execution_model == ExecutionModel::InEdge;
         for _ in 0..route::MAX_HOPS {
             let name = &self.function.name;
             let place = match (&self.session, self.idempotency_key.as_deref()) {
@@ -206,10 +207,18 @@ impl ClientCall<'_> {
                 (None, None) => Place::Here,
             };
             match place {
-                Place::Here => match self.here(body.clone()).await {
+                Place::Here => match self.here(body.clone(), None).await {
                     Err(problem) if problem.code == Code::SessionMoved => {}
                     outcome => return outcome,
                 },
+                Place::There(node) if may_borrow && !prefers_async(&self.head.headers) => {
+                    // Whatever speaks against it, the next try is to have it run there.
+                    may_borrow = false;
+                    match self.here(body.clone(), Some(node)).await {
+                        Err(problem) if problem.code == Code::SessionMoved => {}
+                        outcome => return outcome,
+                    }
+                }
                 Place::There(node) => {
                     let session = self.session.as_ref();
                     let group = session.map(|session| route::group(name, session));
@@ -235,8 +244,8 @@ impl ClientCall<'_> {
         self.deployed.is_in_client() && !self.deployed.manifest.anti_rollback
     }
 
-    /// Answers here.
-    async fn here(&self, body: Bytes) -> Result<Response<Body>, Problem> {
+    /// Answers here; with state that another node lends, if one is named.
+    async fn here(&self, body: Bytes, lender: Option<NodeName>) -> Result<Response<Body>, Problem> {
         if prefers_async(&self.head.headers) {
             let request = stored_request(self.head, &self.target, &body);
             return self.submit_async(request).await;
@@ -249,17 +258,25 @@ impl ClientCall<'_> {
                 body,
             )?)),
         };
-        self.run(request).await.map(respond::answer)
+        self.run(request, lender).await.map(respond::answer)
     }
 
-    async fn run(&self, request: WorkerRequest) -> Result<Answer, Problem> {
+    async fn run(
+        &self,
+        request: WorkerRequest,
+        lender: Option<NodeName>,
+    ) -> Result<Answer, Problem> {
         let (reply, outcome) = oneshot::channel();
         self.core.metrics.invocations.inc();
         let invocation = Invocation {
             id: self.core.next_id(),
             session: self.session.clone(),
             request,
-            carried: self.carried.clone(),
+            state: match (lender, &self.carried) {
+                (Some(node), _) => StateFrom::Node(node),
+                (None, Some(token)) => StateFrom::Token(token.clone()),
+                (None, None) => StateFrom::Home,
+            },
             idempotency: self.idempotency.clone(),
             idempotency_key: self.idempotency_key.clone(),
             read_only: self.read_only,

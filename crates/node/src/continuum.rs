@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fulmar_cluster::view::FUNCTIONS;
-use fulmar_cluster::{Cluster, Delivered, Delivery, Entries, Forwarded, Handler, StageHead};
+use fulmar_cluster::{
+    Cluster, Delivered, Delivery, Entries, Forwarded, Handler, Lent, NotHere, Returned, Settled,
+    StageHead,
+};
 use fulmar_model::{Code, Epoch, Group, NodeName, Problem};
 use fulmar_state::record::{FunctionRecord, Record};
 use http::{Request, Response};
@@ -19,7 +22,7 @@ use tower::ServiceExt;
 use crate::core::Core;
 use crate::respond::{self, Body};
 use crate::target;
-use crate::{access, admin, arrive, broker, courier, deploy};
+use crate::{access, admin, arrive, broker, courier, deploy, lend};
 
 /// Longest wait until what the registry says is in effect: fetching and compiling a large component.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -84,6 +87,14 @@ impl Handler for Answers {
 
     async fn deliver(&self, delivery: Delivery) -> Delivered {
         courier::receive(&self.0, delivery).await
+    }
+
+    async fn load(&self, group: &Group) -> Result<Lent, NotHere> {
+        lend::load(&self.0, group).await
+    }
+
+    async fn commit(&self, returned: Returned) -> Result<Settled, NotHere> {
+        lend::commit(&self.0, returned).await
     }
 
     async fn stage(

@@ -26,7 +26,7 @@ use crate::clock;
 use crate::core::Core;
 use crate::execute;
 use crate::functions::Function;
-use crate::invocation::{Invocation, Origin};
+use crate::invocation::{Invocation, Origin, StateFrom};
 use crate::route::{self, Place};
 
 /// Deliveries at once of a lane without order.
@@ -416,7 +416,7 @@ async fn hand_in(
         id: core.next_id(),
         session: message.to.session.clone(),
         request,
-        carried: None,
+        state: StateFrom::Home,
         idempotency: None,
         idempotency_key: message.idempotency_key.as_deref().map(Arc::from),
         read_only: false,

@@ -5,6 +5,7 @@
 //! task; only if that has to wait for something does it move to a task of its own. A client that
 //! goes away therefore never interrupts an invocation half way.
 
+mod borrowed;
 mod outcome;
 
 use std::future::Future;
@@ -18,9 +19,11 @@ use fulmar_state::{ReservedKeys, SessionState, StoreFailure, Transaction};
 use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
 use tokio::sync::oneshot;
 
+use borrowed::GivenBack;
+
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
-use crate::invocation::{IdempotencyKey, Invocation, Origin, Turn};
+use crate::invocation::{IdempotencyKey, Invocation, Origin, StateFrom, Turn};
 use crate::sessions::{Enqueued, Session, Work};
 use crate::{carry, clock, homes};
 
@@ -29,6 +32,9 @@ const BACK_TO_BACK: usize = 32;
 /// Runs of an invocation that keeps meeting changed shared keys; reserving makes two enough, unless
 /// it wants other keys each time.
 const MAX_CONFLICTS: u32 = 32;
+
+/// Runs on borrowed state that are in vain before the invocation runs where the state is.
+const MAX_LENT_CONFLICTS: u32 = 2;
 
 /// Why an invocation was not accepted.
 pub(crate) struct QueueFull;
@@ -63,7 +69,10 @@ pub(crate) fn submit(
 /// with the same key do not run at once.
 fn lane(function: &Function, invocation: &Invocation) -> Option<Arc<Session>> {
     match (&invocation.session, &invocation.idempotency) {
-        (Some(session), _) => Some(function.sessions.of(session.shared())),
+        (Some(session), _) => {
+            let is_own = !matches!(invocation.state, StateFrom::Node(_));
+            Some(function.kept(is_own).of(session.shared()))
+        }
         (None, Some(idempotency)) => Some(function.keyed.of(&idempotency.key)),
         (None, None) => None,
     }
@@ -208,7 +217,7 @@ impl Run<'_> {
             id,
             session: name,
             request,
-            carried,
+            state: from,
             idempotency,
             idempotency_key,
             read_only,
@@ -216,6 +225,10 @@ impl Run<'_> {
             origin,
             ..
         } = invocation;
+        let lender = match (&from, &self.core.cluster) {
+            (StateFrom::Node(node), Some(cluster)) => Some((node, &**cluster)),
+            _ => None,
+        };
         let store = &self.core.store;
         if let Some(failure) = self.core.refuses_writes() {
             return Err((origin, failure));
@@ -233,9 +246,19 @@ impl Run<'_> {
             }
         };
         let mut tag = None;
-        let state = match (session, &name) {
+        let mut state = match (session, &name) {
+            (Some(session), Some(name)) if let Some((lender, cluster)) = lender => {
+                match self.borrow(cluster, lender, session, name).await {
+                    Ok(state) => Some(state),
+                    Err(problem) => return Err((origin, problem)),
+                }
+            }
             (Some(_), Some(name)) if self.deployed.is_in_client() => {
-                match self.carried(&origin, name, carried.as_deref()).await {
+                let token = match &from {
+                    StateFrom::Token(token) => Some(&**token),
+                    _ => None,
+                };
+                match self.carried(&origin, name, token).await {
                     Ok(opened) => {
                         tag = Some(opened.tag);
                         Some(opened.state)
@@ -257,7 +280,7 @@ impl Run<'_> {
         let id: Arc<str> = self.core.id_text(id).into();
         let mut reserved: Option<(ReservedKeys, u64)> = None;
         for conflicts in 0..MAX_CONFLICTS {
-            let tag = tag.unwrap_or_else(|| state.as_ref().map_or(0, |state| state.version().0));
+            let tag = tag.unwrap_or_else(|| state.as_ref().map_or(0, |state| state.tag()));
             let mut worker = match self.worker(&pool_key, tag).await {
                 Ok(worker) => worker,
                 Err(problem) => return Err((origin, problem)),
@@ -317,6 +340,23 @@ impl Run<'_> {
                 pool_key: &pool_key,
                 now_unix_ms,
             };
+            if let (Some((lender, cluster)), Some(session), Some(name)) = (lender, session, &name) {
+                let given = self.give_back(cluster, lender, session, tx, origin, finished);
+                origin = match given.await? {
+                    GivenBack::Settled => return Ok(()),
+                    GivenBack::Conflict(origin) => origin,
+                };
+                if conflicts == MAX_LENT_CONFLICTS {
+                    // Where the state is nobody comes in between.
+                    let detail = "others keep changing the session";
+                    return Err((origin, Problem::new(Code::SessionMoved, detail)));
+                }
+                state = match self.borrow(cluster, lender, session, name).await {
+                    Ok(state) => Some(state),
+                    Err(problem) => return Err((origin, problem)),
+                };
+                continue;
+            }
             let committed = self.commit(tx, writer, origin, finished);
             self.unreserve(reserved.take());
             match committed {
@@ -379,7 +419,7 @@ impl Run<'_> {
                 let tag = match &carried {
                     Carried::Sealed(closed) => closed.tag,
                     Carried::Unchanged { tag } if self.deployed.is_in_client() => *tag,
-                    Carried::Unchanged { .. } => committed.version.map_or(0, |version| version.0),
+                    Carried::Unchanged { .. } => committed.tag.unwrap_or_default(),
                 };
                 let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
                 self.core.pool.put(pool_key.clone(), tag, worker, expires);

@@ -38,6 +38,9 @@ pub(crate) struct Function {
     pub(crate) name: FunctionName,
     current: RwLock<Arc<Deployed>>,
     pub(crate) sessions: Sessions,
+    /// Sessions that other nodes lend: in queues of their own, so that what waits for a lender never holds
+    /// up what other nodes ask of this one.
+    pub(crate) borrowed: Sessions,
     /// Sessionless invocations by idempotency key, so that two with the same key run one by one.
     pub(crate) keyed: Sessions,
     /// Sessionless invocations that wait for a worker.
@@ -57,6 +60,14 @@ impl Function {
     /// What new invocations run.
     pub(crate) fn current(&self) -> Arc<Deployed> {
         self.current.read().clone()
+    }
+
+    /// Sessions with state in memory: those at home here, or those that other nodes lend.
+    pub(crate) fn kept(&self, is_own: bool) -> &Sessions {
+        match is_own {
+            true => &self.sessions,
+            false => &self.borrowed,
+        }
     }
 
     /// Counts a sessionless invocation as waiting until what comes back is dropped.
@@ -97,6 +108,7 @@ impl Functions {
             name: name.clone(),
             current: RwLock::new(deployed),
             sessions: Sessions::default(),
+            borrowed: Sessions::default(),
             keyed: Sessions::default(),
             waiting: AtomicUsize::new(0),
         });

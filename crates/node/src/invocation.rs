@@ -43,8 +43,7 @@ pub(crate) struct Invocation {
     pub(crate) id: InvocationId,
     pub(crate) session: Option<SessionName>,
     pub(crate) request: Request,
-    /// The session's state, if its client carries it and sent it along.
-    pub(crate) carried: Option<Box<str>>,
+    pub(crate) state: StateFrom,
     /// What makes a repetition get the first answer; a delivery is unique without it.
     pub(crate) idempotency: Option<IdempotencyKey>,
     /// The client's key as the function sees it.
@@ -55,6 +54,16 @@ pub(crate) struct Invocation {
     pub(crate) attempt: u32,
     pub(crate) arrived: Instant,
     pub(crate) origin: Origin,
+}
+
+/// Where the state of an invocation's session comes from.
+pub(crate) enum StateFrom {
+    /// From this node, if it is home to the session, or from nobody.
+    Home,
+    /// From the client, which sent it along.
+    Token(Box<str>),
+    /// From its home, which lends it.
+    Node(NodeName),
 }
 
 /// Who waits for the outcome.

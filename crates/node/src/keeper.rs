@@ -85,28 +85,29 @@ fn sweep_sessions(core: &Core) {
     let (mut bytes, mut sessions, mut queued) = (0, 0, 0);
     let mut idle = Vec::new();
     for function in core.functions.all() {
-        let (hot, can_go) = function.sessions.sweep(applied);
-        let (count, waiting) = function.sessions.count();
-        bytes += hot;
-        sessions += count;
-        queued += waiting + function.waiting();
-        idle.extend(
-            can_go
-                .into_iter()
-                .map(|session| (function.clone(), session)),
-        );
+        for is_own in [true, false] {
+            let kept = function.kept(is_own);
+            let (hot, can_go) = kept.sweep(applied);
+            let (count, waiting) = kept.count();
+            bytes += hot;
+            sessions += count;
+            queued += waiting;
+            let can_go = can_go.into_iter();
+            idle.extend(can_go.map(|session| (function.clone(), is_own, session)));
+        }
+        queued += function.waiting();
         for key in function.keyed.sweep(applied).1 {
             if key.age >= IDLE_KEY_SWEEPS {
                 function.keyed.evict(&key.name, applied);
             }
         }
     }
-    idle.sort_unstable_by_key(|(_, session)| std::cmp::Reverse(session.age));
-    for (function, session) in idle {
+    idle.sort_unstable_by_key(|(_, _, session)| std::cmp::Reverse(session.age));
+    for (function, is_own, session) in idle {
         if bytes <= core.options.hot_bytes && session.age < IDLE_SWEEPS {
             break;
         }
-        if function.sessions.evict(&session.name, applied) {
+        if function.kept(is_own).evict(&session.name, applied) {
             core.pool.evict_session(&function.name, &session.name);
             bytes -= session.hot_bytes.min(bytes);
             sessions -= 1;

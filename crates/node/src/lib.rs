@@ -27,6 +27,7 @@ mod homes;
 mod ingress;
 mod invocation;
 mod keeper;
+mod lend;
 mod logs;
 mod metrics;
 mod migrate;

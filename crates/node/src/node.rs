@@ -118,6 +118,7 @@ impl Node {
         let stopping = CancellationToken::new();
         let (mut cluster, mut peers, mut peer_address) = (None, None, None);
         if let Some(config) = options.cluster.clone() {
+            store.refuse_shared();
             let (listener, peer) = bind(config.listen.peer).await?;
             let scheme = if options.tls.is_some() {
                 "https"

@@ -140,6 +140,11 @@ async fn has_another_home(cluster: &Cluster, group: &Group, unreachable: &NodeNa
     }
 }
 
+/// What a client is told when another node does not answer, and nothing was to happen there.
+pub(crate) fn lost_before(error: &PeerError) -> Problem {
+    Problem::new(Code::HomeUnreachable, error.to_string())
+}
+
 /// What a client is told when another node does not answer.
 pub(crate) fn lost(error: &PeerError) -> Problem {
     let code = match error {

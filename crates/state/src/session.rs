@@ -80,6 +80,8 @@ pub(crate) enum Home {
     Store,
     /// A token, by whoever began the transaction.
     Client,
+    /// Another node, by whoever began the transaction.
+    Node,
 }
 
 struct Hot {
@@ -143,16 +145,18 @@ impl SessionState {
         })
     }
 
-    /// A session that its client carries: all of it is here, and nothing of it is stored.
-    pub(crate) fn carried(
+    /// A session of which all is given, and nothing is stored here.
+    pub(crate) fn given(
         group: Group,
         engine: Arc<dyn Engine>,
         applied: Arc<AtomicU64>,
-        carried: Carried,
+        home: Home,
+        (version, epoch): (Version, Epoch),
+        entries: impl Iterator<Item = (String, Bytes)>,
     ) -> Self {
         let mut hot = Hot {
-            version: carried.version,
-            covered: carried.version,
+            version,
+            covered: version,
             last: Ticket(0),
             last_delete: Ticket(0),
             entries: BTreeMap::new(),
@@ -160,8 +164,8 @@ impl SessionState {
             bytes: 0,
             changed: None,
         };
-        for (key, value) in carried.entries {
-            hot.insert_clean(key.into(), Some(value.into()));
+        for (key, value) in entries {
+            hot.insert_clean(key.into(), Some(value));
         }
         Self {
             prefix: key::session_state(&group).into_boxed_slice(),
@@ -170,8 +174,8 @@ impl SessionState {
             applied,
             bytes: AtomicUsize::new(hot.bytes),
             hot: Mutex::new(hot),
-            home: Home::Client,
-            epoch: Epoch(0),
+            home,
+            epoch,
         }
     }
 
@@ -216,6 +220,11 @@ impl SessionState {
     /// Grows with every commit; after a restart it may skip some numbers.
     pub fn version(&self) -> Version {
         self.hot.lock().version
+    }
+
+    /// Tells this very state from every other that the session has had or will have, on any node.
+    pub fn tag(&self) -> u64 {
+        tag(self.epoch, self.version())
     }
 
     /// The session's last commit.
@@ -275,6 +284,22 @@ impl SessionState {
         }
     }
 
+    /// The invocation's writes: keys with their values now.
+    pub(crate) fn written(&self, undo: &Undo) -> Vec<(String, Option<Bytes>)> {
+        let hot = self.hot.lock();
+        let value = |key: &str| hot.entries.get(key).and_then(|entry| entry.value.clone());
+        let keys = undo.0.iter().map(|(key, _)| key);
+        keys.map(|key| (key.to_string(), value(key))).collect()
+    }
+
+    /// Marks the invocation's writes as committed elsewhere, which made this version.
+    pub(crate) fn committed_elsewhere(&self, undo: Undo, version: Version) {
+        self.committed(undo, Ticket(0), None);
+        let mut hot = self.hot.lock();
+        hot.version = version;
+        hot.covered = version;
+    }
+
     /// Marks the invocation's writes as committed under `ticket`, and bounds what is held.
     pub(crate) fn committed(&self, undo: Undo, ticket: Ticket, covered: Option<Version>) {
         let mut hot = self.hot.lock();
@@ -302,7 +327,7 @@ impl SessionState {
 
     /// Lets go of keys that are not in use when too many are held.
     fn bound(&self, hot: &mut Hot) {
-        if hot.bytes > HOT_BYTES {
+        if hot.bytes > HOT_BYTES && self.home == Home::Store {
             hot.shrink(Ticket(self.applied.load(Ordering::Acquire)));
         }
         self.bytes.store(hot.bytes, Ordering::Relaxed);
@@ -379,6 +404,14 @@ impl SessionState {
         }
         Ok(keys)
     }
+}
+
+/// Versions of one epoch are far apart from those of all others.
+fn tag(epoch: Epoch, version: Version) -> u64 {
+    epoch
+        .0
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(version.0)
 }
 
 impl Hot {

@@ -3,7 +3,7 @@
 //! This is where an invocation's writes, messages, answer and bookkeeping become one batch.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use fulmar_model::{Durability, Epoch, Group, Version};
@@ -16,9 +16,7 @@ use crate::key;
 use crate::memory_engine::MemoryEngine;
 use crate::observe::CommitObserver;
 use crate::recent::Recent;
-use crate::record::{
-    Address, MessageRecord, NodeRecord, Record, RecordError, SessionRecord, StoredRequest,
-};
+use crate::record::{MessageRecord, NodeRecord, Record, RecordError, SessionRecord};
 use crate::sealed::Carried;
 use crate::session::{Home, SessionState};
 use crate::shared::{Checked, Path, SharedBuckets, SharedWrites};
@@ -76,8 +74,8 @@ pub struct Prepared<'a> {
 pub struct Committed {
     /// The commit.
     pub ticket: Ticket,
-    /// The session's version now, if the invocation has a session.
-    pub version: Option<Version>,
+    /// The tag of the session's state now, if the invocation has a session.
+    pub tag: Option<u64>,
     /// The messages that are to be delivered now, in order, with their keys.
     pub messages: Vec<([u8; 12], MessageRecord)>,
 }
@@ -133,6 +131,8 @@ pub struct Store {
     recent: Recent,
     epoch: Epoch,
     next_writer: AtomicU64,
+    /// Whether shared buckets are refused, since other nodes would not see them.
+    refuses_shared: AtomicBool,
 }
 
 impl Store {
@@ -188,7 +188,20 @@ impl Store {
             engine,
             epoch,
             next_writer: AtomicU64::new(1),
+            refuses_shared: AtomicBool::new(false),
         }))
+    }
+
+    /// Refuses shared buckets from now on: other nodes would not see them.
+    pub fn refuse_shared(&self) {
+        self.refuses_shared.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn check_shared(&self) -> Result<(), StateError> {
+        match self.refuses_shared.load(Ordering::Relaxed) {
+            true => Err(StateError::NotShared),
+            false => Ok(()),
+        }
     }
 
     /// The epoch of this start.
@@ -232,9 +245,34 @@ impl Store {
 
     /// A session that its client carries, with what it sent.
     pub fn carry_session(&self, group: Group, carried: Carried) -> Arc<SessionState> {
+        let position = (carried.version, Epoch(0));
+        let entries = carried.entries.into_iter();
+        let entries = entries.map(|(key, value)| (key, value.into()));
+        self.give_session(group, Home::Client, position, entries)
+    }
+
+    /// A session that another node has lent.
+    pub fn borrow_session(
+        &self,
+        group: Group,
+        version: Version,
+        epoch: Epoch,
+        entries: Vec<(String, Bytes)>,
+    ) -> Arc<SessionState> {
+        self.give_session(group, Home::Node, (version, epoch), entries.into_iter())
+    }
+
+    fn give_session(
+        &self,
+        group: Group,
+        home: Home,
+        position: (Version, Epoch),
+        entries: impl Iterator<Item = (String, Bytes)>,
+    ) -> Arc<SessionState> {
         let engine = self.engine.clone();
         let applied = self.commit.applied_counter();
-        Arc::new(SessionState::carried(group, engine, applied, carried))
+        let state = SessionState::given(group, engine, applied, home, position, entries);
+        Arc::new(state)
     }
 
     /// The record of a session, if it was ever committed to. Its latest commits may not show yet.
@@ -480,7 +518,7 @@ impl Prepared<'_> {
             store.release(tx.saw, durability, release);
             return Ok(Committed {
                 ticket: tx.saw,
-                version: session.map(|session| session.version()),
+                tag: session.map(|session| session.tag()),
                 messages: Vec::new(),
             });
         }
@@ -501,7 +539,7 @@ impl Prepared<'_> {
                 batch.put(Table::Sessions, &[session.record_key()], &record.encode());
             }
         }
-        let messages = outgoing(&mut tx, now_unix_ms);
+        let messages = tx.take_messages(now_unix_ms);
         if batch.is_empty() && messages.is_empty() {
             // All that was written is with the client.
             if let Some(session) = &session {
@@ -510,7 +548,7 @@ impl Prepared<'_> {
             store.release(tx.saw, durability, release);
             return Ok(Committed {
                 ticket: tx.saw,
-                version: session.map(|session| session.version()),
+                tag: session.map(|session| session.tag()),
                 messages: Vec::new(),
             });
         }
@@ -548,11 +586,11 @@ impl Prepared<'_> {
             }
         }
         store.remember(bookkeeping.recent, ticket);
-        let version = session.map(|session| {
+        let tag = session.map(|session| {
             if !tx.undo.is_empty() {
                 session.committed(std::mem::take(&mut tx.undo), ticket, covered);
             }
-            session.version()
+            session.tag()
         });
         if let Some(release) = at_once {
             store.release(ticket, durability, release);
@@ -560,40 +598,8 @@ impl Prepared<'_> {
         let keys = (0..).map(|index| key::message(ticket, index));
         Ok(Committed {
             ticket,
-            version,
+            tag,
             messages: keys.zip(messages).collect(),
         })
     }
-}
-
-/// The invocation's messages as records.
-fn outgoing(tx: &mut Transaction, now_unix_ms: u64) -> Vec<MessageRecord> {
-    if tx.messages.is_empty() {
-        return Vec::new();
-    }
-    let from = tx.session().map(|session| Address {
-        function: session.group().function.clone(),
-        session: Some(session.group().session.clone()),
-    });
-    std::mem::take(&mut tx.messages)
-        .into_iter()
-        .map(|message| MessageRecord {
-            from: from.clone(),
-            to: Address {
-                function: message.to,
-                session: message.session,
-            },
-            request: StoredRequest {
-                method: "POST".into(),
-                path: "/".into(),
-                headers: Vec::new(),
-                body: message.body.into(),
-            },
-            invocation: None,
-            idempotency_key: None,
-            attempts: 0,
-            error: String::new(),
-            at_unix_ms: now_unix_ms,
-        })
-        .collect()
 }

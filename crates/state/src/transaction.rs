@@ -5,10 +5,11 @@ use std::collections::btree_map;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fulmar_model::{Bucket, FunctionName, NameError, SessionName, id::check_key};
+use fulmar_model::{Bucket, FunctionName, NameError, SessionName, Version, id::check_key};
 
 use crate::commit::Ticket;
 use crate::engine::EngineError;
+use crate::record::{Address, MessageRecord, StoredRequest};
 use crate::sealed::Carried;
 use crate::session::{SessionState, Undo};
 use crate::shared::{Path, SharedWrite, SharedWrites};
@@ -48,6 +49,11 @@ pub enum StateError {
     /// The stored value is not what the operation needs.
     #[error("{0}")]
     WrongType(String),
+    /// A shared bucket, on one of many nodes.
+    #[error(
+        "shared buckets are not available on one of many nodes yet; keep it in a session and send messages to that"
+    )]
+    NotShared,
     /// The local data store could not answer.
     #[error("the local data store could not answer: {0}")]
     Storage(String),
@@ -130,7 +136,10 @@ impl Transaction {
         check_key(key)?;
         match bucket {
             Bucket::Session => Ok(self.private()?.get(key)?),
-            Bucket::Shared(bucket) => self.get_shared(&path(bucket, key)),
+            Bucket::Shared(bucket) => {
+                self.store.check_shared()?;
+                self.get_shared(&path(bucket, key))
+            }
         }
     }
 
@@ -155,6 +164,7 @@ impl Transaction {
         match bucket {
             Bucket::Session => Ok(self.private()?.keys(prefix, after, limit)?),
             Bucket::Shared(bucket) => {
+                self.store.check_shared()?;
                 self.store
                     .shared_keys(bucket, prefix, after, limit, &self.shared)
             }
@@ -272,7 +282,10 @@ impl Transaction {
                 let session = self.session.as_ref().ok_or(StateError::NoSession)?;
                 session.set(key, value, &mut self.undo);
             }
-            Bucket::Shared(bucket) => self.put_shared(path(bucket, key), value, None),
+            Bucket::Shared(bucket) => {
+                self.store.check_shared()?;
+                self.put_shared(path(bucket, key), value, None);
+            }
         }
         Ok(())
     }
@@ -305,6 +318,54 @@ impl Transaction {
             btree_map::Entry::Vacant(entry) => {
                 entry.insert(SharedWrite { value, expected });
             }
+        }
+    }
+
+    /// What is written to the session: keys with their values; none: deleted.
+    pub fn session_writes(&self) -> Vec<(String, Option<Bytes>)> {
+        let session = self.session.as_ref();
+        session.map_or_else(Vec::new, |session| session.written(&self.undo))
+    }
+
+    /// The invocation's messages as records.
+    pub fn take_messages(&mut self, now_unix_ms: u64) -> Vec<MessageRecord> {
+        if self.messages.is_empty() {
+            return Vec::new();
+        }
+        let from = self.session().map(|session| Address {
+            function: session.group().function.clone(),
+            session: Some(session.group().session.clone()),
+        });
+        let message = |message: OutgoingMessage| MessageRecord {
+            from: from.clone(),
+            to: Address {
+                function: message.to,
+                session: message.session,
+            },
+            request: StoredRequest {
+                method: "POST".into(),
+                path: "/".into(),
+                headers: Vec::new(),
+                body: message.body.into(),
+            },
+            invocation: None,
+            idempotency_key: None,
+            attempts: 0,
+            error: String::new(),
+            at_unix_ms: now_unix_ms,
+        };
+        std::mem::take(&mut self.messages)
+            .into_iter()
+            .map(message)
+            .collect()
+    }
+
+    /// What was written to the session is committed by its home, and has made this version.
+    pub fn committed_elsewhere(mut self, version: Version) {
+        if let Some(session) = &self.session
+            && !self.undo.is_empty()
+        {
+            session.committed_elsewhere(std::mem::take(&mut self.undo), version);
         }
     }
 

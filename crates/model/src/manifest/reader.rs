@@ -80,10 +80,10 @@ impl Reader<'_> {
         let mut manifest = Manifest::for_artifact(name?);
         manifest.artifact = artifact?;
         if let Some(word) = self.choice(&top, &schema::DURABILITY) {
-            manifest.durability = Durability::from_word(word).unwrap_or_default();
+            manifest.durability = Durability::parse(word).unwrap_or_default();
         }
         if let Some(word) = self.choice(&top, &schema::EXECUTION_MODEL) {
-            manifest.execution_model = ExecutionModel::from_word(word).unwrap_or_default();
+            manifest.execution_model = ExecutionModel::parse(word).unwrap_or_default();
         }
         self.flag(&top, &schema::ANTI_ROLLBACK, &mut manifest.anti_rollback);
         manifest.read_only_methods = self.methods(&top);

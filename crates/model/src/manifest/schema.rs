@@ -113,12 +113,13 @@ fields! {
         not_yet: &[("replicated", "it needs an object store and is not available on a single node yet")],
     };
     /// Where the state of a session lives: `auto` lets the platform decide, `in-function` keeps it
-    /// next to the session's worker; on a single node both mean the same. `in-client` seals it into
+    /// next to the session's worker, so that an invocation runs on the node that has the state; `in-edge`
+    /// keeps it in one node's data store, and an invocation runs on the node that took it, with the state
+    /// fetched and given back. On a single node all three mean the same. `in-client` seals it into
     /// the `Fulmar-State` header of the response, which the client sends with its next request.
     EXECUTION_MODEL = "" "execution_model" Rule::Choice {
-        allowed: &["auto", "in-function", "in-client"],
+        allowed: &["auto", "in-function", "in-edge", "in-client"],
         not_yet: &[
-            ("in-edge", "it needs several nodes and is not available on a single node yet"),
             ("external", "it needs an external store and is not available on a single node yet"),
         ],
     };

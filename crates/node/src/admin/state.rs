@@ -48,7 +48,10 @@ pub(super) fn problem(error: StateError) -> Failed {
     let code = match &error {
         StateError::InvalidName(_) => Code::KeyInvalid,
         StateError::TooLarge { .. } => Code::BodyTooLarge,
-        StateError::NoSession | StateError::ReadOnly | StateError::WrongType(_) => Code::BadRequest,
+        StateError::NoSession
+        | StateError::ReadOnly
+        | StateError::WrongType(_)
+        | StateError::NotShared => Code::BadRequest,
         StateError::Storage(_) => Code::Internal,
     };
     Failed(Problem::new(code, error.to_string()))

@@ -16,7 +16,7 @@ use super::{Brought, MessageKey, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, request};
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
-use crate::invocation::{Invocation, Origin, Receipt};
+use crate::invocation::{Invocation, Origin, Receipt, StateFrom};
 use crate::{clock, route};
 
 /// What a delivery to another node may take besides the function's own time.
@@ -136,7 +136,7 @@ pub(crate) async fn receive(core: &Arc<Core>, delivery: fulmar_cluster::Delivery
         id: core.next_id(),
         session: Some(session),
         request,
-        carried: None,
+        state: StateFrom::Home,
         idempotency: None,
         idempotency_key: message.idempotency_key.as_deref().map(Arc::from),
         read_only: false,

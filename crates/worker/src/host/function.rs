@@ -43,7 +43,7 @@ fn state_error(error: StateError) -> state::Error {
         StateError::InvalidName(_) => state::Error::InvalidName(text),
         StateError::TooLarge { .. } => state::Error::TooLarge(text),
         StateError::WrongType(_) => state::Error::WrongType(text),
-        StateError::Storage(_) => state::Error::Storage(text),
+        StateError::NotShared | StateError::Storage(_) => state::Error::Storage(text),
     }
 }
 
