@@ -106,7 +106,13 @@ fn issue(target: &Target, node: &str, names: &[String], dir: &Path) -> anyhow::R
     })?;
     let ca_key = KeyPair::from_pem(&pem).with_context(|| format!("{}", ca_key.display()))?;
     let issuer = Issuer::new(authority()?, ca_key);
-    let mut params = CertificateParams::new(names.to_vec()).context("--name")?;
+    let mut names = names.to_vec();
+    // What other nodes know it by, whatever its address is.
+    match fulmar_model::NodeName::new(node) {
+        Ok(node) => names.push(format!("{node}.node.fulmar")),
+        Err(error) => eprintln!("note: {error}, so it is good for clients, not for other nodes"),
+    }
+    let mut params = CertificateParams::new(names).context("--name")?;
     params.distinguished_name = named(node);
     valid_for(&mut params, NODE_DAYS);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

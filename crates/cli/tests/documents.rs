@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::Node;
+use common::{Node, cluster};
 
 /// Commands that other checks run, or that need what a test cannot have, with the reason.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -148,6 +148,61 @@ fn getting_started() {
     std::fs::create_dir_all(&target).unwrap();
     let link = format!("ln -s {} target\n", target.display());
     run("docs/getting-started.md", folder.path(), &link);
+}
+
+/// The nodes of the page about many nodes, with its certificates and its commands.
+#[test]
+fn many_nodes() {
+    let page = "docs/cluster.md";
+    let folder = tempfile::tempdir().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_fulmar")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", program.display());
+    let ports: Vec<String> = cluster::free_ports(6).iter().map(u16::to_string).collect();
+    let shown = ["7400", "7401", "7410", "7411", "7420", "7421"];
+    let with_ports = |text: &str| {
+        let ports = shown.iter().zip(&ports);
+        ports.fold(text.to_owned(), |text, (shown, port)| {
+            text.replace(shown, port)
+        })
+    };
+    let bash = |script: &str| {
+        let ran = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", &with_ports(script)])
+            .current_dir(folder.path())
+            .env("PATH", &path)
+            .env("FULMAR_CA", "ca/ca.crt")
+            .output()
+            .unwrap();
+        let err = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{script}\n{err}");
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    bash(&blocks(page, "sh").concat());
+    let files = blocks(page, "toml");
+    let [cloud, edge] = &files[..] else {
+        panic!("{page} shows {} files", files.len())
+    };
+    let other = edge.replace("edge-1", "edge-2").replace("741", "742");
+    let written: Vec<PathBuf> = [("cloud", cloud), ("edge-1", edge), ("edge-2", &other)]
+        .iter()
+        .map(|(name, text)| {
+            let file = folder.path().join(format!("{name}.toml"));
+            std::fs::write(&file, with_ports(text)).unwrap();
+            file
+        })
+        .collect();
+    let _nodes = cluster::Cluster::of_files(&written);
+    common::guest("counter");
+    std::os::unix::fs::symlink(root().join("examples"), folder.path().join("examples")).unwrap();
+    let listed = bash("fulmar nodes ls --json --node https://127.0.0.1:7400");
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 3, "{listed}");
+    let commands = blocks(page, "text").concat();
+    assert!(commands.contains("sessions move"), "{commands}");
+    bash(&commands);
+    let shown = bash("fulmar sessions show counter line-3 --node https://127.0.0.1:7420");
+    assert!(shown.contains("\"home\": \"cloud\""), "{shown}");
 }
 
 #[test]

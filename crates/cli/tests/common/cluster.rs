@@ -2,17 +2,19 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::Node;
 
-/// Ports that nobody listens on at this moment.
-fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    held.iter()
-        .map(|held| held.local_addr().unwrap().port())
-        .collect()
+/// Ports that nobody listens on, from below those that the system gives to connections.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 100) as u16 * 100;
+    let candidates = std::iter::repeat_with(|| {
+        20_000 + (first - 20_000 + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000
+    });
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    candidates.filter(is_free).take(count).collect()
 }
 
 /// Nodes `n1`, `n2`, ... of one site; `n1` keeps the registry.
@@ -42,6 +44,18 @@ impl Cluster {
         Self {
             nodes: begun.into_iter().map(Node::finish).collect(),
             folder,
+        }
+    }
+
+    /// Nodes with configurations of their own.
+    pub fn of_files(files: &[PathBuf]) -> Self {
+        let begun: Vec<Node> = files
+            .iter()
+            .map(|file| Node::begin(file, &file.with_extension("data")))
+            .collect();
+        Self {
+            nodes: begun.into_iter().map(Node::finish).collect(),
+            folder: tempfile::tempdir().unwrap(),
         }
     }
 

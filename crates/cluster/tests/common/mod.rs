@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use fulmar_state::{DataDir, Store, Submitters};
 
@@ -21,14 +22,15 @@ pub fn store(path: &Path) -> Arc<Store> {
     .unwrap()
 }
 
-/// Ports that nobody listens on at this moment.
+/// Ports that nobody listens on, from below those that the system gives to connections.
 fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    held.iter()
-        .map(|held| held.local_addr().unwrap().port())
-        .collect()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 100) as u16 * 100;
+    let candidates = std::iter::repeat_with(|| {
+        20_000 + (first - 20_000 + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000
+    });
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    candidates.filter(is_free).take(count).collect()
 }
 
 /// A running etcd of some members, each with its data in memory as far as the system allows.

@@ -1,0 +1,239 @@
+//! Nodes that are killed, paused and asked to move sessions at random, under load: every increment is counted
+//! once, and the answers are those of one counter.
+//!
+//! `FULMAR_CHAOS_SECONDS=1800 cargo test -p fulmar-cli --test chaos` is the long form; `FULMAR_CHAOS_SEED`
+//! repeats a run's choices.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::cluster::Cluster;
+use common::{Connection, Node};
+
+const SESSIONS: usize = 6;
+const CLIENTS: usize = 6;
+
+/// One increment that was acknowledged: when it was asked for first, when it was answered, with what.
+#[derive(Debug, Clone, Copy)]
+struct Answered {
+    session: usize,
+    asked: Instant,
+    answered: Instant,
+    value: u64,
+}
+
+/// A small generator of choices (splitmix64), so that a seed repeats them.
+struct Choices(u64);
+
+impl Choices {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % end as u64) as usize
+    }
+}
+
+/// Increments until told to stop, each under a key of its own, until it is answered.
+fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
+    let mut choices = Choices(at as u64);
+    let mut answered = Vec::new();
+    let mut connection: Option<Connection> = None;
+    while !done.load(Ordering::Relaxed) {
+        let session = choices.below(SESSIONS);
+        let key = format!("{at}-{}", answered.len());
+        let path = format!("/fn/counter/s{session}");
+        let asked = Instant::now();
+        let value = loop {
+            assert!(
+                asked.elapsed() < common::PATIENCE,
+                "no answer for {path} {key}"
+            );
+            let port = ports[choices.below(ports.len())];
+            let reply = match connection
+                .take()
+                .map_or_else(|| Connection::try_open(port), Some)
+            {
+                None => Err(std::io::ErrorKind::ConnectionRefused.into()),
+                Some(mut open) => {
+                    let reply =
+                        open.request("POST", &path, &[("idempotency-key", key.as_str())], b"1");
+                    connection = reply.is_ok().then_some(open);
+                    reply
+                }
+            };
+            match reply {
+                Ok(reply) if reply.status == 200 => break reply.text().parse().unwrap(),
+                // Not now, or nobody knows: the key makes it safe to ask again.
+                Ok(reply) if reply.status >= 500 => {
+                    connection = None;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Ok(reply) => panic!("{}", reply.text()),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        answered.push(Answered {
+            session,
+            asked,
+            answered: Instant::now(),
+            value,
+        });
+    }
+    answered
+}
+
+/// All answers of a session are those of one counter that was incremented once for each of them, at some
+/// moment between question and answer (linearizable).
+fn check(session: usize, answers: &[Answered]) {
+    let mut answers: Vec<Answered> = answers
+        .iter()
+        .filter(|answer| answer.session == session)
+        .copied()
+        .collect();
+    answers.sort_by_key(|answer| answer.value);
+    for (at, answer) in answers.iter().enumerate() {
+        assert_eq!(
+            answer.value,
+            at as u64 + 1,
+            "session {session}: lost or counted twice"
+        );
+    }
+    // Whoever got a higher value was not answered before a lower one was asked for.
+    let mut earliest = None;
+    for answer in answers.iter().rev() {
+        if let Some(earliest) = earliest {
+            assert!(
+                earliest >= answer.asked,
+                "session {session}: {answer:?} came too late"
+            );
+        }
+        earliest =
+            Some(earliest.map_or(answer.answered, |known: Instant| known.min(answer.answered)));
+    }
+}
+
+fn signal(node: &Node, name: &str) {
+    let pid = node.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args([name, &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+fn chaos(model: &str) {
+    let seconds = std::env::var("FULMAR_CHAOS_SECONDS").map_or(8, |text| text.parse().unwrap());
+    let seed = std::env::var("FULMAR_CHAOS_SEED").map_or(11, |text| text.parse().unwrap());
+    eprintln!("FULMAR_CHAOS_SEED={seed} FULMAR_CHAOS_SECONDS={seconds} {model}");
+    let mut choices = Choices(seed);
+    let mut cluster = Cluster::start(3);
+    let manifest = format!("execution_model = \"{model}\"\n");
+    cluster.nodes[0].deploy("counter", "counter", &manifest);
+    let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.port).collect();
+    let done = AtomicBool::new(false);
+    let (mut kills, mut pauses, mut moves) = (0, 0, 0);
+    let answers: Vec<Answered> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|at| {
+                let (ports, done) = (&ports, &done);
+                scope.spawn(move || client(at, ports, done))
+            })
+            .collect();
+        let until = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < until {
+            let node = choices.below(3);
+            match choices.below(6) {
+                0 => {
+                    cluster.nodes[node].crash();
+                    std::thread::sleep(Duration::from_millis(choices.below(300) as u64));
+                    cluster.nodes[node].start_again();
+                    kills += 1;
+                }
+                1 => {
+                    signal(&cluster.nodes[node], "-STOP");
+                    std::thread::sleep(Duration::from_millis(choices.below(400) as u64));
+                    signal(&cluster.nodes[node], "-CONT");
+                    pauses += 1;
+                }
+                _ => {
+                    let wanted = serde_json::json!({
+                        "function": "counter",
+                        "session": format!("s{}", choices.below(SESSIONS)),
+                        "to": format!("n{}", choices.below(3) + 1),
+                    });
+                    let body = wanted.to_string();
+                    let asked = Connection::open(cluster.nodes[node].port).request(
+                        "POST",
+                        "/admin/migrations",
+                        &[],
+                        body.as_bytes(),
+                    );
+                    moves += u32::from(asked.is_ok_and(|reply| reply.status == 200));
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().unwrap())
+            .collect()
+    });
+    eprintln!(
+        "{} increments, {kills} kills, {pauses} pauses, {moves} moves",
+        answers.len()
+    );
+    assert!(answers.len() > 100 && moves > 0, "too little happened");
+    for session in 0..SESSIONS {
+        check(session, &answers);
+        let count = answers
+            .iter()
+            .filter(|answer| answer.session == session)
+            .count();
+        cluster.nodes[0].eventually("the session answers", |node| {
+            let reply = node.request("POST", &format!("/fn/counter/s{session}"), &[], b"0");
+            reply.status == 200 && reply.text() == count.to_string()
+        });
+    }
+}
+
+#[test]
+fn in_function_every_increment_counts_once_whatever_happens_to_the_nodes() {
+    chaos("in-function");
+}
+
+#[test]
+fn in_edge_every_increment_counts_once_whatever_happens_to_the_nodes() {
+    chaos("in-edge");
+}
+
+#[test]
+fn the_checker_finds_what_is_wrong() {
+    let start = Instant::now();
+    let at = |ms: u64| start + Duration::from_millis(ms);
+    let answer = |asked, answered, value| Answered {
+        session: 0,
+        asked: at(asked),
+        answered: at(answered),
+        value,
+    };
+    check(0, &[answer(0, 10, 2), answer(5, 12, 1)]);
+    for bad in [
+        [answer(0, 1, 1), answer(2, 3, 1)],
+        [answer(0, 1, 1), answer(2, 3, 3)],
+        [answer(0, 1, 2), answer(2, 3, 1)],
+    ] {
+        assert!(
+            std::panic::catch_unwind(|| check(0, &bad)).is_err(),
+            "{bad:?}"
+        );
+    }
+}
