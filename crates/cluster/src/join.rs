@@ -62,12 +62,12 @@ pub enum JoinError {
     },
     /// The data directory is older than what the cluster has seen of it.
     #[error(
-        "this data directory was started {own} times, and the cluster has seen start {seen} of it: it is an old copy, which must not serve what has changed since; use the newer one"
+        "this is start {own} of the data directory, and the cluster has seen start {seen} of it before: it is an old copy, which must not serve what has changed since; use the newer one"
     )]
     OldData {
-        /// Starts of this data directory.
+        /// Which start of this data directory it is.
         own: u64,
-        /// Starts seen.
+        /// The last one that was seen.
         seen: u64,
     },
     /// The registry is older than what the node has seen of it.
@@ -206,6 +206,7 @@ impl Cluster {
         let info = NodeInfo {
             instance,
             starts: store.epoch().0,
+            run: fastrand::u64(..),
             site: config.site.clone(),
             zone: config.zone.to_string(),
             peer: config.advertise.peer.clone().unwrap_or(peer.to_string()),
@@ -407,7 +408,9 @@ impl Cluster {
                     live: live.is_some(),
                 });
             }
-            if known.starts > self.info.starts {
+            // Each start counts, so that the same count is the same start, or a copy's.
+            let is_this = known.run == self.info.run;
+            if !is_this && known.starts >= self.info.starts {
                 return Err(JoinError::OldData {
                     own: self.info.starts,
                     seen: known.starts,

@@ -40,6 +40,8 @@ pub struct NodeInfo {
     pub instance: String,
     /// How often that data directory was started.
     pub starts: u64,
+    /// Tells this start from all others, also of copies of the data directory.
+    pub run: u64,
     /// Nodes that share a LAN.
     pub site: SiteName,
     /// `edge` or `cloud`.

@@ -25,7 +25,7 @@ use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::invocation::{IdempotencyKey, Invocation, Origin, StateFrom, Turn};
 use crate::sessions::{Enqueued, Session, Work};
-use crate::{carry, clock, homes};
+use crate::{carry, clock, homes, route};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
 const BACK_TO_BACK: usize = 32;
@@ -231,7 +231,15 @@ impl Run<'_> {
         };
         let store = &self.core.store;
         if let Some(failure) = self.core.refuses_writes() {
-            return Err((origin, failure));
+            // What this node cannot do the session's home may.
+            let moved = match (&name, &from) {
+                (Some(name), StateFrom::Home) => {
+                    let group = route::group(&self.function.name, name);
+                    homes::elsewhere(self.core, &group).await
+                }
+                _ => None,
+            };
+            return Err((origin, moved.unwrap_or(failure)));
         }
         let Some(origin) = self.redelivered(origin) else {
             return Ok(());

@@ -80,6 +80,13 @@ async fn confirm(core: &Core, cluster: &Cluster, group: &Group) -> Result<Epoch,
     }
 }
 
+/// That a session is at home elsewhere, if it is; nobody becomes its home by the question.
+pub(crate) async fn elsewhere(core: &Core, group: &Group) -> Option<Problem> {
+    let cluster = core.cluster.as_ref()?;
+    let home = cluster.directory().find(group, None).await.ok()??;
+    (home.node != *cluster.name()).then(|| moved(cluster, group, home))
+}
+
 /// Whether a session is at home here by what is known here, without a turn and without asking anybody.
 pub(crate) fn is_surely_here(core: &Core, group: &Group) -> Result<bool, StoreError> {
     let function = core.functions.get(group.function.as_str());

@@ -2,9 +2,11 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
-use super::Node;
+use super::{Node, PATIENCE};
 
 /// Ports that nobody listens on, from below those that the system gives to connections.
 pub fn free_ports(count: usize) -> Vec<u16> {
@@ -57,6 +59,45 @@ impl Cluster {
             nodes: begun.into_iter().map(Node::finish).collect(),
             folder: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// Starts another `fulmar node` on a configuration and waits until it ends; what it said.
+    pub fn start_in_vain(config: &Path) -> String {
+        let mut started = Command::new(env!("CARGO_BIN_EXE_fulmar"))
+            .args(["node", "--config"])
+            .arg(config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            match started.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if Instant::now() > deadline => break None,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let _ = started.kill();
+        let ended = started.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(status.is_some_and(|status| !status.success()), "{said}");
+        said
+    }
+
+    /// Port on which a node listens for others.
+    pub fn peer_port(&self, at: usize) -> u16 {
+        let text = std::fs::read_to_string(self.config(at)).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("peer = "))
+            .unwrap();
+        line.trim_end_matches('"')
+            .rsplit(':')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     /// A node's configuration.
