@@ -126,7 +126,7 @@ proptest! {
                     }
                     tx.abort();
                 }
-                Step::Evict => session = load(&opened),
+                Step::Evict => session = load(opened),
                 Step::Restart => {
                     drop((store.take(), dir.take()));
                     // The session's state holds the engine: it goes with the worker that used it.
