@@ -9,6 +9,26 @@ use crate::output;
 pub(crate) enum Verb {
     /// List them, and how each is reached from this one.
     Ls,
+    /// Change the emulated link from this node to another, where links are emulated.
+    Link {
+        /// The other node.
+        name: String,
+        /// Time of a byte in one direction, in milliseconds.
+        #[arg(long, value_name = "MS", default_value_t = 0.0)]
+        latency_ms: f64,
+        /// Bytes a second in each direction; 0: as many as come.
+        #[arg(long, value_name = "BYTES", default_value_t = 0.0)]
+        bytes_per_second: f64,
+        /// Part of the segments that are lost and sent again, 0 to 1.
+        #[arg(long, value_name = "PART", default_value_t = 0.0)]
+        loss: f64,
+        /// Nothing gets there.
+        #[arg(long)]
+        cut_out: bool,
+        /// Nothing comes from there.
+        #[arg(long)]
+        cut_in: bool,
+    },
     /// Remove a node that is gone for good, so that another may take its name.
     Forget {
         /// The node.
@@ -33,6 +53,25 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                 "http",
             ];
             output::rows(target.json, &nodes, &columns);
+        }
+        Verb::Link {
+            name,
+            latency_ms,
+            bytes_per_second,
+            loss,
+            cut_out,
+            cut_in,
+        } => {
+            let link = serde_json::json!({
+                "latency_ms": latency_ms,
+                "bytes_per_second": bytes_per_second,
+                "loss": loss,
+                "cut_out": cut_out,
+                "cut_in": cut_in,
+            });
+            let path = format!("/admin/links/{}", segment(name));
+            let set = client.json("PUT", &path, Some(link.to_string().as_bytes()))?;
+            output::done(target.json, &format!("changed the link to {name}"), &set);
         }
         Verb::Forget { name } => {
             client.json("DELETE", &format!("/admin/nodes/{}", segment(name)), None)?;

@@ -1,5 +1,5 @@
-//! Nodes that are killed, paused and asked to move sessions at random, under load: every increment is counted
-//! once, and the answers are those of one counter.
+//! Nodes that are killed, paused, cut off from each other, in one direction or both, and asked to move sessions, at
+//! random and under load: every increment is counted once, and the answers are those of one counter.
 //!
 //! `FULMAR_CHAOS_SECONDS=1800 cargo test -p fulmar-cli --test chaos` is the long form; `FULMAR_CHAOS_SEED`
 //! repeats a run's choices.
@@ -135,12 +135,12 @@ fn chaos(model: &str) {
     let seed = std::env::var("FULMAR_CHAOS_SEED").map_or(11, |text| text.parse().unwrap());
     eprintln!("FULMAR_CHAOS_SEED={seed} FULMAR_CHAOS_SECONDS={seconds} {model}");
     let mut choices = Choices(seed);
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::with_links(3);
     let manifest = format!("execution_model = \"{model}\"\n");
     cluster.nodes[0].deploy("counter", "counter", &manifest);
     let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.port).collect();
     let done = AtomicBool::new(false);
-    let (mut kills, mut pauses, mut moves) = (0, 0, 0);
+    let (mut kills, mut pauses, mut cuts, mut moves) = (0, 0, 0, 0);
     let answers: Vec<Answered> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|at| {
@@ -151,7 +151,7 @@ fn chaos(model: &str) {
         let until = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < until {
             let node = choices.below(3);
-            match choices.below(6) {
+            match choices.below(8) {
                 0 => {
                     cluster.nodes[node].crash();
                     std::thread::sleep(Duration::from_millis(choices.below(300) as u64));
@@ -163,6 +163,22 @@ fn chaos(model: &str) {
                     std::thread::sleep(Duration::from_millis(choices.below(400) as u64));
                     signal(&cluster.nodes[node], "-CONT");
                     pauses += 1;
+                }
+                2 => {
+                    let other = (node + 1 + choices.below(2)) % 3;
+                    let ways = [(true, true), (true, false), (false, true)];
+                    let (cut_out, cut_in) = ways[choices.below(3)];
+                    let cut = serde_json::json!({ "cut_out": cut_out, "cut_in": cut_in });
+                    cluster.link(node, other, &cut);
+                    if cut_out && cut_in {
+                        cluster.link(other, node, &cut);
+                    }
+                    // Now and then for longer than a silent connection lives.
+                    let longest = if choices.below(6) == 0 { 7000 } else { 600 };
+                    std::thread::sleep(Duration::from_millis(choices.below(longest) as u64));
+                    cluster.link(node, other, &serde_json::json!({}));
+                    cluster.link(other, node, &serde_json::json!({}));
+                    cuts += 1;
                 }
                 _ => {
                     let wanted = serde_json::json!({
@@ -188,7 +204,7 @@ fn chaos(model: &str) {
             .collect()
     });
     eprintln!(
-        "{} increments, {kills} kills, {pauses} pauses, {moves} moves",
+        "{} increments, {kills} kills, {pauses} pauses, {cuts} cuts, {moves} moves",
         answers.len()
     );
     assert!(answers.len() > 100 && moves > 0, "too little happened");

@@ -43,6 +43,10 @@ pub struct NodeConfig {
     /// What the node may use.
     #[serde(default)]
     pub limits: Limits,
+    /// Shape the links to other nodes as `fulmar nodes link` says, for demonstrations and tests on one
+    /// machine.
+    #[serde(default)]
+    pub emulate_links: bool,
 }
 
 fn default_data() -> PathBuf {

@@ -195,6 +195,7 @@ impl Cluster {
             config.name.clone(),
             identity.map(Arc::new),
             configured,
+            config.emulate_links.then(Arc::default),
         ));
         let embedded = match config.registry() {
             RegistryChoice::Here => Some(Embedded::open(store.clone())?),

@@ -15,6 +15,7 @@ mod handler;
 pub mod identity;
 pub mod join;
 mod lending;
+pub mod links;
 pub mod peers;
 pub mod registry;
 mod serve;

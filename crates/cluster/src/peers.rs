@@ -11,6 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use crate::identity::Identity;
+use crate::links::Links;
 use crate::transport::{self, ConnectError};
 use crate::wire::{self, NODE};
 
@@ -68,6 +69,7 @@ pub struct Peers {
     configured: HashMap<NodeName, String>,
     advertised: RwLock<HashMap<NodeName, String>>,
     channels: Mutex<HashMap<NodeName, (String, Channel)>>,
+    links: Option<Arc<Links>>,
 }
 
 impl Peers {
@@ -76,6 +78,7 @@ impl Peers {
         own: NodeName,
         identity: Option<Arc<Identity>>,
         configured: HashMap<NodeName, String>,
+        links: Option<Arc<Links>>,
     ) -> Self {
         Self {
             own,
@@ -83,7 +86,13 @@ impl Peers {
             configured,
             advertised: RwLock::default(),
             channels: Mutex::default(),
+            links,
         }
+    }
+
+    /// The emulated links, if they are.
+    pub fn links(&self) -> Option<&Arc<Links>> {
+        self.links.as_ref()
     }
 
     pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
@@ -121,11 +130,14 @@ impl Peers {
     }
 
     fn connect(&self, node: NodeName, address: String) -> Channel {
-        let identity = self.identity.clone();
+        let (identity, links) = (self.identity.clone(), self.links.clone());
         let connector = tower::service_fn(move |_| {
-            let (node, address, identity) = (node.clone(), address.clone(), identity.clone());
+            let (node, address) = (node.clone(), address.clone());
+            let (identity, links) = (identity.clone(), links.clone());
             async move {
-                let connection = transport::connect(&node, &address, identity.as_deref()).await?;
+                let connecting =
+                    transport::connect(&node, &address, identity.as_deref(), links.as_ref());
+                let connection = connecting.await?;
                 Ok::<_, ConnectError>(TokioIo::new(connection))
             }
         });

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use crate::identity::Identity;
+use crate::links::Links;
 
 /// Longest wait for a connection, its handshake included.
 pub const CONNECT: Duration = Duration::from_secs(3);
@@ -36,12 +37,13 @@ pub struct ConnectError {
     pub reason: String,
 }
 
-trait Stream_: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream_ for S {}
+/// Bytes in both directions.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 /// A connection, encrypted or not.
 pub struct Connection {
-    stream: Box<dyn Stream_>,
+    stream: Box<dyn Duplex>,
     /// The other side's certificate, if it showed one.
     certificate: Option<Arc<[u8]>>,
 }
@@ -91,7 +93,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Connects to a node.
+/// Connects to a node, by way of an emulated link if there are any.
 ///
 /// # Errors
 /// When it does not answer in time, or shows a certificate that is not its own.
@@ -99,6 +101,7 @@ pub async fn connect(
     node: &NodeName,
     address: &str,
     identity: Option<&Identity>,
+    links: Option<&Arc<Links>>,
 ) -> Result<Connection, ConnectError> {
     let failed = |reason: String| ConnectError {
         node: node.clone(),
@@ -110,9 +113,13 @@ pub async fn connect(
             .await
             .map_err(|error| failed(error.to_string()))?;
         let _ = stream.set_nodelay(true);
+        let stream: Box<dyn Duplex> = match links {
+            Some(links) => Box::new(links.shape(node, stream)),
+            None => Box::new(stream),
+        };
         let Some(identity) = identity else {
             return Ok(Connection {
-                stream: Box::new(stream),
+                stream,
                 certificate: None,
             });
         };

@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Node, PATIENCE};
+use serde_json::Value;
+
+use super::{Connection, Node, PATIENCE};
 
 /// Ports that nobody listens on, from below those that the system gives to connections.
 pub fn free_ports(count: usize) -> Vec<u16> {
@@ -33,13 +35,23 @@ impl Cluster {
 
     /// The same with further text of each one's configuration.
     pub fn start_with(count: usize, more: impl Fn(usize) -> String) -> Self {
+        Self::start_all(count, "", more)
+    }
+
+    /// The same with links that can be changed.
+    pub fn with_links(count: usize) -> Self {
+        Self::start_all(count, "emulate_links = true\n", |_| String::new())
+    }
+
+    fn start_all(count: usize, top: &str, more: impl Fn(usize) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports = free_ports(2 * count);
         let begun: Vec<Node> = (0..count)
             .map(|at| {
                 let data = folder.path().join(format!("n{}", at + 1));
                 let config = folder.path().join(format!("n{}.toml", at + 1));
-                std::fs::write(&config, text(at, &ports, &data) + &more(at)).unwrap();
+                let text = top.to_owned() + &text(at, &ports, &data) + &more(at);
+                std::fs::write(&config, text).unwrap();
                 Node::begin(&config, &data)
             })
             .collect();
@@ -83,6 +95,15 @@ impl Cluster {
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert!(status.is_some_and(|status| !status.success()), "{said}");
         said
+    }
+
+    /// Changes the link from one node to another, if the node is there to be told.
+    pub fn link(&self, from: usize, to: usize, link: &Value) {
+        if let Some(mut connection) = Connection::try_open(self.nodes[from].port) {
+            let path = format!("/admin/links/n{}", to + 1);
+            let body = link.to_string();
+            let _ = connection.request("PUT", &path, &[], body.as_bytes());
+        }
     }
 
     /// Port on which a node listens for others.

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, put};
 use fulmar_cluster::Cluster;
+use fulmar_cluster::links::Link;
 use fulmar_cluster::view::Member;
 use fulmar_model::{Code, NodeName, Problem};
 use serde_json::{Value, json};
@@ -21,6 +23,7 @@ pub(super) fn routes() -> Router<Arc<Core>> {
     Router::new()
         .route("/admin/nodes", get(list))
         .route("/admin/nodes/{name}", delete(forget))
+        .route("/admin/links/{name}", put(link))
 }
 
 pub(super) fn cluster(core: &Core) -> Result<&Arc<Cluster>, Failed> {
@@ -86,4 +89,24 @@ async fn forget(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answ
     let removed = cluster.forget(&name).await;
     removed.map_err(|error| Problem::new(Code::RegistryUnreachable, error.to_string()))?;
     Ok(no_content())
+}
+
+/// Largest description of a link in bytes.
+const MAX_LINK_BYTES: usize = 4 << 10;
+
+/// Changes the emulated link from this node to another.
+async fn link(State(core): State<Arc<Core>>, Path(name): Path<String>, body: Body) -> Answer {
+    let cluster = cluster(&core)?;
+    let Some(links) = cluster.peers().links() else {
+        return Err(bad_request(
+            "links are not emulated here; start the node with emulate_links = true for that",
+        ));
+    };
+    let name = NodeName::new(&name).map_err(|error| bad_request(error.to_string()))?;
+    let body = super::read(body, MAX_LINK_BYTES).await?;
+    let link: Link = serde_json::from_slice(&body)
+        .map_err(|error| bad_request(format!("the link is not as expected: {error}")))?;
+    link.check().map_err(bad_request)?;
+    links.set(&name, link);
+    Ok(json(&json!(link)))
 }
