@@ -1,25 +1,31 @@
 //! The directory: who is home to a session.
 //!
-//! A session belongs to one of some hundred shards of its site by the hash of its name. The registry says
-//! who owns a shard, and nothing more; the owner keeps a record for each of its sessions in its local
-//! data store. Whoever needs a shard that nobody owns becomes its owner by compare-and-swap, and the
-//! revision of that change is the root of the epochs that it gives out.
+//! A session belongs to one of some hundred shards by the hash of its name. Each site has shards of its own: the
+//! registry says which of its nodes owns one, and nothing more; the owner keeps a record for each session
+//! in its local data store ([`owner`]). A node that needs a shard that nobody owns becomes its owner by
+//! compare-and-swap, and the revision of that change is the root of the epochs that it gives out. The
+//! site in which a session began keeps its record, wherever its home is later; other sites find it by the
+//! session's name ([`names`]).
 //!
 //! Answers are cached, with bounded memory, and corrected by the homes themselves.
+
+mod cache;
+mod names;
+mod owner;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use cache::Cache;
 use fulmar_model::{Epoch, Group, NodeName, SiteName};
-use fulmar_state::record::DirectoryRecord;
-use fulmar_state::{Bookkeeping, Store, Table, key};
+use fulmar_state::{Store, StoreError};
+use names::Names;
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 
 use crate::peers::{PeerError, Peers};
 use crate::registry::{Entry, Registry, RegistryError, Written};
 use crate::view::{ShardRecord, View, shard_key, value};
-use crate::wire::{self, directory_client::DirectoryClient};
+use crate::wire::{self, ask_request, directory_client::DirectoryClient};
 
 /// Shards of a site: enough to be spread over its nodes, few enough for the registry.
 pub const SHARDS: u16 = 256;
@@ -31,10 +37,8 @@ pub const FIRST_EPOCH: Epoch = Epoch(1 << EPOCH_BITS);
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Longest wait until a change of ownership is seen here.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// Tries while owners change.
+/// Tries while owners change, and sites that are asked.
 const TRIES: usize = 4;
-/// Sessions of other nodes that are remembered, in two generations of this size.
-const CACHED: usize = 100_000;
 /// Locks that the records are spread over while one is looked at and changed.
 const STRIPES: usize = 64;
 
@@ -47,6 +51,28 @@ pub struct Home {
     pub epoch: Epoch,
 }
 
+/// What can be asked of the owner of a shard.
+#[derive(Debug, Clone)]
+pub(crate) enum Question {
+    /// Who is home? If nobody is, the claimant becomes it.
+    Find { claimant: Option<NodeName> },
+    /// Another home, if the present one is as expected.
+    Relocate { from: Home, to: NodeName },
+    /// Nobody, if the present one is as expected.
+    Forget { home: Home },
+}
+
+/// What the owner of a shard says.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Who is home now.
+    Home(Option<Home>),
+    /// Another site keeps the directory for the session.
+    AtSite(SiteName),
+    /// It is not the owner.
+    NotOwner,
+}
+
 /// The directory cannot answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DirectoryError {
@@ -56,6 +82,9 @@ pub enum DirectoryError {
     /// The owner of the shard cannot be asked.
     #[error("the node that keeps the directory for this session cannot be asked: {0}")]
     Owner(#[from] PeerError),
+    /// No node of the site can be asked.
+    #[error("no node of the site {0}, which keeps the directory for this session, is running")]
+    SiteGone(SiteName),
     /// The local data store failed.
     #[error("the directory's records: {0}")]
     Store(String),
@@ -67,9 +96,6 @@ pub enum DirectoryError {
     Unsettled,
 }
 
-/// What the owner of a shard says; none: it is not the owner.
-type OwnAnswer = Option<Result<Option<Home>, DirectoryError>>;
-
 /// The directory, as seen by one node.
 pub struct Directory {
     own: NodeName,
@@ -80,48 +106,22 @@ pub struct Directory {
     store: Arc<Store>,
     stripes: [Mutex<()>; STRIPES],
     cache: Mutex<Cache>,
-}
-
-/// Two generations: when the young one is full it becomes the old one, which is forgotten.
-#[derive(Default)]
-struct Cache {
-    young: FxHashMap<Group, Home>,
-    old: FxHashMap<Group, Home>,
-}
-
-impl Cache {
-    fn get(&mut self, group: &Group) -> Option<Home> {
-        if let Some(home) = self.young.get(group) {
-            return Some(home.clone());
-        }
-        let (group, home) = self.old.remove_entry(group)?;
-        self.put(group, home.clone());
-        Some(home)
-    }
-
-    fn put(&mut self, group: Group, home: Home) {
-        if self.young.len() >= CACHED {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(group, home);
-    }
-
-    fn remove(&mut self, group: &Group) {
-        self.young.remove(group);
-        self.old.remove(group);
-    }
+    names: Names,
 }
 
 /// FNV-1a, 64 bits: the same on every machine and in every version.
-fn hash(group: &Group) -> u64 {
-    let bytes = group.function.as_str().bytes();
-    let bytes = bytes.chain([0]).chain(group.session.as_str().bytes());
+fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// The shard of a session in its site.
+fn hash(group: &Group) -> u64 {
+    let function = group.function.as_str().bytes();
+    fnv(function.chain([0]).chain(group.session.as_str().bytes()))
+}
+
+/// The shard of a session in every site.
 pub fn shard_of(group: &Group) -> u16 {
     (hash(group) % u64::from(SHARDS)) as u16
 }
@@ -131,15 +131,16 @@ fn failed(error: impl std::fmt::Display) -> DirectoryError {
 }
 
 impl Directory {
-    pub(crate) fn new(
+    pub(crate) fn open(
         own: NodeName,
         site: SiteName,
         view: Arc<View>,
         registry: Arc<dyn Registry>,
         peers: Arc<Peers>,
         store: Arc<Store>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, StoreError> {
+        Ok(Self {
+            names: Names::recover(&store)?,
             own,
             site,
             view,
@@ -148,7 +149,7 @@ impl Directory {
             store,
             stripes: [const { Mutex::new(()) }; STRIPES],
             cache: Mutex::default(),
-        }
+        })
     }
 
     /// Where a session was when it was last heard of. May be out of date.
@@ -183,34 +184,12 @@ impl Directory {
         group: &Group,
         claimant: Option<&NodeName>,
     ) -> Result<Option<Home>, DirectoryError> {
-        let message = wire::FindRequest {
-            group: Some(group.into()),
-            claimant: claimant.map(NodeName::to_string).unwrap_or_default(),
-        };
-        for _ in 0..TRIES {
-            let owner = self.owner(group).await?;
-            if owner == self.own {
-                if let Some(answer) = self.find_own(group, claimant).await {
-                    return answer;
-                }
-                continue;
-            }
-            let request = self.peers.request(message.clone(), DEADLINE);
-            let reply = self
-                .peers
-                .call(&owner, DEADLINE, |channel| async move {
-                    DirectoryClient::new(channel).find(request).await
-                })
-                .await?;
-            if let Some(answer) = self.answer(&owner, reply).await {
-                return answer;
-            }
-        }
-        Err(DirectoryError::Unsettled)
+        let claimant = claimant.cloned();
+        self.ask(group, &Question::Find { claimant }).await
     }
 
-    /// Makes `to` the home of a session that is at `from` under `epoch`; its new epoch. That it has been
-    /// done already is fine.
+    /// Makes `to` the home of a session that is at `from`; its new epoch. That it has been done already is
+    /// fine.
     ///
     /// # Errors
     /// When the session is elsewhere, or the owner of its shard cannot be found or asked.
@@ -220,38 +199,18 @@ impl Directory {
         from: &Home,
         to: &NodeName,
     ) -> Result<Home, DirectoryError> {
-        let message = wire::RelocateRequest {
-            group: Some(group.into()),
-            from: from.node.to_string(),
-            epoch: from.epoch.0,
-            to: to.to_string(),
+        let question = Question::Relocate {
+            from: from.clone(),
+            to: to.clone(),
         };
-        for _ in 0..TRIES {
-            let owner = self.owner(group).await?;
-            let answer = if owner == self.own {
-                self.relocate_own(group, from, to).await
-            } else {
-                let request = self.peers.request(message.clone(), DEADLINE);
-                let reply = self
-                    .peers
-                    .call(&owner, DEADLINE, |channel| async move {
-                        DirectoryClient::new(channel).relocate(request).await
-                    })
-                    .await?;
-                self.answer(&owner, reply).await
-            };
-            if let Some(answer) = answer {
-                let expected = Home {
-                    node: to.clone(),
-                    epoch: Epoch(from.epoch.0 + 1),
-                };
-                return match answer? {
-                    Some(home) if home == expected => Ok(home),
-                    other => Err(DirectoryError::Changed(other)),
-                };
-            }
+        let expected = Home {
+            node: to.clone(),
+            epoch: Epoch(from.epoch.0 + 1),
+        };
+        match self.ask(group, &question).await? {
+            Some(home) if home == expected => Ok(home),
+            other => Err(DirectoryError::Changed(other)),
         }
-        Err(DirectoryError::Unsettled)
     }
 
     /// Makes nobody the home of a session that is at `home`.
@@ -259,67 +218,114 @@ impl Directory {
     /// # Errors
     /// When the owner of its shard cannot be found or asked.
     pub async fn forget(&self, group: &Group, home: &Home) -> Result<(), DirectoryError> {
-        let message = wire::ForgetRequest {
-            group: Some(group.into()),
-            home: home.node.to_string(),
-            epoch: home.epoch.0,
-        };
+        let home = home.clone();
+        self.ask(group, &Question::Forget { home }).await?;
+        Ok(())
+    }
+
+    /// Asks the owner of the session's shard in this site, and in the site that it names.
+    async fn ask(
+        &self,
+        group: &Group,
+        question: &Question,
+    ) -> Result<Option<Home>, DirectoryError> {
+        let mut site = self.site.clone();
         for _ in 0..TRIES {
-            let owner = self.owner(group).await?;
-            if owner == self.own {
-                if self.forget_own(group, home).await?.is_some() {
-                    return Ok(());
+            let owner = match site == self.site {
+                true => self.owner(group).await?,
+                false => self.owner_at(&site, group)?,
+            };
+            let answer = match owner == self.own {
+                true => self.answer(group, question).await?,
+                false => self.ask_node(&owner, group, question).await?,
+            };
+            match answer {
+                Answer::Home(home) => return Ok(home),
+                Answer::AtSite(other) => site = other,
+                Answer::NotOwner => {
+                    tracing::debug!(%owner, "a directory shard's owner says that it is not");
+                    self.view.has(self.view.revision() + 1, CATCH_UP).await;
                 }
-                continue;
             }
-            let request = self.peers.request(message.clone(), DEADLINE);
-            let reply = self
-                .peers
-                .call(&owner, DEADLINE, |channel| async move {
-                    DirectoryClient::new(channel).forget(request).await
-                })
-                .await?;
-            if !reply.not_owner {
-                return Ok(());
-            }
-            self.lost_track(&owner).await;
         }
         Err(DirectoryError::Unsettled)
     }
 
-    /// What another node answered; none: it is not the owner.
-    async fn answer(&self, owner: &NodeName, reply: wire::FindReply) -> OwnAnswer {
+    async fn ask_node(
+        &self,
+        node: &NodeName,
+        group: &Group,
+        question: &Question,
+    ) -> Result<Answer, DirectoryError> {
+        let question = match question.clone() {
+            Question::Find { claimant } => ask_request::Question::Find(wire::Find {
+                claimant: claimant
+                    .map(|claimant| claimant.to_string())
+                    .unwrap_or_default(),
+            }),
+            Question::Relocate { from, to } => ask_request::Question::Relocate(wire::Relocate {
+                from: from.node.to_string(),
+                epoch: from.epoch.0,
+                to: to.to_string(),
+            }),
+            Question::Forget { home } => ask_request::Question::Forget(wire::Forget {
+                home: home.node.to_string(),
+                epoch: home.epoch.0,
+            }),
+        };
+        let message = wire::AskRequest {
+            group: Some(group.into()),
+            question: Some(question),
+        };
+        let request = self.peers.request(message, DEADLINE);
+        let reply = self
+            .peers
+            .call(node, DEADLINE, |channel| async move {
+                DirectoryClient::new(channel).ask(request).await
+            })
+            .await?;
         if reply.not_owner {
-            self.lost_track(owner).await;
-            return None;
+            return Ok(Answer::NotOwner);
+        }
+        if !reply.at_site.is_empty() {
+            return Ok(Answer::AtSite(
+                SiteName::new(&reply.at_site).map_err(failed)?,
+            ));
         }
         if reply.home.is_empty() {
-            return Some(Ok(None));
+            return Ok(Answer::Home(None));
         }
-        Some(match NodeName::new(&reply.home) {
-            Ok(node) => Ok(Some(Home {
-                node,
-                epoch: Epoch(reply.epoch),
-            })),
-            Err(error) => Err(failed(error)),
-        })
+        Ok(Answer::Home(Some(Home {
+            node: NodeName::new(&reply.home).map_err(failed)?,
+            epoch: Epoch(reply.epoch),
+        })))
     }
 
-    /// Waits for news: what this node knows of the shard's owner, or what the owner knows, is old.
-    async fn lost_track(&self, owner: &NodeName) {
-        tracing::debug!(%owner, "a directory shard's owner says that it is not");
-        self.view.has(self.view.revision() + 1, CATCH_UP).await;
-    }
-
-    /// Who owns the session's shard; this node becomes it if nobody does.
+    /// Who owns the session's shard in this site; this node becomes it if nobody does.
     ///
     /// # Errors
     /// When nobody does, and the registry cannot be asked.
     pub async fn owner(&self, group: &Group) -> Result<NodeName, DirectoryError> {
         let shard = shard_of(group);
-        if let Some((owner, _)) = self.view.shard(&self.site, shard) {
+        match self.view.shard(&self.site, shard) {
+            Some((owner, _)) => Ok(owner),
+            None => self.claim(shard).await,
+        }
+    }
+
+    /// Who owns the session's shard in another site; if nobody does, a node of it that may become it.
+    fn owner_at(&self, site: &SiteName, group: &Group) -> Result<NodeName, DirectoryError> {
+        if let Some((owner, _)) = self.view.shard(site, shard_of(group)) {
             return Ok(owner);
         }
+        let members = self.view.members().into_iter();
+        let mut running = members.filter(|member| member.live && member.info.site == *site);
+        let gone = || DirectoryError::SiteGone(site.clone());
+        running.next().map(|member| member.name).ok_or_else(gone)
+    }
+
+    /// Becomes the owner of a shard of this site, unless somebody else does; who it is.
+    async fn claim(&self, shard: u16) -> Result<NodeName, DirectoryError> {
         let owner = self.own.clone();
         let record = value(&ShardRecord { owner });
         let key = shard_key(&self.site, shard);
@@ -333,127 +339,40 @@ impl Directory {
             Written::Conflict(None) => return Err(DirectoryError::Unsettled),
         };
         self.view.learn(entry);
-        match self.view.shard(&self.site, shard) {
-            Some((owner, _)) => Ok(owner),
-            None => Err(DirectoryError::Unsettled),
-        }
+        let owner = self.view.shard(&self.site, shard);
+        owner
+            .map(|(owner, _)| owner)
+            .ok_or(DirectoryError::Unsettled)
     }
 
-    /// The revision at which this node became the owner of the session's shard; none if it is not.
-    fn owned_since(&self, group: &Group) -> Option<u64> {
-        let (owner, since) = self.view.shard(&self.site, shard_of(group))?;
-        (owner == self.own).then_some(since)
+    /// Becomes the owner of this node's part of the shards that nobody owns, so that the site can go on by
+    /// itself when it is cut off from the registry.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked.
+    pub(crate) async fn claim_part(&self) -> Result<(), DirectoryError> {
+        let members = self.view.members().into_iter();
+        let running: Vec<NodeName> = members
+            .filter(|member| member.live && member.info.site == self.site)
+            .map(|member| member.name)
+            .collect();
+        for shard in 0..SHARDS {
+            // The highest hash of node and shard: the same choice at every node that sees the same nodes.
+            let weight = |node: &&NodeName| {
+                let low = shard.to_be_bytes();
+                fnv(node.as_str().bytes().chain(low)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            };
+            let is_mine = running.iter().max_by_key(weight) == Some(&self.own);
+            if is_mine && self.view.shard(&self.site, shard).is_none() {
+                self.claim(shard).await?;
+            }
+        }
+        Ok(())
     }
 
     fn stripe(&self, group: &Group) -> &Mutex<()> {
         &self.stripes[(hash(group) >> 32) as usize % STRIPES]
     }
-
-    /// Looks a record up, lets `change` change it, and waits until what was found or written is durable.
-    async fn update(
-        &self,
-        group: &Group,
-        change: impl FnOnce(Option<&DirectoryRecord>) -> Option<DirectoryRecord> + Send,
-    ) -> Result<Option<Home>, DirectoryError> {
-        let record_key = key::session(group);
-        let (record, ticket) = {
-            let _stripe = self.stripe(group).lock();
-            let found = self
-                .store
-                .record_with_ticket::<DirectoryRecord>(Table::Directory, &record_key)
-                .map_err(failed)?;
-            let (found, ticket) = found.map_or((None, None), |(record, ticket)| {
-                (Some(record), Some(ticket))
-            });
-            match change(found.as_ref()) {
-                None => (found, ticket),
-                Some(changed) => {
-                    let mut bookkeeping = Bookkeeping::default();
-                    bookkeeping.put(Table::Directory, &record_key, &changed);
-                    let ticket = self
-                        .store
-                        .commit_bookkeeping(bookkeeping, Box::new(|_| {}))
-                        .map_err(failed)?;
-                    (Some(changed), Some(ticket))
-                }
-            }
-        };
-        if let Some(ticket) = ticket {
-            self.store.durable(ticket).await.map_err(failed)?;
-        }
-        Ok(record.and_then(|record| {
-            Some(Home {
-                node: record.home?,
-                epoch: record.epoch,
-            })
-        }))
-    }
-
-    /// As [`Directory::find`], for a session whose shard this node owns.
-    pub(crate) async fn find_own(&self, group: &Group, claimant: Option<&NodeName>) -> OwnAnswer {
-        let since = self.owned_since(group)?;
-        let claimed = self.update(group, |found| {
-            let claimant = claimant?;
-            let is_free = found.is_none_or(|record| record.home.is_none());
-            is_free.then(|| DirectoryRecord {
-                home: Some(claimant.clone()),
-                epoch: next_epoch(found, since),
-            })
-        });
-        Some(claimed.await)
-    }
-
-    /// As [`Directory::relocate`], for a session whose shard this node owns.
-    pub(crate) async fn relocate_own(
-        &self,
-        group: &Group,
-        from: &Home,
-        to: &NodeName,
-    ) -> OwnAnswer {
-        self.owned_since(group)?;
-        let relocated = self.update(group, |found| {
-            let found = found?;
-            let is_from = found.home.as_ref() == Some(&from.node) && found.epoch == from.epoch;
-            is_from.then(|| DirectoryRecord {
-                home: Some(to.clone()),
-                epoch: Epoch(from.epoch.0 + 1),
-            })
-        });
-        Some(relocated.await)
-    }
-
-    /// As [`Directory::forget`]; none if this node does not own the shard.
-    pub(crate) async fn forget_own(
-        &self,
-        group: &Group,
-        home: &Home,
-    ) -> Result<Option<()>, DirectoryError> {
-        if self.owned_since(group).is_none() {
-            return Ok(None);
-        }
-        self.update(group, |found| {
-            let found = found?;
-            let is_there = found.home.as_ref() == Some(&home.node) && found.epoch == home.epoch;
-            // The epoch stays, so that whoever comes next gets a higher one.
-            is_there.then_some(DirectoryRecord {
-                home: None,
-                epoch: home.epoch,
-            })
-        })
-        .await?;
-        Ok(Some(()))
-    }
-
-    /// Records that this node keeps as the owner of shards, about.
-    pub fn records(&self) -> usize {
-        self.store.approximate_len(Table::Directory)
-    }
-}
-
-/// Higher than all before, whoever gave them.
-fn next_epoch(found: Option<&DirectoryRecord>, since: u64) -> Epoch {
-    let root = since << EPOCH_BITS;
-    Epoch(found.map_or(root, |record| root.max(record.epoch.0 + 1)))
 }
 
 #[cfg(test)]
@@ -478,34 +397,5 @@ mod tests {
         shards.sort_unstable();
         shards.dedup();
         assert!(shards.len() > 240, "{}", shards.len());
-    }
-
-    #[test]
-    fn epochs_grow_across_homes_removals_and_owners() {
-        let first = next_epoch(None, 7);
-        let record = |epoch| DirectoryRecord { home: None, epoch };
-        let second = next_epoch(Some(&record(first)), 7);
-        let other_owner = next_epoch(Some(&record(second)), 9);
-        assert!(FIRST_EPOCH <= first && first < second && second < other_owner);
-    }
-
-    #[test]
-    fn the_cache_is_bounded_and_keeps_what_is_used() {
-        let mut cache = Cache::default();
-        let home = Home {
-            node: NodeName::new("n1").unwrap(),
-            epoch: Epoch(1),
-        };
-        cache.put(group("used"), home.clone());
-        for n in 0..CACHED {
-            cache.put(group(&n.to_string()), home.clone());
-        }
-        assert_eq!(cache.get(&group("used")), Some(home.clone()));
-        for n in 0..CACHED {
-            cache.put(group(&format!("more-{n}")), home.clone());
-        }
-        assert!(cache.young.len() + cache.old.len() <= 2 * CACHED + 2);
-        assert_eq!(cache.get(&group("used")), Some(home));
-        assert_eq!(cache.get(&group("0")), None);
     }
 }

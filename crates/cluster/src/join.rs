@@ -30,6 +30,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Parts of a lease after which it is kept alive.
 const KEEP_ALIVE_PARTS: u32 = 4;
+/// Pause between two looks at the directory.
+const TIDY: Duration = Duration::from_secs(2);
 /// Key of the instance in the system table.
 const INSTANCE: &[u8] = b"cluster/instance";
 
@@ -216,14 +218,14 @@ impl Cluster {
             speed_up_thousandths: speed_up.unwrap_or_else(measure),
         };
         let cluster = Arc::new(Self {
-            directory: Directory::new(
+            directory: Directory::open(
                 config.name.clone(),
                 config.site.clone(),
                 view.clone(),
                 registry.clone(),
                 peers.clone(),
                 store.clone(),
-            ),
+            )?,
             config,
             info,
             peers,
@@ -245,6 +247,7 @@ impl Cluster {
             stop.clone(),
         ));
         tasks.spawn(stay(cluster.clone(), stop.clone()));
+        tasks.spawn(keep_directory(cluster.clone(), stop.clone()));
         let mut connected = cluster.view.subscribe();
         if cluster.membership.lock().fault.is_none() {
             // The registry just answered, so that the first look at the whole of it is near.
@@ -504,5 +507,22 @@ async fn stay(cluster: Arc<Cluster>, stop: CancellationToken) {
             tracing::warn!(%error, "the cluster may count this node as gone");
             cluster.membership.lock().fault = Some(error.to_string());
         }
+    }
+}
+
+/// Sees to it that the directory's shards have owners and its names are known to other sites, until stopped.
+async fn keep_directory(cluster: Arc<Cluster>, stop: CancellationToken) {
+    loop {
+        // Nodes that are started together see each other by then.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TIDY) => {}
+        }
+        if cluster.view.is_connected()
+            && let Err(error) = cluster.directory.claim_part().await
+        {
+            tracing::debug!(%error, "shards of the directory are left without owners for now");
+        }
+        cluster.directory.introduce_provisional().await;
     }
 }

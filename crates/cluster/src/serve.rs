@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fulmar_model::{Code, Epoch, NodeName, Problem, Version};
+use fulmar_model::{Code, Epoch, NodeName, Problem, SiteName, Version};
 use fulmar_state::record::{MessageRecord, Record};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::directory::{DirectoryError, Home};
+use crate::directory::{Answer, DirectoryError, Home, Question};
 use crate::handler::{Delivered, Delivery, Handler, StageHead};
 use crate::identity;
 use crate::join::Cluster;
@@ -23,12 +23,12 @@ use crate::registry::embedded::Embedded;
 use crate::registry::{LeaseId, Registry, RegistryError, Written};
 use crate::transport::{self, Caller};
 use crate::wire::{
-    self, CatchUpReply, CatchUpRequest, Chunk, CommitReply, CommitRequest, DeleteRequest,
-    DeliverReply, DeliverRequest, FetchArtifactRequest, FindReply, FindRequest, ForgetReply,
-    ForgetRequest, ForwardReply, ForwardRequest, GrantReply, GrantRequest, HelloReply,
-    HelloRequest, KeepAliveReply, KeepAliveRequest, ListReply, ListRequest, LoadReply, LoadRequest,
-    NODE, PutReply, PutRequest, RelocateRequest, SettleReply, SettleRequest, StagePart, StageReply,
-    WatchReply, WatchRequest,
+    self, AskReply, AskRequest, CatchUpReply, CatchUpRequest, Chunk, CommitReply, CommitRequest,
+    DeleteRequest, DeliverReply, DeliverRequest, FetchArtifactRequest, ForwardReply,
+    ForwardRequest, GrantReply, GrantRequest, HelloReply, HelloRequest, IntroduceReply,
+    IntroduceRequest, KeepAliveReply, KeepAliveRequest, ListReply, ListRequest, LoadReply,
+    LoadRequest, NODE, PutReply, PutRequest, SettleReply, SettleRequest, StagePart, StageReply,
+    WatchReply, WatchRequest, ask_request,
 };
 
 /// Bytes of an artefact that go at once.
@@ -275,71 +275,75 @@ impl wire::peer_server::Peer for Service {
     }
 }
 
-fn found(answer: Option<Result<Option<Home>, DirectoryError>>) -> Result<FindReply, Status> {
-    let mut reply = FindReply::default();
-    match answer {
-        None => reply.not_owner = true,
-        Some(Err(error)) => return Err(Status::unavailable(error.to_string())),
-        Some(Ok(None)) => {}
-        Some(Ok(Some(home))) => {
-            reply.home = home.node.to_string();
-            reply.epoch = home.epoch.0;
-        }
+fn question(question: Option<ask_request::Question>) -> Result<Question, Status> {
+    let home = |name: &str, epoch: u64| -> Result<Home, Status> {
+        Ok(Home {
+            node: node(name)?,
+            epoch: Epoch(epoch),
+        })
+    };
+    match question {
+        Some(ask_request::Question::Find(find)) => Ok(Question::Find {
+            claimant: match find.claimant.as_str() {
+                "" => None,
+                name => Some(node(name)?),
+            },
+        }),
+        Some(ask_request::Question::Relocate(relocate)) => Ok(Question::Relocate {
+            from: home(&relocate.from, relocate.epoch)?,
+            to: node(&relocate.to)?,
+        }),
+        Some(ask_request::Question::Forget(forget)) => Ok(Question::Forget {
+            home: home(&forget.home, forget.epoch)?,
+        }),
+        None => Err(Status::invalid_argument("the call asks nothing")),
     }
-    Ok(reply)
+}
+
+fn unavailable(error: DirectoryError) -> Status {
+    Status::unavailable(error.to_string())
 }
 
 #[tonic::async_trait]
 impl wire::directory_server::Directory for Service {
-    async fn find(&self, request: Request<FindRequest>) -> Result<Response<FindReply>, Status> {
+    async fn ask(&self, request: Request<AskRequest>) -> Result<Response<AskReply>, Status> {
         caller(&request)?;
         let message = request.into_inner();
         let group = group(message.group)?;
-        let claimant = match message.claimant.as_str() {
-            "" => None,
-            name => Some(node(name)?),
-        };
-        let directory = self.cluster.directory();
-        let answer = directory.find_own(&group, claimant.as_ref()).await;
-        found(answer).map(Response::new)
-    }
-
-    async fn relocate(
-        &self,
-        request: Request<RelocateRequest>,
-    ) -> Result<Response<FindReply>, Status> {
-        caller(&request)?;
-        let message = request.into_inner();
-        let group = group(message.group)?;
-        let from = Home {
-            node: node(&message.from)?,
-            epoch: Epoch(message.epoch),
-        };
-        let to = node(&message.to)?;
-        let directory = self.cluster.directory();
-        let answer = directory.relocate_own(&group, &from, &to).await;
-        found(answer).map(Response::new)
-    }
-
-    async fn forget(
-        &self,
-        request: Request<ForgetRequest>,
-    ) -> Result<Response<ForgetReply>, Status> {
-        caller(&request)?;
-        let message = request.into_inner();
-        let group = group(message.group)?;
-        let home = Home {
-            node: node(&message.home)?,
-            epoch: Epoch(message.epoch),
-        };
-        let directory = self.cluster.directory();
-        let forgotten = directory.forget_own(&group, &home).await;
-        match forgotten {
-            Ok(done) => Ok(Response::new(ForgetReply {
-                not_owner: done.is_none(),
-            })),
-            Err(error) => Err(Status::unavailable(error.to_string())),
+        let question = question(message.question)?;
+        let answer = self.cluster.directory().answer(&group, &question).await;
+        let mut reply = AskReply::default();
+        match answer.map_err(unavailable)? {
+            Answer::NotOwner => reply.not_owner = true,
+            Answer::AtSite(site) => reply.at_site = site.to_string(),
+            Answer::Home(None) => {}
+            Answer::Home(Some(home)) => {
+                reply.home = home.node.to_string();
+                reply.epoch = home.epoch.0;
+            }
         }
+        Ok(Response::new(reply))
+    }
+
+    async fn introduce(
+        &self,
+        request: Request<IntroduceRequest>,
+    ) -> Result<Response<IntroduceReply>, Status> {
+        caller(&request)?;
+        let message = request.into_inner();
+        let group = group(message.group)?;
+        let site = SiteName::new(&message.site)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let directory = self.cluster.directory();
+        let introduced = directory.introduced(&group, &site, message.claim).await;
+        let introduced = introduced.map_err(unavailable)?;
+        Ok(Response::new(IntroduceReply {
+            not_owner: introduced.is_none(),
+            site: introduced
+                .flatten()
+                .map(|site| site.to_string())
+                .unwrap_or_default(),
+        }))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Fields are only ever added at the end of a new format number; an unknown number is an error that
 //! says so, never a guess.
 
-use fulmar_model::{Epoch, FunctionName, NodeName, SessionName, Version};
+use fulmar_model::{Epoch, FunctionName, NodeName, SessionName, SiteName, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -226,13 +226,21 @@ pub struct RegistryRecord {
     pub lease_ttl_ms: u64,
 }
 
-/// Who is home to a group, kept by the owner of its directory shard.
+/// Who is home to a session, kept by the owner of its directory shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DirectoryRecord {
-    /// The node; none when the session was removed.
-    pub home: Option<NodeName>,
-    /// Under which epoch; grows with every other home, also across removals.
-    pub epoch: Epoch,
+pub enum DirectoryRecord {
+    /// This site keeps the directory for the session.
+    Here {
+        /// The home; none when the session was removed.
+        home: Option<NodeName>,
+        /// Under which epoch; grows with every other home, also across removals.
+        epoch: Epoch,
+    },
+    /// Another site does.
+    At {
+        /// Which one.
+        site: SiteName,
+    },
 }
 
 /// A session that is on its way: its directory shard decides where it is.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::{Connection, Node, PATIENCE};
 
@@ -24,7 +25,7 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 /// Nodes `n1`, `n2`, ... of one site; `n1` keeps the registry.
 pub struct Cluster {
     pub nodes: Vec<Node>,
-    folder: tempfile::TempDir,
+    folder: TempDir,
 }
 
 impl Cluster {
@@ -43,16 +44,40 @@ impl Cluster {
         Self::start_all(count, "emulate_links = true\n", |_| String::new())
     }
 
+    /// Nodes on several sites, with links that can be changed.
+    pub fn on_sites(sites: &[&str]) -> Self {
+        let cluster = Self::prepare(sites.len(), "emulate_links = true\n", |_| String::new());
+        for (at, site) in sites.iter().enumerate() {
+            let config = cluster.path().join(format!("n{}.toml", at + 1));
+            let text = std::fs::read_to_string(&config).unwrap();
+            let text = text.replace("site = \"here\"", &format!("site = {site:?}"));
+            std::fs::write(config, text).unwrap();
+        }
+        Self::run(cluster, sites.len())
+    }
+
     fn start_all(count: usize, top: &str, more: impl Fn(usize) -> String) -> Self {
+        Self::run(Self::prepare(count, top, more), count)
+    }
+
+    /// A folder with a configuration for each node.
+    fn prepare(count: usize, top: &str, more: impl Fn(usize) -> String) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         let ports = free_ports(2 * count);
-        let begun: Vec<Node> = (0..count)
+        for at in 0..count {
+            let data = folder.path().join(format!("n{}", at + 1));
+            let config = folder.path().join(format!("n{}.toml", at + 1));
+            let text = top.to_owned() + &text(at, &ports, &data) + &more(at);
+            std::fs::write(config, text).unwrap();
+        }
+        folder
+    }
+
+    fn run(folder: TempDir, count: usize) -> Self {
+        let begun: Vec<Node> = (1..=count)
             .map(|at| {
-                let data = folder.path().join(format!("n{}", at + 1));
-                let config = folder.path().join(format!("n{}.toml", at + 1));
-                let text = top.to_owned() + &text(at, &ports, &data) + &more(at);
-                std::fs::write(&config, text).unwrap();
-                Node::begin(&config, &data)
+                let config = folder.path().join(format!("n{at}.toml"));
+                Node::begin(&config, &folder.path().join(format!("n{at}")))
             })
             .collect();
         Self {
@@ -103,6 +128,15 @@ impl Cluster {
             let path = format!("/admin/links/n{}", to + 1);
             let body = link.to_string();
             let _ = connection.request("PUT", &path, &[], body.as_bytes());
+        }
+    }
+
+    /// Cuts a node off from some others, or brings it back.
+    pub fn cut(&self, at: usize, others: &[usize], cut: bool) {
+        let link = serde_json::json!({ "cut_out": cut, "cut_in": cut });
+        for &other in others {
+            self.link(at, other, &link);
+            self.link(other, at, &link);
         }
     }
 

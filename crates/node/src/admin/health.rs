@@ -63,6 +63,10 @@ async fn node(State(core): State<Arc<Core>>) -> Response<Body> {
     });
     if let Some(cluster) = &core.cluster {
         let standing = cluster.standing();
+        let (provisional, contested) = cluster.directory().provisional();
+        let contested = contested.iter().map(|(group, site)| {
+            json!({ "function": group.function, "session": group.session, "site": site })
+        });
         answer["cluster"] = json!({
             "name": cluster.name(),
             "site": cluster.info().site,
@@ -74,6 +78,8 @@ async fn node(State(core): State<Arc<Core>>) -> Response<Body> {
             "fault": standing.fault,
             "directory_shards": cluster.view().shards_of(cluster.name()),
             "directory_records": cluster.directory().records(),
+            "sessions_not_introduced": provisional,
+            "sessions_contested": contested.collect::<Vec<_>>(),
         });
     }
     super::json(&answer)
