@@ -1,5 +1,6 @@
 //! `fulmar nodes`: the nodes of the cluster.
 
+use anyhow::bail;
 use clap::Subcommand;
 
 use crate::client::{Target, segment};
@@ -9,6 +10,17 @@ use crate::output;
 pub(crate) enum Verb {
     /// List them, and how each is reached from this one.
     Ls,
+    /// Move the sessions that are at home on a node to another.
+    Drain {
+        /// The node that they leave.
+        name: String,
+        /// The node that they go to.
+        #[arg(long, value_name = "NODE")]
+        to: String,
+        /// Only those of this function.
+        #[arg(long)]
+        function: Option<String>,
+    },
     /// Change the emulated link from this node to another, where links are emulated.
     Link {
         /// The other node.
@@ -53,6 +65,33 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                 "http",
             ];
             output::rows(target.json, &nodes, &columns);
+        }
+        Verb::Drain { name, to, function } => {
+            let mut wanted = serde_json::json!({ "to": to });
+            if let Some(function) = function {
+                wanted["function"] = function.as_str().into();
+            }
+            let path = format!("/admin/nodes/{}/drain", segment(name));
+            let (mut moved, mut seconds) = (0, 0.0);
+            loop {
+                let body = wanted.to_string();
+                let part = client.json("POST", &path, Some(body.as_bytes()))?;
+                moved += part["moved"].as_u64().unwrap_or(0);
+                seconds += part["seconds"].as_f64().unwrap_or(0.0);
+                if part["failed"].as_u64() != Some(0) {
+                    bail!(
+                        "{moved} sessions moved, and {} did not; first: {}",
+                        part["failed"],
+                        part["failures"][0]
+                    );
+                }
+                if part["more"] != true {
+                    break;
+                }
+            }
+            let outcome = serde_json::json!({ "moved": moved, "seconds": seconds });
+            let text = format!("moved {moved} sessions from {name} to {to} in {seconds:.1} s");
+            output::done(target.json, &text, &outcome);
         }
         Verb::Link {
             name,

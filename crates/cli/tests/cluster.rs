@@ -403,3 +403,34 @@ fn in_edge_the_state_goes_to_the_invocations_and_nothing_is_lost_or_doubled() {
     cluster.nodes[1].invoke_fails("faults/s", "set-then-trap k v", 500, "function-trap");
     assert_eq!(cluster.nodes[1].invoke("faults/s", "items"), "x");
 }
+
+#[test]
+fn a_node_is_drained_of_its_sessions() {
+    let cluster = Cluster::start(3);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    const SESSIONS: usize = 200;
+    for session in 0..SESSIONS {
+        cluster.nodes[1].invoke(&format!("counter/s{session}"), "2");
+    }
+    let wanted = br#"{"to":"n3"}"#;
+    let drained = cluster.nodes[0]
+        .request("POST", "/admin/nodes/n2/drain", &[], wanted)
+        .json();
+    assert_eq!(
+        (&drained["moved"], &drained["failed"]),
+        (&SESSIONS.into(), &0.into()),
+        "{drained}"
+    );
+    cluster.nodes[1].eventually("nothing is left", |_| {
+        cluster.sessions_at(1, "counter").is_empty()
+    });
+    assert_eq!(cluster.sessions_at(2, "counter").len(), SESSIONS);
+    for session in 0..SESSIONS {
+        assert_eq!(
+            cluster.nodes[1].invoke(&format!("counter/s{session}"), "0"),
+            "2"
+        );
+    }
+    let refused = cluster.nodes[0].request("POST", "/admin/nodes/n2/drain", &[], br#"{"to":"n2"}"#);
+    refused.expect_problem(400, "bad-request");
+}

@@ -19,6 +19,7 @@ mod continuum;
 mod core;
 mod courier;
 mod deploy;
+mod drain;
 mod execute;
 mod functions;
 pub mod headers;

@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::routing::{delete, get, put};
+use axum::http::HeaderMap;
+use axum::routing::{delete, get, post, put};
 use fulmar_cluster::Cluster;
 use fulmar_cluster::links::Link;
 use fulmar_cluster::view::Member;
 use fulmar_model::{Code, NodeName, Problem};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Failed, bad_request, json, no_content};
 use crate::core::Core;
+use crate::{drain, route};
 
 /// Longest wait for a node to say hello.
 const HELLO: Duration = Duration::from_secs(1);
@@ -23,6 +26,7 @@ pub(super) fn routes() -> Router<Arc<Core>> {
     Router::new()
         .route("/admin/nodes", get(list))
         .route("/admin/nodes/{name}", delete(forget))
+        .route("/admin/nodes/{name}/drain", post(drain_node))
         .route("/admin/links/{name}", put(link))
 }
 
@@ -109,4 +113,59 @@ async fn link(State(core): State<Arc<Core>>, Path(name): Path<String>, body: Bod
     link.check().map_err(bad_request)?;
     links.set(&name, link);
     Ok(json(&json!(link)))
+}
+
+/// Largest request to move sessions in bytes, and sessions that it moves before it answers.
+const MAX_DRAIN_BYTES: usize = 4 << 10;
+const MAX_DRAINED: usize = 10_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drain {
+    to: String,
+    function: Option<String>,
+}
+
+/// Moves sessions that are at home on a node to another; asked of any node.
+async fn drain_node(
+    State(core): State<Arc<Core>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let cluster = cluster(&core)?;
+    let body = super::read(body, MAX_DRAIN_BYTES).await?;
+    let wanted: Drain = serde_json::from_slice(&body)
+        .map_err(|error| bad_request(format!("the request is not as expected: {error}")))?;
+    let node = |name: &str| NodeName::new(name).map_err(|error| bad_request(error.to_string()));
+    let (from, to) = (node(&name)?, node(&wanted.to)?);
+    for node in [&from, &to] {
+        if cluster.view().member(node).is_none() {
+            let detail = format!("no node is called {node}");
+            return Err(Failed(Problem::new(Code::NodeNotFound, detail)));
+        }
+    }
+    if from == to {
+        return Err(bad_request(format!("{from} cannot be drained to itself")));
+    }
+    if from != *cluster.name() {
+        if headers.contains_key(&route::RELAYED) {
+            return Err(bad_request(format!("this is not {from}")));
+        }
+        let path = format!("/admin/nodes/{from}/drain");
+        return super::relay(cluster, &from, "POST", &path, body).await;
+    }
+    let function = wanted.function.as_deref().map(super::function_name);
+    let function = function.transpose()?;
+    let drained = drain::drain(&core, cluster, &to, function.as_ref(), MAX_DRAINED).await?;
+    let told = drained.told.iter().map(|(group, problem)| {
+        json!({ "function": group.function, "session": group.session, "problem": problem })
+    });
+    Ok(json(&json!({
+        "moved": drained.moved,
+        "failed": drained.failed,
+        "failures": told.collect::<Vec<_>>(),
+        "more": drained.more,
+        "seconds": drained.took.as_secs_f64(),
+    })))
 }
