@@ -1,5 +1,6 @@
 //! The engine on disk: fjall, one keyspace per table, one journal for all of them.
 
+use std::ops::Bound;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -56,6 +57,14 @@ impl FjallEngine {
     }
 }
 
+/// The first key behind all that start with `prefix`; none if there is no such key.
+fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
 impl Engine for FjallEngine {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         let value = self.table(table).get(key).map_err(failed)?;
@@ -69,11 +78,16 @@ impl Engine for FjallEngine {
         after: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), EngineError> {
-        // `after` is never below the prefix, so one range serves; it ends where the prefix does.
+        // `after` is never below the prefix, so one range serves. It has to say where it ends: whoever
+        // looks for the next key behind it may have to go over all that were deleted there.
         let start = after.map_or_else(|| prefix.to_vec(), |after| [after, b"\0"].concat());
-        for guard in self.table(table).range(start..) {
+        let end = end_of(prefix).map_or(Bound::Unbounded, Bound::Excluded);
+        if matches!(&end, Bound::Excluded(end) if *end <= start) {
+            return Ok(());
+        }
+        for guard in self.table(table).range((Bound::Included(start), end)) {
             let (key, value) = guard.into_inner().map_err(failed)?;
-            if !key.starts_with(prefix) || !visit(&key, &value) {
+            if !visit(&key, &value) {
                 break;
             }
         }
@@ -104,5 +118,41 @@ impl Engine for FjallEngine {
 
     fn sync(&self) -> Result<(), EngineError> {
         self.database.persist(PersistMode::SyncData).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_ends_with_its_prefix() {
+        assert_eq!(end_of(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(end_of(b"a\xff\xff"), Some(b"b".to_vec()));
+        assert_eq!(end_of(b"\xff"), None);
+        assert_eq!(end_of(b""), None);
+        let folder = tempfile::tempdir().unwrap();
+        let engine = FjallEngine::open(folder.path()).unwrap();
+        let keys: [&[u8]; 6] = [b"a", b"b", b"b\0x", b"b\xff", b"c", b"\xff\xff"];
+        let writes = keys.map(|key| Write {
+            table: Table::State,
+            key,
+            value: Some(b"v"),
+        });
+        engine.write(&writes, false).unwrap();
+        let scan = |prefix: &[u8], after: Option<&[u8]>| {
+            let mut seen = Vec::new();
+            let visit = &mut |key: &[u8], _: &[u8]| {
+                seen.push(key.to_vec());
+                true
+            };
+            engine.scan(Table::State, prefix, after, visit).unwrap();
+            seen
+        };
+        assert_eq!(scan(b"b", None), [&b"b"[..], b"b\0x", b"b\xff"]);
+        assert_eq!(scan(b"b", Some(b"b\0x")), [b"b\xff"]);
+        assert!(scan(b"b", Some(b"c")).is_empty());
+        assert_eq!(scan(b"\xff", None), [b"\xff\xff"]);
+        assert_eq!(scan(b"", None).len(), 6);
     }
 }
