@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::cluster::Cluster;
+use common::etcd::Etcd;
 use common::{Connection, Node};
 
 const SESSIONS: usize = 6;
@@ -130,16 +131,21 @@ fn signal(node: &Node, name: &str) {
     );
 }
 
-fn chaos(model: &str) {
+/// Makes trouble for nodes with an embedded registry, or with an etcd, of whose members one dies half-way.
+fn chaos(model: &str, mut etcd: Option<Etcd>) {
     let seconds = std::env::var("FULMAR_CHAOS_SECONDS").map_or(8, |text| text.parse().unwrap());
     let seed = std::env::var("FULMAR_CHAOS_SEED").map_or(11, |text| text.parse().unwrap());
     eprintln!("FULMAR_CHAOS_SEED={seed} FULMAR_CHAOS_SECONDS={seconds} {model}");
     let mut choices = Choices(seed);
-    let mut cluster = Cluster::with_links(3);
+    let mut cluster = match &etcd {
+        Some(etcd) => Cluster::with_etcd(3, &etcd.endpoints()),
+        None => Cluster::with_links(3),
+    };
     let manifest = format!("execution_model = \"{model}\"\n");
     cluster.nodes[0].deploy("counter", "counter", &manifest);
     let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.port).collect();
     let done = AtomicBool::new(false);
+    let mut survivors = None;
     let (mut kills, mut pauses, mut cuts, mut moves) = (0, 0, 0, 0);
     let answers: Vec<Answered> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -150,6 +156,12 @@ fn chaos(model: &str) {
             .collect();
         let until = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < until {
+            if until.duration_since(Instant::now()) < Duration::from_secs(seconds) / 2
+                && let Some(mut members) = etcd.take()
+            {
+                members.kill(choices.below(3));
+                survivors = Some(members);
+            }
             let node = choices.below(3);
             match choices.below(8) {
                 0 => {
@@ -208,6 +220,7 @@ fn chaos(model: &str) {
         answers.len()
     );
     assert!(answers.len() > 100 && moves > 0, "too little happened");
+    drop(survivors);
     for session in 0..SESSIONS {
         check(session, &answers);
         let count = answers
@@ -223,12 +236,17 @@ fn chaos(model: &str) {
 
 #[test]
 fn in_function_every_increment_counts_once_whatever_happens_to_the_nodes() {
-    chaos("in-function");
+    chaos("in-function", None);
 }
 
 #[test]
 fn in_edge_every_increment_counts_once_whatever_happens_to_the_nodes() {
-    chaos("in-edge");
+    chaos("in-edge", None);
+}
+
+#[test]
+fn with_etcd_every_increment_counts_once_also_when_a_member_dies() {
+    chaos("in-function", Some(Etcd::start(3)));
 }
 
 #[test]

@@ -198,9 +198,9 @@ fn many_nodes() {
     let listed = bash("fulmar nodes ls --json --node https://127.0.0.1:7400");
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 3, "{listed}");
-    let commands = blocks(page, "text").concat();
+    let commands = &blocks(page, "text")[0];
     assert!(commands.contains("sessions move"), "{commands}");
-    bash(&commands);
+    bash(commands);
     let shown = bash("fulmar sessions show counter line-3 --node https://127.0.0.1:7420");
     assert!(shown.contains("\"home\": \"cloud\""), "{shown}");
 }

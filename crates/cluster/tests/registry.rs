@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::Etcd;
+use common::etcd::Etcd;
 use fulmar_cluster::registry::embedded::Embedded;
 use fulmar_cluster::registry::etcd::Etcd as EtcdRegistry;
 use fulmar_cluster::registry::{Change, Registry, RegistryError, Written};

@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::migrate;
 
 /// Sessions on their way at once: enough to share each fsync, few enough to leave room for invocations.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 12;
 /// Failures that are told one by one.
 const MAX_TOLD: usize = 10;
 

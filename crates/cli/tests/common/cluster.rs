@@ -1,26 +1,14 @@
 //! Some nodes as real processes that know each other.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use super::etcd::free_ports;
 use super::{Connection, Node, PATIENCE};
-
-/// Ports that nobody listens on, from below those that the system gives to connections.
-pub fn free_ports(count: usize) -> Vec<u16> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 20_000 + (std::process::id() % 100) as u16 * 100;
-    let candidates = std::iter::repeat_with(|| {
-        20_000 + (first - 20_000 + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000
-    });
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    candidates.filter(is_free).take(count).collect()
-}
 
 /// Nodes `n1`, `n2`, ... of one site; `n1` keeps the registry.
 pub struct Cluster {
@@ -42,6 +30,18 @@ impl Cluster {
     /// The same with links that can be changed.
     pub fn with_links(count: usize) -> Self {
         Self::start_all(count, "emulate_links = true\n", |_| String::new())
+    }
+
+    /// Nodes with an etcd for a registry, and with links that can be changed.
+    pub fn with_etcd(count: usize, endpoints: &[String]) -> Self {
+        let cluster = Self::prepare(count, "emulate_links = true\n", |_| String::new());
+        for at in 1..=count {
+            let config = cluster.path().join(format!("n{at}.toml"));
+            let text = std::fs::read_to_string(&config).unwrap();
+            let text = text.replace("embedded = \"n1\"", &format!("etcd = {endpoints:?}"));
+            std::fs::write(config, text).unwrap();
+        }
+        Self::run(cluster, count)
     }
 
     /// Nodes on several sites, with links that can be changed.

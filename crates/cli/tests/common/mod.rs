@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub mod cluster;
+#[path = "../../../cluster/tests/common/etcd.rs"]
+pub mod etcd;
 
 /// Longest that anything may take here before the test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
