@@ -186,3 +186,35 @@ async fn etcd_with_three_members_of_which_one_dies() {
     }
     assert_eq!(registry.list("k").await.unwrap().entries[0].value, "19");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_that_was_compacted_is_read_again_as_a_whole() {
+    let etcd = Etcd::start(1);
+    let registry = connect(&etcd, "/fulmar/").await;
+    let mut revision = 0;
+    for _ in 0..5 {
+        revision = done(
+            registry
+                .put("k", Bytes::new(), revision, None)
+                .await
+                .unwrap(),
+        );
+    }
+    let client = etcd_client::Client::connect(etcd.endpoints(), None)
+        .await
+        .unwrap();
+    client
+        .kv_client()
+        .compact(revision as i64, None)
+        .await
+        .unwrap();
+    let mut changes = registry.watch(1).await.unwrap();
+    let first = tokio::time::timeout(PATIENCE, changes.next())
+        .await
+        .unwrap();
+    assert!(
+        matches!(first, Some(Err(RegistryError::Compacted(1)))),
+        "{first:?}"
+    );
+    assert_eq!(registry.list("").await.unwrap().revision, revision);
+}

@@ -112,6 +112,11 @@ async fn begin(
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     match on_its_way(core, group)? {
         Some(HomeRecord::Leaving { .. }) => return Err(at_home()),
+        Some(HomeRecord::Arriving { epoch, attempt, .. })
+            if (head.epoch, head.attempt) <= (epoch, attempt) =>
+        {
+            return Err(refused(format!("a newer copy of {group} has come before")));
+        }
         Some(HomeRecord::Arriving { .. }) => {
             // An earlier attempt: it may have come to its end without this node's hearing of it.
             let cluster = core.cluster.as_ref();

@@ -76,7 +76,7 @@ pub(crate) async fn migrate(
         cluster,
         group,
         to,
-        attempt: fastrand::u64(1..),
+        attempt: next_attempt(core),
     };
     let session = function.sessions.of(group.session.shared());
     let mut turn = execute::turn(core, &function, &session).await?;
@@ -105,6 +105,14 @@ pub(crate) async fn migrate(
         home,
         held: held.elapsed(),
     })
+}
+
+/// Higher than that of every earlier attempt of this node, so that what is late is told from what is not.
+fn next_attempt(core: &Core) -> u64 {
+    /// Far more attempts than a start can make.
+    const BITS: u32 = 40;
+    let id = core.next_id();
+    id.epoch << BITS | id.number
 }
 
 impl Way<'_> {
