@@ -34,6 +34,12 @@ const COMMANDS: &[Command] = &[
         run: test::run,
     },
     Command {
+        name: "long",
+        arguments: "[-- CARGO-TEST-ARGUMENTS]",
+        about: "run the tests that take long: the ignored ones, and half an hour of trouble for nodes",
+        run: test::long,
+    },
+    Command {
         name: "demo",
         arguments: "[-- RUNNER-ARGUMENTS]",
         about: "set up what is missing, build and run multi-camera tracking end to end",

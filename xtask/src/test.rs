@@ -9,6 +9,9 @@ use crate::toolchain::ensure_wasm_target;
 use crate::workspace::Workspace;
 use crate::{guests, no_arguments, passed_on};
 
+/// How long each of the tests that make trouble for nodes does so.
+const CHAOS_SECONDS: u32 = 1800;
+
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let arguments = passed_on(arguments)?;
     let mut steps = Steps::new("test", 3);
@@ -25,6 +28,33 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
             eprintln!("{counts}");
         }
         outcome.map(|()| counts.to_string())
+    })?;
+    steps.finish();
+    Ok(())
+}
+
+/// What CI leaves out, optimised, since some of it prints times.
+pub(crate) fn long(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let arguments = passed_on(arguments)?;
+    let mut steps = Steps::new("long", 2);
+    steps.run("ignored tests", || {
+        let mut command = workspace.cargo();
+        command.args(["test", "--release"]);
+        command.args(["-p", "fulmar-policy", "-p", "fulmar-sim"]);
+        steps::run(
+            command
+                .args(arguments)
+                .args(["--", "--ignored", "--nocapture"]),
+        )?;
+        Ok(String::new())
+    })?;
+    steps.run("trouble for nodes", || {
+        let mut command = workspace.cargo();
+        command.env("FULMAR_CHAOS_SECONDS", CHAOS_SECONDS.to_string());
+        command.args(["test", "-p", "fulmar-cli", "--test", "chaos"]);
+        // One after the other: each keeps a small machine busy.
+        steps::run(command.args(arguments).args(["--", "--test-threads", "1"]))?;
+        Ok(String::new())
     })?;
     steps.finish();
     Ok(())

@@ -1,8 +1,8 @@
 //! Nodes that are killed, paused, cut off from each other, in one direction or both, and asked to move sessions, at
 //! random and under load: every increment is counted once, and the answers are those of one counter.
 //!
-//! `FULMAR_CHAOS_SECONDS=1800 cargo test -p fulmar-cli --test chaos` is the long form; `FULMAR_CHAOS_SEED`
-//! repeats a run's choices.
+//! `FULMAR_CHAOS_SECONDS=1800 cargo test -p fulmar-cli --test chaos` is the long form, of which `cargo xtask long`
+//! takes care; `FULMAR_CHAOS_SEED` repeats a run's choices.
 
 #![allow(clippy::unwrap_used)]
 

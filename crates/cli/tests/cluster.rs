@@ -434,3 +434,21 @@ fn a_node_is_drained_of_its_sessions() {
     let refused = cluster.nodes[0].request("POST", "/admin/nodes/n2/drain", &[], br#"{"to":"n2"}"#);
     refused.expect_problem(400, "bad-request");
 }
+
+#[test]
+fn sessions_on_any_node_are_in_the_way_of_state_that_clients_carry() {
+    let cluster = Cluster::start(2);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    cluster.nodes[0].invoke("counter/a", "1");
+    let wasm = std::fs::read(common::guest("counter")).unwrap();
+    for (node, keeper) in [(0, "this node"), (1, "n1")] {
+        let model = "execution_model = \"in-client\"\n";
+        let refused = cluster.nodes[node].try_deploy("counter", &wasm, model);
+        refused.expect_problem(409, "sessions-in-the-way");
+        assert!(refused.text().contains(keeper), "{}", refused.text());
+    }
+    // Nothing was changed anywhere.
+    for (at, node) in cluster.nodes.iter().enumerate() {
+        assert_eq!(node.invoke("counter/a", "1"), (at + 2).to_string());
+    }
+}

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::functions::{Deployed, Function};
+use crate::route;
 
 /// Longest wait for another node to take up a deployment.
 const EVERYWHERE: Duration = Duration::from_secs(30);
@@ -88,6 +89,8 @@ async fn publish(
     manifest: Manifest,
     digest: &str,
 ) -> Result<Outcome, Problem> {
+    refuse_lost_sessions(core, &manifest).await?;
+    refuse_lost_sessions_elsewhere(cluster, &manifest).await?;
     let name = manifest.name.clone();
     let toml = manifest.to_toml();
     let now = clock::unix_ms();
@@ -171,11 +174,7 @@ async fn put_into_effect(
     record: FunctionRecord,
 ) -> Result<Arc<Function>, Problem> {
     let artifact = load(core, &record.artifact).await?;
-    if manifest.execution_model == ExecutionModel::InClient {
-        // What was committed before may not be where a scan looks yet.
-        core.durable(core.store.commits().submitted()).await?;
-        refuse_stored_sessions(core, &manifest)?;
-    }
+    refuse_lost_sessions(core, &manifest).await?;
     let mut bookkeeping = Bookkeeping::default();
     bookkeeping.put(Table::System, &record_key(manifest.name.as_str()), &record);
     store(core, bookkeeping).await?;
@@ -194,10 +193,51 @@ async fn put_into_effect(
     Ok(function)
 }
 
-/// Sessions that the node keeps would be overlooked from now on. (A counter of a carried session is
-/// fine: it says that there is a token.)
-fn refuse_stored_sessions(core: &Core, manifest: &Manifest) -> Result<(), Problem> {
-    let prefix = [manifest.name.as_str().as_bytes(), key::SEPARATOR].concat();
+/// With state that clients carry, sessions that the node keeps would be overlooked from now on. (A counter of
+/// a carried session is fine: it says that there is a token.)
+async fn refuse_lost_sessions(core: &Core, manifest: &Manifest) -> Result<(), Problem> {
+    if manifest.execution_model != ExecutionModel::InClient {
+        return Ok(());
+    }
+    match keeps_sessions(core, manifest.name.as_str()).await? {
+        false => Ok(()),
+        true => Err(in_the_way(manifest, "this node")),
+    }
+}
+
+/// The same for the sessions that the other nodes keep: all of them have to answer.
+async fn refuse_lost_sessions_elsewhere(
+    cluster: &Cluster,
+    manifest: &Manifest,
+) -> Result<(), Problem> {
+    if manifest.execution_model != ExecutionModel::InClient {
+        return Ok(());
+    }
+    for node in cluster.others() {
+        let request = http::Request::get(format!("/admin/functions/{}/kept", manifest.name));
+        let request = request
+            .body(bytes::Bytes::new())
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let answered = cluster.forward(&node, request, EVERYWHERE).await;
+        let answered = answered.map_err(|error| route::lost_before(&error))?;
+        let kept: Option<serde_json::Value> = serde_json::from_slice(answered.response.body()).ok();
+        if kept.is_none_or(|kept| kept["kept"] != false) {
+            return Err(in_the_way(manifest, node.as_str()));
+        }
+    }
+    Ok(())
+}
+
+fn in_the_way(manifest: &Manifest, node: &str) -> Problem {
+    let detail = format!("{} has sessions with state on {node}", manifest.name);
+    Problem::new(Code::SessionsInTheWay, detail)
+}
+
+/// Whether the node keeps state of a function's sessions.
+pub(crate) async fn keeps_sessions(core: &Core, function: &str) -> Result<bool, Problem> {
+    // What was committed before may not be where a scan looks yet.
+    core.durable(core.store.commits().submitted()).await?;
+    let prefix = [function.as_bytes(), key::SEPARATOR].concat();
     let mut is_any = false;
     core.store
         .scan(Table::State, &prefix, None, &mut |_, _| {
@@ -205,13 +245,7 @@ fn refuse_stored_sessions(core: &Core, manifest: &Manifest) -> Result<(), Proble
             false
         })
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    match is_any {
-        false => Ok(()),
-        true => Err(Problem::new(
-            Code::SessionsInTheWay,
-            format!("{} has sessions with state on this node", manifest.name),
-        )),
-    }
+    Ok(is_any)
 }
 
 /// Removes a function, on this node and on all others; its sessions' state stays until they are removed.

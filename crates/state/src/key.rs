@@ -51,11 +51,6 @@ pub fn idempotency(function: &str, session: Option<&str>, key: &str) -> Vec<u8> 
         .into_bytes()
 }
 
-/// Prefix of everything that is kept of a session for its idempotency keys and its deliveries.
-pub fn session_idempotency(group: &Group) -> Vec<u8> {
-    session_state(group)
-}
-
 /// Begins what follows the session in the key of a delivery; no client's idempotency key begins so.
 const DELIVERY: u8 = 1;
 

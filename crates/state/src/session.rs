@@ -120,16 +120,7 @@ impl SessionState {
         epoch: Epoch,
     ) -> Result<Self, EngineError> {
         let prefix = key::session_state(&group).into_boxed_slice();
-        let mut hot = Hot {
-            version,
-            covered: version,
-            last: Ticket(0),
-            last_delete: Ticket(0),
-            entries: BTreeMap::new(),
-            complete: true,
-            bytes: 0,
-            changed: None,
-        };
+        let mut hot = Hot::new(version);
         if version > Version(0) {
             hot.load_whole(&*engine, &prefix)?;
         }
@@ -154,16 +145,7 @@ impl SessionState {
         (version, epoch): (Version, Epoch),
         entries: impl Iterator<Item = (String, Bytes)>,
     ) -> Self {
-        let mut hot = Hot {
-            version,
-            covered: version,
-            last: Ticket(0),
-            last_delete: Ticket(0),
-            entries: BTreeMap::new(),
-            complete: true,
-            bytes: 0,
-            changed: None,
-        };
+        let mut hot = Hot::new(version);
         for (key, value) in entries {
             hot.insert_clean(key.into(), Some(value));
         }
@@ -415,6 +397,20 @@ fn tag(epoch: Epoch, version: Version) -> u64 {
 }
 
 impl Hot {
+    /// A session with nothing in it, at a version that its record covers.
+    fn new(version: Version) -> Self {
+        Self {
+            version,
+            covered: version,
+            last: Ticket(0),
+            last_delete: Ticket(0),
+            entries: BTreeMap::new(),
+            complete: true,
+            bytes: 0,
+            changed: None,
+        }
+    }
+
     fn load_whole(&mut self, engine: &dyn Engine, prefix: &[u8]) -> Result<(), EngineError> {
         let mut bad_key = false;
         engine.scan(Table::State, prefix, None, &mut |stored, value| {

@@ -26,6 +26,7 @@ const MAX_DEPLOY_BYTES: usize = 1 << 20;
 pub(super) fn routes() -> Router<Arc<Core>> {
     Router::new()
         .route("/admin/artifacts/{digest}", put(upload).head(exists))
+        .route("/admin/functions/{name}/kept", get(kept))
         .route("/admin/functions", get(list))
         .route(
             "/admin/functions/{name}",
@@ -130,6 +131,12 @@ async fn show(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer
     let current = function.current();
     shown["manifest"] = json!(current.manifest);
     Ok(json(&shown))
+}
+
+/// Whether this node keeps state of the function's sessions.
+async fn kept(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer {
+    let kept = deploy::keeps_sessions(&core, &name).await?;
+    Ok(json(&json!({ "kept": kept })))
 }
 
 async fn remove(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer {
