@@ -452,3 +452,72 @@ fn sessions_on_any_node_are_in_the_way_of_state_that_clients_carry() {
         assert_eq!(node.invoke("counter/a", "1"), (at + 2).to_string());
     }
 }
+
+#[test]
+fn a_session_has_one_home_also_when_whoever_moved_it_went_away() {
+    let cluster = Cluster::with_links(2);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    let slow = serde_json::json!({ "latency_ms": 60.0 });
+    cluster.link(0, 1, &slow);
+    for step in 0..10 {
+        let session = format!("s{step}");
+        let path = format!("counter/{session}");
+        cluster.nodes[0].invoke(&path, "1");
+        let wanted = serde_json::json!({ "function": "counter", "session": session, "to": "n2" });
+        let body = wanted.to_string();
+        let mut asking = Connection::open(cluster.nodes[0].port);
+        let head = format!(
+            "POST /admin/migrations HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        asking.send(format!("{head}{body}").as_bytes()).unwrap();
+        // Gone at another moment of the move each time.
+        std::thread::sleep(std::time::Duration::from_millis(40 * step));
+        drop(asking);
+        for count in 2..8 {
+            assert_eq!(
+                cluster.nodes[count % 2].invoke(&path, "1"),
+                count.to_string(),
+                "{session}"
+            );
+        }
+    }
+}
+
+#[test]
+fn two_moves_of_a_large_session_at_once_lose_nothing() {
+    let cluster = Cluster::start(3);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    cluster.nodes[0].invoke("counter/a", "1");
+    for key in 0..20 {
+        let path = format!("/admin/state/session/counter/a/key/k{key}");
+        let put = cluster.nodes[0].request("PUT", &path, &[], &vec![b'x'; 200_000]);
+        assert!(put.status < 300, "{}", put.text());
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let count = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut connection = Connection::open(cluster.nodes[1].port);
+            let mut count = 1;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let reply = connection
+                    .request("POST", "/fn/counter/a", &[], b"1")
+                    .unwrap();
+                count += 1;
+                assert_eq!((reply.status, reply.text()), (200, count.to_string()));
+            }
+            count
+        });
+        for _ in 0..4 {
+            std::thread::scope(|movers| {
+                for to in ["n1", "n2", "n3"] {
+                    // One of them may find that it has gone; all that counts is the counter.
+                    movers.spawn(|| move_to(&cluster.nodes[0], "counter", "a", to));
+                }
+            });
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        client.join().unwrap()
+    });
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "0"), count.to_string());
+}

@@ -18,16 +18,16 @@ use crate::{clock, homes};
 /// Bytes that one commit takes of a copy.
 const COMMIT_BYTES: usize = 4 << 20;
 
-/// Sessions of which a copy is being taken, so that two attempts do not mix.
+/// Sessions that are coming, or going, so that two attempts do not mix.
 #[derive(Default)]
-pub(crate) struct Arrivals(Mutex<HashMap<Group, Arc<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Moving(Mutex<HashMap<Group, Arc<tokio::sync::Mutex<()>>>>);
 
-impl Arrivals {
-    /// Kept locked by whoever takes a copy, or clears one out.
+impl Moving {
+    /// Kept locked by whoever takes a copy or clears one out, or sends one away.
     pub(crate) fn of(&self, group: &Group) -> Arc<tokio::sync::Mutex<()>> {
-        let mut arrivals = self.0.lock();
-        arrivals.retain(|_, arrival| Arc::strong_count(arrival) > 1);
-        arrivals.entry(group.clone()).or_default().clone()
+        let mut moving = self.0.lock();
+        moving.retain(|_, session| Arc::strong_count(session) > 1);
+        moving.entry(group.clone()).or_default().clone()
     }
 }
 

@@ -12,7 +12,7 @@ use fulmar_worker::{LogSink, Pool, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::arrive::Arrivals;
+use crate::arrive::Moving;
 use crate::artifacts::Artifacts;
 use crate::audit::Audit;
 use crate::carry::StateKeys;
@@ -84,7 +84,8 @@ pub(crate) struct Core {
     pub(crate) cluster: Option<Arc<Cluster>>,
     /// Which change of the registry is in effect here.
     pub(crate) in_effect: InEffect,
-    pub(crate) arrivals: Arrivals,
+    pub(crate) arrivals: Moving,
+    pub(crate) departures: Moving,
     /// The data directory; none when everything is in memory.
     pub(crate) data_path: Option<PathBuf>,
     pub(crate) access: Access,

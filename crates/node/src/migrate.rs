@@ -54,11 +54,31 @@ struct Way<'a> {
     attempt: u64,
 }
 
-/// Moves a session that is at home here to another node.
+/// Moves a session that is at home here to another node. On a task of its own: whoever asked for it may go
+/// away, and a session that is half on its way must not be left so.
 ///
 /// # Errors
 /// When it is not at home here, or cannot be moved; then it stays, unless the directory did not answer.
 pub(crate) async fn migrate(
+    core: &Arc<Core>,
+    cluster: &Arc<Cluster>,
+    group: &Group,
+    to: &NodeName,
+) -> Result<Migration, Problem> {
+    let (core, cluster) = (core.clone(), cluster.clone());
+    let (group, to) = (group.clone(), to.clone());
+    let going = tokio::spawn(async move {
+        // One at a time: what has changed since a copy began is remembered once.
+        let departure = core.departures.of(&group);
+        let _alone = departure.lock().await;
+        go(&core, &cluster, &group, &to).await
+    });
+    going
+        .await
+        .unwrap_or_else(|error| Err(Problem::new(Code::Internal, error.to_string())))
+}
+
+async fn go(
     core: &Arc<Core>,
     cluster: &Arc<Cluster>,
     group: &Group,
@@ -80,20 +100,19 @@ pub(crate) async fn migrate(
     };
     let session = function.sessions.of(group.session.shared());
     let mut turn = execute::turn(core, &function, &session).await?;
-    let mut state = way.state(&session).await?;
+    let state = way.state(&session).await?;
     let is_large = state.whole().is_none() || state.hot_bytes() > COPY_FIRST_BYTES;
     if is_large {
         state.begin_copy();
         drop(turn);
         let copied = way.copy(&state).await;
         turn = execute::turn(core, &function, &session).await?;
-        let again = way.state(&session).await?;
-        // Let go of meanwhile, and loaded again: what changed before is in neither.
-        if !Arc::ptr_eq(&state, &again) {
+        // Another one has not the changes that this one remembers.
+        let is_same = session.state().is_some_and(|now| Arc::ptr_eq(&now, &state));
+        let replaced = || Err(way.failed(&"it was removed or replaced while it was copied"));
+        if let Err(problem) = copied.and_then(|()| if is_same { Ok(()) } else { replaced() }) {
             state.end_copy();
-            state = again;
-        } else if let Err(problem) = copied {
-            state.end_copy();
+            way.give_up();
             return Err(problem);
         }
     }
@@ -263,10 +282,14 @@ impl Way<'_> {
             .core
             .store
             .commit_bookkeeping(bookkeeping, Box::new(|_| {}));
+        self.give_up();
+    }
+
+    /// Tells the other node that its copy is of no use, only to free its disk earlier.
+    fn give_up(&self) {
         let (cluster, group, to) = (self.cluster.clone(), self.group.clone(), self.to.clone());
         let attempt = self.attempt;
         tokio::spawn(async move {
-            // Only to free its disk earlier.
             let _ = cluster.settle(&to, &group, Epoch(0), attempt, false).await;
         });
     }

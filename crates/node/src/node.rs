@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
-use crate::arrive::Arrivals;
+use crate::arrive::Moving;
 use crate::artifacts::Artifacts;
 use crate::audit::Audit;
 use crate::carry::StateKeys;
@@ -136,7 +136,8 @@ impl Node {
             store,
             cluster: cluster.clone(),
             in_effect: InEffect::default(),
-            arrivals: Arrivals::default(),
+            arrivals: Moving::default(),
+            departures: Moving::default(),
             data_path: Some(data.path().to_owned()),
             access: Access::default(),
             audit: Audit::open(data.path()).map_err(|source| StartError::Io {
