@@ -62,6 +62,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                 "reached",
                 "round_trip_seconds",
                 "directory_shards",
+                "behind_seconds",
                 "http",
             ];
             output::rows(target.json, &nodes, &columns);

@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -131,22 +132,34 @@ fn signal(node: &Node, name: &str) {
     );
 }
 
+/// A while, now and then for so long that others take over.
+fn away(choices: &mut Choices, longest_ms: usize, is_taken_over: bool) {
+    let long = is_taken_over && choices.below(2) == 0;
+    let ms = choices.below(longest_ms) + if long { 5000 } else { 0 };
+    std::thread::sleep(Duration::from_millis(ms as u64));
+}
+
 /// Makes trouble for nodes with an embedded registry, or with an etcd, of whose members one dies half-way.
-fn chaos(model: &str, mut etcd: Option<Etcd>) {
+/// With an object store: it is gone now and then, and nodes are gone for so long that others take over.
+fn chaos(model: &str, mut etcd: Option<Etcd>, objects: Option<&Path>) {
     let seconds = std::env::var("FULMAR_CHAOS_SECONDS").map_or(8, |text| text.parse().unwrap());
     let seed = std::env::var("FULMAR_CHAOS_SEED").map_or(11, |text| text.parse().unwrap());
     eprintln!("FULMAR_CHAOS_SEED={seed} FULMAR_CHAOS_SECONDS={seconds} {model}");
     let mut choices = Choices(seed);
-    let mut cluster = match &etcd {
-        Some(etcd) => Cluster::with_etcd(3, &etcd.endpoints()),
-        None => Cluster::with_links(3),
+    let mut cluster = match (&etcd, objects) {
+        (Some(etcd), None) => Cluster::with_etcd(3, &etcd.endpoints()),
+        (Some(etcd), Some(objects)) => Cluster::with_etcd_and_store(3, &etcd.endpoints(), objects),
+        (None, _) => Cluster::with_links(3),
     };
-    let manifest = format!("execution_model = \"{model}\"\n");
+    let mut manifest = format!("execution_model = \"{model}\"\n");
+    if objects.is_some() {
+        manifest += "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
+    }
     cluster.nodes[0].deploy("counter", "counter", &manifest);
     let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.port).collect();
     let done = AtomicBool::new(false);
     let mut survivors = None;
-    let (mut kills, mut pauses, mut cuts, mut moves) = (0, 0, 0, 0);
+    let (mut kills, mut pauses, mut cuts, mut moves, mut outages) = (0, 0, 0, 0, 0);
     let answers: Vec<Answered> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|at| {
@@ -166,13 +179,13 @@ fn chaos(model: &str, mut etcd: Option<Etcd>) {
             match choices.below(8) {
                 0 => {
                     cluster.nodes[node].crash();
-                    std::thread::sleep(Duration::from_millis(choices.below(300) as u64));
+                    away(&mut choices, 300, objects.is_some());
                     cluster.nodes[node].start_again();
                     kills += 1;
                 }
                 1 => {
                     signal(&cluster.nodes[node], "-STOP");
-                    std::thread::sleep(Duration::from_millis(choices.below(400) as u64));
+                    away(&mut choices, 400, objects.is_some());
                     signal(&cluster.nodes[node], "-CONT");
                     pauses += 1;
                 }
@@ -191,6 +204,16 @@ fn chaos(model: &str, mut etcd: Option<Etcd>) {
                     cluster.link(node, other, &serde_json::json!({}));
                     cluster.link(other, node, &serde_json::json!({}));
                     cuts += 1;
+                }
+                3 if let Some(objects) = objects => {
+                    // A file where the folder was: every request fails.
+                    let aside = objects.with_extension("aside");
+                    std::fs::rename(objects, &aside).unwrap();
+                    std::fs::write(objects, "not a folder").unwrap();
+                    away(&mut choices, 500, false);
+                    std::fs::remove_file(objects).unwrap();
+                    std::fs::rename(&aside, objects).unwrap();
+                    outages += 1;
                 }
                 _ => {
                     let wanted = serde_json::json!({
@@ -216,7 +239,7 @@ fn chaos(model: &str, mut etcd: Option<Etcd>) {
             .collect()
     });
     eprintln!(
-        "{} increments, {kills} kills, {pauses} pauses, {cuts} cuts, {moves} moves",
+        "{} increments, {kills} kills, {pauses} pauses, {cuts} cuts, {moves} moves, {outages} outages of the object store",
         answers.len()
     );
     assert!(answers.len() > 100 && moves > 0, "too little happened");
@@ -236,17 +259,31 @@ fn chaos(model: &str, mut etcd: Option<Etcd>) {
 
 #[test]
 fn in_function_every_increment_counts_once_whatever_happens_to_the_nodes() {
-    chaos("in-function", None);
+    chaos("in-function", None, None);
 }
 
 #[test]
 fn in_edge_every_increment_counts_once_whatever_happens_to_the_nodes() {
-    chaos("in-edge", None);
+    chaos("in-edge", None, None);
 }
 
 #[test]
 fn with_etcd_every_increment_counts_once_also_when_a_member_dies() {
-    chaos("in-function", Some(Etcd::start(3)));
+    chaos("in-function", Some(Etcd::start(3)), None);
+}
+
+#[test]
+fn with_an_object_store_every_increment_counts_once_whoever_takes_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    chaos("in-function", Some(Etcd::start(3)), Some(&objects));
+}
+
+#[test]
+fn with_an_object_store_lent_state_counts_once_whoever_takes_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    chaos("in-edge", Some(Etcd::start(3)), Some(&objects));
 }
 
 #[test]

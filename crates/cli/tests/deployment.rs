@@ -51,7 +51,8 @@ fn a_bad_manifest_names_the_line() {
     for (manifest, expected) in [
         ("[limits]\nmemroy = \"1MiB\"", "fulmar.toml:4"),
         ("[limits]\nmemory = \"lots\"", "fulmar.toml:4"),
-        ("durability = \"replicated\"", "fulmar.toml:3"),
+        ("durability = \"eternal\"", "fulmar.toml:3"),
+        ("on_partition = \"takeover-after 30h\"", "fulmar.toml:3"),
         ("[unheard]\nof = 1", "fulmar.toml:3"),
         ("name = 3", "fulmar.toml"),
     ] {

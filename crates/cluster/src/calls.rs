@@ -11,11 +11,14 @@ use tonic::Status;
 use crate::handler::{Delivered, Forwarded, StageEntry, StageHead};
 use crate::join::Cluster;
 use crate::peers::PeerError;
+use crate::wire::directory_client::DirectoryClient;
 use crate::wire::peer_client::PeerClient;
 use crate::wire::{self, CatchUpRequest, DeliverRequest, FetchArtifactRequest, ForwardRequest};
 
 /// Longest wait for a node to hear that it is home.
 const SETTLE: Duration = Duration::from_secs(3);
+/// Longest wait for a list of sessions, and for its next part.
+const HOMES: Duration = Duration::from_secs(30);
 /// Longest pause within an artefact.
 const ARTIFACT_PAUSE: Duration = Duration::from_secs(10);
 
@@ -77,20 +80,22 @@ impl Cluster {
         Ok(Forwarded { response, moved })
     }
 
-    /// Delivers a message to a session of another node. `deadline` includes the function's time.
+    /// Delivers a message to a session of another node. `deadline` includes the function's time; the instance is
+    /// the data directory that the message was sent from.
     ///
     /// # Errors
     /// When there is no answer in time: then it may have been delivered, and sending it again does no harm.
     pub async fn deliver(
         &self,
         node: &NodeName,
+        instance: &str,
         key: [u8; 12],
         settled_below: [u8; 12],
         message: &MessageRecord,
         deadline: Duration,
     ) -> Result<Delivered, PeerError> {
         let message = DeliverRequest {
-            instance: self.info().instance.clone(),
+            instance: instance.to_owned(),
             key: Bytes::copy_from_slice(&key),
             settled_below: Bytes::copy_from_slice(&settled_below),
             message: message.encode().into(),
@@ -189,6 +194,48 @@ impl Cluster {
             })
             .await
             .map(|_| ())
+    }
+
+    /// Sessions that are at home on a node, as the shards of another have it.
+    ///
+    /// # Errors
+    /// When that one does not answer.
+    pub async fn homes_of(
+        &self,
+        owner: &NodeName,
+        node: &NodeName,
+    ) -> Result<Vec<(Group, Epoch)>, PeerError> {
+        let message = wire::HomesOfRequest {
+            node: node.to_string(),
+        };
+        let request = self.peers().request(message, HOMES);
+        let mut replies = self
+            .peers()
+            .call(owner, HOMES, |channel| async move {
+                DirectoryClient::new(channel).homes_of(request).await
+            })
+            .await?;
+        let refused = |reason: String| PeerError::Refused {
+            node: owner.clone(),
+            reason,
+        };
+        let mut homes = Vec::new();
+        loop {
+            let reply = tokio::time::timeout(HOMES, replies.message()).await;
+            let reply = reply.map_err(|_| refused("the list broke off".to_owned()))?;
+            let Some(reply) = reply.map_err(|status| refused(status.message().to_owned()))? else {
+                return Ok(homes);
+            };
+            for at in reply.groups {
+                let group = at
+                    .group
+                    .ok_or_else(|| refused("no session is named".to_owned()))?;
+                let group = group.try_into();
+                let group =
+                    group.map_err(|error: fulmar_model::NameError| refused(error.to_string()))?;
+                homes.push((group, Epoch(at.epoch)));
+            }
+        }
     }
 
     /// A component from another node.

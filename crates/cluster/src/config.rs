@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub peers: BTreeMap<NodeName, String>,
     /// The registry.
     pub registry: RegistryConfig,
+    /// The object store.
+    pub store: Option<StoreConfig>,
     /// Certificates.
     pub tls: Option<Tls>,
     /// Let go without certificates and tokens although it can be reached from other machines.
@@ -116,6 +118,15 @@ pub struct RegistryConfig {
     /// A node that is silent for so long counts as gone.
     #[serde(default = "default_lease")]
     pub lease: Duration,
+}
+
+/// `[store]`: the object store that everything is copied to which the node commits.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, or a folder that all nodes see, relative to
+    /// this file. The same for all nodes. Credentials come from the environment, as for the cloud's own tools.
+    pub url: String,
 }
 
 fn default_prefix() -> String {
@@ -213,6 +224,11 @@ impl NodeConfig {
         config.check().map_err(invalid)?;
         let base = path.parent().unwrap_or(Path::new("."));
         config.data = base.join(&config.data);
+        if let Some(store) = &mut config.store
+            && !store.url.contains("://")
+        {
+            store.url = base.join(&store.url).to_string_lossy().into_owned();
+        }
         if let Some(tls) = &mut config.tls {
             for file in [&mut tls.ca, &mut tls.cert, &mut tls.key] {
                 *file = base.join(&*file);

@@ -12,6 +12,7 @@
 mod cache;
 mod names;
 mod owner;
+mod shards;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use fulmar_state::{Store, StoreError};
 use names::Names;
 use parking_lot::Mutex;
 
+use crate::custody::Custody;
 use crate::peers::{PeerError, Peers};
 use crate::registry::{Entry, Registry, RegistryError, Written};
 use crate::view::{ShardRecord, View, shard_key, value};
@@ -107,6 +109,7 @@ pub struct Directory {
     stripes: [Mutex<()>; STRIPES],
     cache: Mutex<Cache>,
     names: Names,
+    custody: Arc<Custody>,
 }
 
 /// FNV-1a, 64 bits: the same on every machine and in every version.
@@ -114,6 +117,11 @@ fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+/// A hash of some bytes, spread over all its bits: for choices that all nodes make alike.
+pub fn spread(bytes: impl Iterator<Item = u8>) -> u64 {
+    fnv(bytes).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 fn hash(group: &Group) -> u64 {
@@ -138,9 +146,11 @@ impl Directory {
         registry: Arc<dyn Registry>,
         peers: Arc<Peers>,
         store: Arc<Store>,
+        custody: Arc<Custody>,
     ) -> Result<Self, StoreError> {
         Ok(Self {
             names: Names::recover(&store)?,
+            custody,
             own,
             site,
             view,
@@ -360,7 +370,7 @@ impl Directory {
             // The highest hash of node and shard: the same choice at every node that sees the same nodes.
             let weight = |node: &&NodeName| {
                 let low = shard.to_be_bytes();
-                fnv(node.as_str().bytes().chain(low)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                spread(node.as_str().bytes().chain(low))
             };
             let is_mine = running.iter().max_by_key(weight) == Some(&self.own);
             if is_mine && self.view.shard(&self.site, shard).is_none() {

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use fulmar_model::NodeName;
 use fulmar_state::record::Record;
 use fulmar_state::{Bookkeeping, Store, StoreError, Table};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{NodeConfig, RegistryChoice};
+use crate::custody::Custody;
 use crate::directory::Directory;
 use crate::handler::Handler;
 use crate::identity::{Identity, IdentityError};
@@ -21,7 +21,7 @@ use crate::peers::Peers;
 use crate::registry::embedded::Embedded;
 use crate::registry::etcd::Etcd;
 use crate::registry::remote::Remote;
-use crate::registry::{Entry, LeaseId, Registry, RegistryError, Written};
+use crate::registry::{Entry, Registry, RegistryError, Written};
 use crate::view::{self, LIVE, NODES, NodeInfo, View, value};
 
 /// Pause before the registry is tried again while a node joins.
@@ -111,16 +111,7 @@ pub struct Cluster {
     view: Arc<View>,
     directory: Directory,
     store: Arc<Store>,
-    membership: Mutex<Membership>,
-}
-
-#[derive(Default)]
-struct Membership {
-    lease: Option<LeaseId>,
-    /// Until when others certainly count this node as running.
-    until: Option<Instant>,
-    /// Why it is no member, if so.
-    fault: Option<String>,
+    custody: Arc<Custody>,
 }
 
 /// How it stands with the cluster, as seen by this node.
@@ -217,6 +208,7 @@ impl Cluster {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             speed_up_thousandths: speed_up.unwrap_or_else(measure),
         };
+        let custody = Arc::new(Custody::new(store.clone()));
         let cluster = Arc::new(Self {
             directory: Directory::open(
                 config.name.clone(),
@@ -225,6 +217,7 @@ impl Cluster {
                 registry.clone(),
                 peers.clone(),
                 store.clone(),
+                custody.clone(),
             )?,
             config,
             info,
@@ -233,7 +226,7 @@ impl Cluster {
             embedded,
             view,
             store,
-            membership: Mutex::default(),
+            custody,
         });
         if let Some(embedded) = &cluster.embedded {
             tasks.spawn(embedded.clone().run(stop.clone()));
@@ -249,7 +242,7 @@ impl Cluster {
         tasks.spawn(stay(cluster.clone(), stop.clone()));
         tasks.spawn(keep_directory(cluster.clone(), stop.clone()));
         let mut connected = cluster.view.subscribe();
-        if cluster.membership.lock().fault.is_none() {
+        if cluster.custody.membership.lock().fault.is_none() {
             // The registry just answered, so that the first look at the whole of it is near.
             let whole = connected.wait_for(|revision| *revision > 0);
             let _ = tokio::time::timeout(PATIENCE, whole).await;
@@ -269,7 +262,7 @@ impl Cluster {
             };
             if was_member && started.elapsed() > PATIENCE {
                 tracing::warn!(%error, "starting without the registry, with what was known when it was last followed");
-                self.membership.lock().fault = Some(error.to_string());
+                self.custody.membership.lock().fault = Some(error.to_string());
                 return Ok(());
             }
             tracing::info!(%error, "waiting for the registry");
@@ -321,6 +314,19 @@ impl Cluster {
         &self.peers
     }
 
+    /// Whether this node may still speak for what it has.
+    pub fn custody(&self) -> &Custody {
+        &self.custody
+    }
+
+    pub(crate) fn registry(&self) -> &dyn Registry {
+        &*self.registry
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(crate) fn embedded(&self) -> Option<&Embedded> {
         self.embedded.as_ref()
     }
@@ -334,10 +340,10 @@ impl Cluster {
 
     /// How it stands with the cluster.
     pub fn standing(&self) -> Standing {
-        let membership = self.membership.lock();
+        let membership = self.custody.membership.lock();
         Standing {
             registry: self.view.is_connected(),
-            lease: membership.until.is_some_and(|until| until > Instant::now()),
+            lease: membership.is_alive(),
             fault: membership.fault.clone(),
         }
     }
@@ -438,30 +444,26 @@ impl Cluster {
         let Written::Done(_) = put.await? else {
             return Err(raced().into());
         };
-        *self.membership.lock() = Membership {
-            lease: Some(lease),
-            until: Some(asked + ttl),
-            fault: None,
-        };
+        self.custody.joined(lease, asked + ttl);
         Ok(())
     }
 
     /// Keeps the lease alive; registers again if it ran out.
     async fn keep_alive(&self) -> Result<(), JoinError> {
-        let lease = self.membership.lock().lease;
+        let lease = self.custody.membership.lock().lease;
         let Some(lease) = lease else {
             return self.register().await;
         };
         let asked = Instant::now();
         match self.registry.keep_alive(lease).await {
             Ok(()) => {
-                let mut membership = self.membership.lock();
+                let mut membership = self.custody.membership.lock();
                 membership.until = Some(asked + self.config.registry.lease.get());
                 membership.fault = None;
                 Ok(())
             }
             Err(RegistryError::LeaseLost) => {
-                self.membership.lock().lease = None;
+                self.custody.membership.lock().lease = None;
                 self.register().await
             }
             Err(error) => Err(error.into()),
@@ -505,7 +507,7 @@ async fn stay(cluster: Arc<Cluster>, stop: CancellationToken) {
         }
         if let Err(error) = cluster.keep_alive().await {
             tracing::warn!(%error, "the cluster may count this node as gone");
-            cluster.membership.lock().fault = Some(error.to_string());
+            cluster.custody.membership.lock().fault = Some(error.to_string());
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod calls;
 pub mod config;
+mod custody;
 pub mod directory;
 mod handler;
 pub mod identity;
@@ -24,10 +25,11 @@ pub mod view;
 pub mod wire;
 
 pub use config::{ConfigError, NodeConfig};
+pub use custody::{Custody, LogRecord, TakeoverRecord};
 pub use directory::{DirectoryError, Home};
 pub use handler::{
     Delivered, Delivery, Entries, Forwarded, Handler, Lent, NotHere, Returned, Settled, StageEntry,
     StageHead,
 };
 pub use join::{Cluster, JoinError};
-pub use peers::PeerError;
+pub use peers::{Copying, PeerError};

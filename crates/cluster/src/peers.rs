@@ -187,11 +187,15 @@ impl Peers {
             .map_err(|status| classify(node, &status))
     }
 
-    /// Asks a node for its name and its protocol.
+    /// Asks a node for its name and its protocol; how its copy in the object store is, if it has one.
     ///
     /// # Errors
     /// When it does not answer, or speaks a protocol of which this version knows nothing.
-    pub async fn hello(&self, node: &NodeName, deadline: Duration) -> Result<(), PeerError> {
+    pub async fn hello(
+        &self,
+        node: &NodeName,
+        deadline: Duration,
+    ) -> Result<Option<Copying>, PeerError> {
         let message = wire::HelloRequest {
             node: self.own.to_string(),
             protocol: wire::PROTOCOL,
@@ -220,7 +224,35 @@ impl Peers {
         if reply.node != node.as_str() {
             return Err(refused(format!("it calls itself {}", reply.node)));
         }
-        Ok(())
+        Ok(reply.copying.map(|copying| Copying {
+            is_open: copying.open,
+            behind: Duration::from_millis(copying.behind_ms),
+            fault: (!copying.fault.is_empty()).then_some(copying.fault),
+        }))
+    }
+}
+
+/// How a node's copy in the object store is.
+#[derive(Debug, Clone)]
+pub struct Copying {
+    /// Whether it is known to be the node's own.
+    pub is_open: bool,
+    /// For how long the oldest commit that is not copied has been waiting.
+    pub behind: Duration,
+    /// What is wrong with it.
+    pub fault: Option<String>,
+}
+
+impl Copying {
+    /// How that of this node is.
+    pub fn of(store: &fulmar_state::Store) -> Option<Self> {
+        let standing = store.changelog()?.standing();
+        let fenced = |by| format!("{by} has taken over");
+        Some(Self {
+            is_open: standing.open,
+            behind: standing.behind,
+            fault: standing.fenced_by.map(fenced).or(standing.trouble),
+        })
     }
 }
 

@@ -19,16 +19,17 @@ use crate::handler::{Delivered, Delivery, Handler, StageHead};
 use crate::identity;
 use crate::join::Cluster;
 use crate::lending;
+use crate::peers::Copying;
 use crate::registry::embedded::Embedded;
 use crate::registry::{LeaseId, Registry, RegistryError, Written};
 use crate::transport::{self, Caller};
 use crate::wire::{
     self, AskReply, AskRequest, CatchUpReply, CatchUpRequest, Chunk, CommitReply, CommitRequest,
     DeleteRequest, DeliverReply, DeliverRequest, FetchArtifactRequest, ForwardReply,
-    ForwardRequest, GrantReply, GrantRequest, HelloReply, HelloRequest, IntroduceReply,
-    IntroduceRequest, KeepAliveReply, KeepAliveRequest, ListReply, ListRequest, LoadReply,
-    LoadRequest, NODE, PutReply, PutRequest, SettleReply, SettleRequest, StagePart, StageReply,
-    WatchReply, WatchRequest, ask_request,
+    ForwardRequest, GrantReply, GrantRequest, HelloReply, HelloRequest, HomesOfReply,
+    HomesOfRequest, IntroduceReply, IntroduceRequest, KeepAliveReply, KeepAliveRequest, ListReply,
+    ListRequest, LoadReply, LoadRequest, NODE, PutReply, PutRequest, SettleReply, SettleRequest,
+    StagePart, StageReply, WatchReply, WatchRequest, ask_request,
 };
 
 /// Bytes of an artefact that go at once.
@@ -113,6 +114,11 @@ impl wire::peer_server::Peer for Service {
             node: self.cluster.name().to_string(),
             protocol: wire::PROTOCOL,
             oldest: wire::OLDEST_PROTOCOL,
+            copying: Copying::of(self.cluster.store()).map(|copying| wire::Copying {
+                open: copying.is_open,
+                behind_ms: copying.behind.as_millis() as u64,
+                fault: copying.fault.unwrap_or_default(),
+            }),
         }))
     }
 
@@ -345,7 +351,35 @@ impl wire::directory_server::Directory for Service {
                 .unwrap_or_default(),
         }))
     }
+
+    type HomesOfStream = BoxStream<'static, Result<HomesOfReply, Status>>;
+
+    async fn homes_of(
+        &self,
+        request: Request<HomesOfRequest>,
+    ) -> Result<Response<Self::HomesOfStream>, Status> {
+        caller(&request)?;
+        let node = node(&request.into_inner().node)?;
+        let homes = self.cluster.directory().homes_of(&node).await;
+        let homes = homes.map_err(unavailable)?;
+        let parts: Vec<_> = homes
+            .chunks(GROUPS_AT_ONCE)
+            .map(|some| {
+                let groups = some.iter().map(|(group, epoch)| wire::GroupAt {
+                    group: Some(group.into()),
+                    epoch: epoch.0,
+                });
+                Ok(HomesOfReply {
+                    groups: groups.collect(),
+                })
+            })
+            .collect();
+        Ok(Response::new(futures_util::stream::iter(parts).boxed()))
+    }
 }
+
+/// Groups in one part of a list.
+const GROUPS_AT_ONCE: usize = 1000;
 
 fn refused(error: RegistryError) -> Status {
     match error {

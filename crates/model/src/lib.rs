@@ -10,6 +10,6 @@ pub mod units;
 pub use id::{
     Bucket, Epoch, FunctionName, Group, NameError, NodeName, SessionName, SiteName, Version,
 };
-pub use manifest::{Durability, ExecutionModel, Manifest, ManifestError};
+pub use manifest::{Durability, ExecutionModel, Manifest, ManifestError, OnPartition};
 pub use problem::{Code, Problem};
 pub use units::{ByteSize, Duration};

@@ -35,6 +35,8 @@ pub struct Manifest {
     pub artifact: String,
     /// When an invocation is acknowledged.
     pub durability: Durability,
+    /// What becomes of the sessions of a node that is gone.
+    pub on_partition: OnPartition,
     /// Where the state of a session lives.
     pub execution_model: ExecutionModel,
     /// Whether a carried state that is not the newest is refused.
@@ -71,6 +73,7 @@ impl Manifest {
             artifact: format!("{name}.wasm"),
             name,
             durability: Durability::default(),
+            on_partition: OnPartition::default(),
             execution_model: ExecutionModel::default(),
             anti_rollback: false,
             read_only_methods: BTreeSet::new(),
@@ -145,6 +148,8 @@ word_enum! {
         /// After its commit is synced to the node's disk.
         #[default]
         Local = "local",
+        /// After its commit is in the object store as well.
+        Replicated = "replicated",
     }
 }
 
@@ -160,6 +165,52 @@ word_enum! {
         InEdge = "in-edge",
         /// In a sealed token that the client sends along.
         InClient = "in-client",
+    }
+}
+
+/// What becomes of the sessions of a node that is gone or cut off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnPartition {
+    /// They wait for it.
+    #[default]
+    KeepOwner,
+    /// Another node takes them over when it has been gone for so long.
+    TakeoverAfter(Duration),
+}
+
+impl OnPartition {
+    /// What the text in the manifest says.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "keep-owner" {
+            return Some(Self::KeepOwner);
+        }
+        let after = text.strip_prefix("takeover-after ")?.trim().parse().ok()?;
+        (limits::MIN_TAKEOVER..=limits::MAX_TAKEOVER)
+            .contains(&after)
+            .then_some(Self::TakeoverAfter(after))
+    }
+
+    /// After which time another node takes the sessions over, if one does.
+    pub fn takeover_after(self) -> Option<Duration> {
+        match self {
+            Self::KeepOwner => None,
+            Self::TakeoverAfter(after) => Some(after),
+        }
+    }
+}
+
+impl std::fmt::Display for OnPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::KeepOwner => f.write_str("keep-owner"),
+            Self::TakeoverAfter(after) => write!(f, "takeover-after {after}"),
+        }
+    }
+}
+
+impl Serialize for OnPartition {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

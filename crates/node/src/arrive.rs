@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::execute::storage_failed;
-use crate::{clock, homes};
+use crate::{clock, custody, homes};
 
 /// Bytes that one commit takes of a copy.
 const COMMIT_BYTES: usize = 4 << 20;
@@ -86,8 +86,14 @@ pub(crate) async fn stage(
         };
         batch.put(Table::Sessions, &key::session(group), &record);
     }
+    let is_last = head.last.is_some();
     let stored = core.store.commit_durably(batch).await;
-    stored.map_err(|failure| storage_failed(&failure))?;
+    let ticket = stored.map_err(|failure| storage_failed(&failure))?;
+    if is_last {
+        // Where it comes from it was safe as well.
+        let safe = custody::safe(core, &group.function, ticket).await;
+        safe.map_err(|failure| storage_failed(&failure))?;
+    }
     Ok(())
 }
 
@@ -111,7 +117,7 @@ async fn begin(
         .session_record(group)
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     match on_its_way(core, group)? {
-        Some(HomeRecord::Leaving { .. }) => return Err(at_home()),
+        Some(HomeRecord::Leaving { .. } | HomeRecord::Doubted { .. }) => return Err(at_home()),
         Some(HomeRecord::Arriving { epoch, attempt, .. })
             if (head.epoch, head.attempt) <= (epoch, attempt) =>
         {

@@ -8,6 +8,7 @@
 //! everything that is released because of it.
 
 mod across;
+mod adopted;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fulmar_model::{Code, Group, Problem};
 use fulmar_state::record::{Address, InvocationRecord, InvocationStatus, MessageRecord, Record};
-use fulmar_state::{Bookkeeping, StoreError, Table};
+use fulmar_state::{Bookkeeping, StoreError, Table, Ticket};
 use fulmar_worker::{Request, World};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -40,9 +41,23 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) use across::receive;
+pub(crate) use adopted::{disown, owner};
 
 /// A message's key: the commit that sent it and its place there.
 pub(crate) type MessageKey = [u8; 12];
+
+/// The commit that sent a message.
+pub(crate) fn commit_of(key: &MessageKey) -> Ticket {
+    let [a, b, c, d, e, f, g, h, ..] = *key;
+    Ticket(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+}
+
+/// Which message it is: its key, and the data directory that it was sent from, if that is not this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Posted {
+    origin: Option<Arc<str>>,
+    key: MessageKey,
+}
 
 /// Who a lane is between; no sender for those without order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -74,7 +89,7 @@ impl Lane {
 }
 
 struct Waiting {
-    key: MessageKey,
+    posted: Posted,
     /// None: too many waited when it came; read again when its turn comes.
     message: Option<Box<MessageRecord>>,
 }
@@ -111,14 +126,19 @@ impl Courier {
     /// Takes over messages that were just committed, in the order of sending.
     pub(crate) fn post(&self, core: &Arc<Core>, messages: Vec<(MessageKey, MessageRecord)>) {
         for (key, message) in messages {
-            self.enqueue(core, key, message);
+            self.enqueue(core, Posted { origin: None, key }, message);
         }
     }
 
-    fn enqueue(&self, core: &Arc<Core>, key: MessageKey, message: MessageRecord) {
+    /// Takes over a message of another node that is stored here now.
+    pub(crate) fn adopt(&self, core: &Arc<Core>, posted: Posted, message: MessageRecord) {
+        self.enqueue(core, posted, message);
+    }
+
+    fn enqueue(&self, core: &Arc<Core>, posted: Posted, message: MessageRecord) {
         core.metrics.messages_pending.inc();
-        if core.cluster.is_some() {
-            self.unsettled.lock().insert(key);
+        if core.cluster.is_some() && posted.origin.is_none() {
+            self.unsettled.lock().insert(posted.key);
         }
         let lane = Lane::of(&message);
         let bytes = message.request.body.len();
@@ -131,7 +151,7 @@ impl Courier {
         };
         let mut lanes = self.lanes.lock();
         let state = lanes.entry(lane.clone()).or_default();
-        state.waiting.push_back(Waiting { key, message });
+        state.waiting.push_back(Waiting { posted, message });
         if state.running < lane.width() && !core.stopping.is_cancelled() {
             state.running += 1;
             drop(lanes);
@@ -179,20 +199,20 @@ impl Courier {
     /// Takes up the messages that an earlier run of the node left.
     pub(crate) fn recover(&self, core: &Arc<Core>) -> Result<usize, StoreError> {
         let (mut found, mut bad) = (0, None);
-        core.store
-            .scan(Table::Messages, &[], None, &mut |key, value| {
-                let message = MessageRecord::decode(value).map_err(|error| StoreError::Record {
-                    table: Table::Messages,
-                    error,
-                });
-                match (MessageKey::try_from(key), message) {
-                    (Ok(key), Ok(message)) => self.enqueue(core, key, message),
-                    (Err(_), _) => tracing::warn!("a message with a bad key was left out"),
+        // Those of other nodes are older than what their senders have sent since.
+        for table in [Table::Adopted, Table::Messages] {
+            core.store.scan(table, &[], None, &mut |key, value| {
+                let message = MessageRecord::decode(value);
+                let message = message.map_err(|error| StoreError::Record { table, error });
+                match (Posted::parse(table, key), message) {
+                    (Some(posted), Ok(message)) => self.enqueue(core, posted, message),
+                    (None, _) => tracing::warn!("a message with a bad key was left out"),
                     (_, Err(error)) => bad = Some(error),
                 }
                 found += 1;
                 bad.is_none()
             })?;
+        }
         bad.map_or(Ok(found), Err)
     }
 }
@@ -211,21 +231,22 @@ async fn run_lane(core: Arc<Core>, lane: Lane) {
                     .fetch_sub(message.request.body.len(), Ordering::Relaxed);
                 Some(message)
             }
-            None => read_again(&core, &waiting.key).await,
+            None => read_again(&core, &waiting.posted).await,
         };
         if let Some(message) = message {
-            match deliver(&core, waiting.key, message).await {
-                Delivery::Settled => settled(&core, &waiting.key),
+            let posted = waiting.posted;
+            match deliver(&core, &posted, message).await {
+                Delivery::Settled => settled(&core, &posted),
                 Delivery::Stopped => return,
                 // In order: those behind it wait until it is delivered or parked.
                 Delivery::Again(message, pause) if lane.from.is_some() => {
-                    if !retry(&core, waiting.key, message, pause).await {
+                    if !retry(&core, &posted, message, pause).await {
                         return;
                     }
                 }
                 Delivery::Again(message, pause) => {
                     let core = core.clone();
-                    tokio::spawn(async move { retry(&core, waiting.key, message, pause).await });
+                    tokio::spawn(async move { retry(&core, &posted, message, pause).await });
                 }
             }
         }
@@ -233,13 +254,16 @@ async fn run_lane(core: Arc<Core>, lane: Lane) {
 }
 
 /// A message of which only the key was held.
-async fn read_again(core: &Arc<Core>, key: &MessageKey) -> Option<Box<MessageRecord>> {
+async fn read_again(core: &Arc<Core>, posted: &Posted) -> Option<Box<MessageRecord>> {
     let (done, written) = oneshot::channel::<()>();
     let last = core.store.commits().submitted();
     let release = Box::new(move |_| drop(done));
     core.store.commits().when_durable(last, release);
     let _ = written.await;
-    match core.store.record::<MessageRecord>(Table::Messages, key) {
+    let stored = core
+        .store
+        .record::<MessageRecord>(posted.table(), &posted.stored_key());
+    match stored {
         Ok(message) => message.map(Box::new),
         Err(error) => {
             tracing::error!(%error, "a message cannot be read; it stays in the data store");
@@ -261,7 +285,7 @@ enum Delivery {
 /// Tries a message again until it is settled; false if the node stops before.
 async fn retry(
     core: &Arc<Core>,
-    key: MessageKey,
+    posted: &Posted,
     mut message: Box<MessageRecord>,
     mut pause: Duration,
 ) -> bool {
@@ -270,9 +294,9 @@ async fn retry(
             () = core.stopping.cancelled() => return false,
             () = tokio::time::sleep(pause) => {}
         }
-        match deliver(core, key, message).await {
+        match deliver(core, posted, message).await {
             Delivery::Settled => {
-                settled(core, &key);
+                settled(core, posted);
                 return true;
             }
             Delivery::Stopped => return false,
@@ -281,24 +305,51 @@ async fn retry(
     }
 }
 
-/// The message will not be sent again.
-fn settled(core: &Core, key: &MessageKey) {
-    if core.cluster.is_some() {
-        core.courier.unsettled.lock().remove(key);
+/// The message will not be sent again: not even by whoever may take over from this node.
+fn settled(core: &Arc<Core>, posted: &Posted) {
+    if core.cluster.is_none() || posted.origin.is_some() {
+        return;
+    }
+    let (settling, key) = (core.clone(), posted.key);
+    let forget = move || {
+        settling.courier.unsettled.lock().remove(&key);
+    };
+    match core.store.changelog() {
+        None => forget(),
+        Some(changelog) => changelog.when_shipped(
+            core.store.commits().submitted(),
+            Box::new(move |shipped| {
+                if shipped.is_ok() {
+                    forget();
+                }
+            }),
+        ),
     }
 }
 
-async fn deliver(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageRecord>) -> Delivery {
+async fn deliver(core: &Arc<Core>, posted: &Posted, mut message: Box<MessageRecord>) -> Delivery {
     let Ok(_permit) = core.courier.deliveries.acquire().await else {
         return Delivery::Stopped;
     };
+    match adopted::due(core, posted, &message) {
+        Ok(adopted::Due::Now) => {}
+        Ok(adopted::Due::Later) => return Delivery::Again(message, UNREACHABLE_PAUSE),
+        Ok(adopted::Due::Never) => {
+            core.metrics.messages_pending.dec();
+            return Delivery::Settled;
+        }
+        Err(error) => {
+            tracing::error!(%error, "whether a message is still to be delivered cannot be read; it stays");
+            return Delivery::Stopped;
+        }
+    }
     let function = core.functions.get(message.to.function.as_str());
     let problem = match &function {
         None => Problem::new(
             Code::FunctionNotFound,
             format!("no function {} is deployed", message.to.function),
         ),
-        Some(function) => match bring(core, function, key, &message).await {
+        Some(function) => match bring(core, function, posted, &message).await {
             Brought::Delivered => {
                 core.metrics.delivered.inc();
                 core.metrics.messages_pending.dec();
@@ -310,7 +361,9 @@ async fn deliver(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageReco
     };
     match problem.code {
         Code::StorageFailed | Code::ShuttingDown => return Delivery::Stopped,
-        Code::StorageFull => return Delivery::Again(message, Duration::from_secs(1)),
+        Code::StorageFull | Code::ObjectStoreUnreachable | Code::TakenOver => {
+            return Delivery::Again(message, Duration::from_secs(1));
+        }
         _ => {}
     }
     core.metrics.redelivered.inc();
@@ -322,17 +375,17 @@ async fn deliver(core: &Arc<Core>, key: MessageKey, mut message: Box<MessageReco
     let mut bookkeeping = Bookkeeping::default();
     if message.invocation.is_some() {
         // A client's invocation is tried once; the client decides whether to try again.
-        give_answer(&mut bookkeeping, &message, &problem, key);
+        give_answer(&mut bookkeeping, &message, &problem, posted);
     } else if message.attempts >= policy.max_attempts || problem.code == Code::RejectedByFunction {
         tracing::warn!(from = ?message.from, to = ?message.to, error = message.error, "a message is parked as a dead letter");
         message.at_unix_ms = clock::unix_ms();
-        bookkeeping.delete(Table::Messages, &key);
-        bookkeeping.put(Table::DeadLetters, &key, &*message);
+        bookkeeping.delete(posted.table(), &posted.stored_key());
+        bookkeeping.put(Table::DeadLetters, &posted.key, &*message);
         core.metrics.parked.inc();
         core.metrics.dead_letters.inc();
     } else {
         // So that a restart goes on counting; nobody waits for it.
-        bookkeeping.put(Table::Messages, &key, &*message);
+        bookkeeping.put(posted.table(), &posted.stored_key(), &*message);
         if core
             .store
             .commit_bookkeeping(bookkeeping, Box::new(|_| {}))
@@ -374,19 +427,23 @@ enum Brought {
 async fn bring(
     core: &Arc<Core>,
     function: &Arc<Function>,
-    key: MessageKey,
+    posted: &Posted,
     message: &MessageRecord,
 ) -> Brought {
     for _ in 0..route::MAX_HOPS {
         let session = message.to.session.as_ref();
         let place = session.map(|session| route::of_session(core, function, session));
         if let (Some(Place::There(node)), Some(cluster)) = (place, &core.cluster) {
-            match across::send(core, cluster, &node, function, key, message).await {
+            match across::send(core, cluster, &node, function, posted, message).await {
                 Some(brought) => return brought,
                 None => continue,
             }
         }
-        match hand_in(core, function, key, message).await {
+        let handed_in = match (&posted.origin, session) {
+            (Some(origin), Some(_)) => adopted::hand_in(core, origin, posted, message).await,
+            _ => hand_in(core, function, posted, message).await,
+        };
+        match handed_in {
             Ok(Ok(())) => return Brought::Delivered,
             Ok(Err(problem)) if problem.code == Code::SessionMoved => {}
             Ok(Err(problem)) if problem.code == Code::DirectoryUnreachable => {
@@ -403,7 +460,7 @@ async fn bring(
 async fn hand_in(
     core: &Arc<Core>,
     function: &Arc<Function>,
-    key: MessageKey,
+    posted: &Posted,
     message: &MessageRecord,
 ) -> Result<Result<(), Problem>, execute::QueueFull> {
     let request = match request(function, message) {
@@ -423,7 +480,7 @@ async fn hand_in(
         attempt: message.attempts + 1,
         arrived: Instant::now(),
         origin: Origin::Message {
-            key,
+            posted: posted.clone(),
             record: Box::new(message.clone()),
             done,
         },
@@ -459,9 +516,9 @@ fn give_answer(
     bookkeeping: &mut Bookkeeping,
     message: &MessageRecord,
     problem: &Problem,
-    key: MessageKey,
+    posted: &Posted,
 ) {
-    bookkeeping.delete(Table::Messages, &key);
+    bookkeeping.delete(posted.table(), &posted.stored_key());
     if let Some(invocation) = &message.invocation {
         let now = clock::unix_ms();
         let record = InvocationRecord {

@@ -7,7 +7,7 @@ use fulmar_cluster::Cluster;
 use fulmar_cluster::registry::RegistryError;
 use fulmar_cluster::view::FUNCTIONS;
 use fulmar_model::manifest::FileMode;
-use fulmar_model::{Code, ExecutionModel, Manifest, NodeName, Problem};
+use fulmar_model::{Code, Durability, ExecutionModel, Manifest, NodeName, OnPartition, Problem};
 use fulmar_state::record::{FunctionRecord, Record};
 use fulmar_state::{Bookkeeping, Table, key};
 use fulmar_worker::{Artifact, FileGrant, FunctionSettings};
@@ -57,6 +57,7 @@ pub(crate) async fn deploy(
     if let Some(refused) = core.refuses_writes() {
         return Err(refused);
     }
+    refuse_without_store(core, &manifest)?;
     // Compiled once before anybody hears of it.
     load(core, digest).await?;
     if let Some(cluster) = core.cluster.clone() {
@@ -80,6 +81,22 @@ pub(crate) async fn deploy(
         changed: true,
         pending: Vec::new(),
     })
+}
+
+/// What rests on the object store needs one.
+fn refuse_without_store(core: &Core, manifest: &Manifest) -> Result<(), Problem> {
+    let wants = match (manifest.durability, manifest.on_partition) {
+        (Durability::Replicated, _) => "durability = \"replicated\"",
+        (_, OnPartition::TakeoverAfter(_)) => "on_partition = \"takeover-after\"",
+        _ => return Ok(()),
+    };
+    if core.store.changelog().is_some() {
+        return Ok(());
+    }
+    let detail = format!(
+        "{wants} needs an object store; start every node with `fulmar node` and [store] in its configuration"
+    );
+    Err(Problem::new(Code::ManifestInvalid, detail))
 }
 
 /// Tells all nodes by the registry, and waits until those that can be reached have taken it up.

@@ -15,7 +15,7 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use fulmar_model::{Code, Group, Problem, SessionName};
-use fulmar_state::{ReservedKeys, SessionState, StoreFailure, Transaction};
+use fulmar_state::{Cause, ReservedKeys, SessionState, StoreFailure, Transaction};
 use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
 use tokio::sync::oneshot;
 
@@ -25,7 +25,7 @@ use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::invocation::{IdempotencyKey, Invocation, Origin, StateFrom, Turn};
 use crate::sessions::{Enqueued, Session, Work};
-use crate::{carry, clock, homes, route};
+use crate::{carry, clock, custody, homes, route};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
 const BACK_TO_BACK: usize = 32;
@@ -241,6 +241,9 @@ impl Run<'_> {
             };
             return Err((origin, moved.unwrap_or(failure)));
         }
+        if let Some(refused) = custody::refuses(self.core, &self.deployed.manifest) {
+            return Err((origin, refused));
+        }
         let Some(origin) = self.redelivered(origin) else {
             return Ok(());
         };
@@ -336,6 +339,11 @@ impl Run<'_> {
                         return Err((origin, problem));
                     }
                 };
+            }
+            if let Err(problem) = custody::sure(self.core, &self.deployed.manifest).await {
+                drop((tx, worker));
+                self.unreserve(reserved);
+                return Err((origin, problem));
             }
             let writer = reserved.as_ref().map_or(0, |(_, writer)| *writer);
             let finished = Finished {
@@ -521,7 +529,12 @@ fn is_server_error(reply: &Reply) -> bool {
     matches!(reply, Reply::Http(response) if response.status().is_server_error())
 }
 
-/// The node's storage failed: nothing is acknowledged any more.
+/// A commit is not as durable as was asked for.
 pub(crate) fn storage_failed(failure: &StoreFailure) -> Problem {
-    Problem::new(Code::StorageFailed, failure.to_string())
+    let code = match failure.cause {
+        Cause::Local => Code::StorageFailed,
+        Cause::ObjectStore => Code::ObjectStoreUnreachable,
+        Cause::Fenced => Code::TakenOver,
+    };
+    Problem::new(code, failure.to_string())
 }

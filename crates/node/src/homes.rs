@@ -9,9 +9,10 @@ use fulmar_cluster::directory::FIRST_EPOCH;
 use fulmar_cluster::{Cluster, DirectoryError, Home};
 use fulmar_model::{Code, Epoch, Group, Problem};
 use fulmar_state::record::{HomeRecord, SessionRecord};
-use fulmar_state::{Bookkeeping, SessionState, StoreError, Table, key};
+use fulmar_state::{Bookkeeping, SessionState, StoreError, Table, Ticket, key};
 
 use crate::core::Core;
+use crate::courier;
 use crate::execute::storage_failed;
 
 /// Keys that one commit deletes of a session that has gone.
@@ -122,6 +123,25 @@ async fn settle(
             Ok(None) => return Err(unknown(&DirectoryError::Changed(None))),
             Err(error) => return Err(unknown(&error)),
         },
+        HomeRecord::Doubted { epoch, last, .. } => {
+            let here = Home {
+                node: cluster.name().clone(),
+                epoch: Epoch(epoch.0 - 1),
+            };
+            match directory.relocate(group, &here, cluster.name()).await {
+                Ok(home) => home,
+                Err(DirectoryError::Changed(home)) => {
+                    // What it had to deliver is the other's as well, and goes first: the record says so.
+                    courier::disown(core, Some(group), Ticket(last)).await?;
+                    clear_out(core, group).await?;
+                    return Err(match home {
+                        Some(home) if home.node != *cluster.name() => moved(cluster, group, home),
+                        home => unknown(&DirectoryError::Changed(home)),
+                    });
+                }
+                Err(error) => return Err(unknown(&error)),
+            }
+        }
         HomeRecord::Leaving { epoch, .. } => {
             // It goes on here under another epoch, so that nothing that is still on its way can take it
             // away afterwards.
@@ -171,7 +191,7 @@ pub(crate) async fn clear_out(core: &Core, group: &Group) -> Result<(), Problem>
         .record::<HomeRecord>(Table::Homes, &key::session(group))
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     match record {
-        Some(HomeRecord::Leaving { .. }) => purge(core, group).await,
+        Some(HomeRecord::Leaving { .. } | HomeRecord::Doubted { .. }) => purge(core, group).await,
         // Somebody else was quicker, and it may be on its way back.
         _ => Ok(()),
     }

@@ -10,6 +10,8 @@ use fulmar_worker::{Reply, Request};
 use http::header::{CONTENT_TYPE, HeaderName};
 use tokio::sync::oneshot;
 
+use crate::courier::Posted;
+
 /// Identifier of an invocation: unique on the node, also across restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct InvocationId {
@@ -72,7 +74,7 @@ pub(crate) enum Origin {
     Client(oneshot::Sender<Outcome>),
     /// A message from the outbox, by its key.
     Message {
-        key: [u8; 12],
+        posted: Posted,
         record: Box<MessageRecord>,
         /// Hears as soon as the delivery is committed or failed.
         done: oneshot::Sender<Result<(), Problem>>,

@@ -14,7 +14,7 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{carry, clock, homes};
+use crate::{carry, clock, custody, homes};
 
 /// A session above this many bytes is not lent: its invocations run here.
 const MAX_LENT_BYTES: usize = 256 << 10;
@@ -72,9 +72,14 @@ pub(crate) async fn load(core: &Arc<Core>, group: &Group) -> Result<Lent, NotHer
     let (version, epoch, last) = (state.version(), state.epoch(), state.last_commit());
     let small = state.hot_bytes() <= MAX_LENT_BYTES;
     let whole = small.then(|| state.whole()).flatten();
+    let function = held.function.clone();
     drop(held);
     // What leaves the node must not rest on what is not stored.
     core.durable(last).await.map_err(NotHere::Failed)?;
+    let manifest = &function.current().manifest;
+    custody::sure(core, manifest)
+        .await
+        .map_err(NotHere::Failed)?;
     let entries = whole.map(|whole| {
         let entries = whole.into_iter();
         entries
@@ -95,6 +100,8 @@ pub(crate) async fn commit(core: &Arc<Core>, returned: Returned) -> Result<Settl
     }
     let group = returned.group.clone();
     let held = hold(core, &group).await?;
+    let sure = custody::sure(core, &held.function.current().manifest).await;
+    sure.map_err(NotHere::Failed)?;
     let state = held.state.clone();
     let internal = |text: String| NotHere::Failed(Problem::new(Code::Internal, text));
     let mut bookkeeping = Bookkeeping::default();

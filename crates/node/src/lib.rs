@@ -18,6 +18,7 @@ mod clock;
 mod continuum;
 mod core;
 mod courier;
+mod custody;
 mod deploy;
 mod drain;
 mod execute;
@@ -36,6 +37,7 @@ mod node;
 mod respond;
 mod route;
 mod sessions;
+mod takeover;
 pub mod target;
 pub mod tls;
 

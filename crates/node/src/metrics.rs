@@ -42,6 +42,7 @@ pub(crate) struct Metrics {
     pub(crate) delivered: IntCounter,
     pub(crate) redelivered: IntCounter,
     pub(crate) parked: IntCounter,
+    pub(crate) taken_over: IntCounter,
     batch_commits: Histogram,
     batch_bytes: IntCounter,
     sync_seconds: Histogram,
@@ -113,6 +114,10 @@ impl Metrics {
             delivered: counter("messages_delivered_total", "Messages delivered.")?,
             redelivered: counter("message_failures_total", "Deliveries that failed.")?,
             parked: counter("messages_parked_total", "Messages given up and parked.")?,
+            taken_over: counter(
+                "sessions_taken_over_total",
+                "Sessions taken over from nodes that were gone.",
+            )?,
             batch_commits: histogram("commit_batch_commits", "Commits of one batch.", &COMMITS)?,
             batch_bytes: counter("commit_bytes_total", "Bytes written by commits.")?,
             sync_seconds: histogram(

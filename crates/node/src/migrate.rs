@@ -127,7 +127,7 @@ async fn go(
 }
 
 /// Higher than that of every earlier attempt of this node, so that what is late is told from what is not.
-fn next_attempt(core: &Core) -> u64 {
+pub(crate) fn next_attempt(core: &Core) -> u64 {
     /// Far more attempts than a start can make.
     const BITS: u32 = 40;
     let id = core.next_id();

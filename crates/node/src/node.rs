@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fulmar_cluster::{Cluster, JoinError};
+use fulmar_state::objects::{Objects, ObjectsError};
 use fulmar_state::{DataDir, DataDirError, RunReleases, Store, StoreError};
 use fulmar_worker::{Pool, Runtime, RuntimeError, RuntimeOptions};
 use tokio::net::TcpListener;
@@ -24,7 +25,7 @@ use crate::functions::Functions;
 use crate::keeper::{self, Keeper};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::{admin, deploy, ingress};
+use crate::{admin, custody, deploy, ingress, takeover};
 
 /// A node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,9 @@ pub enum StartError {
     /// It cannot become one of many nodes.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The object store cannot be used.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
     /// The metrics contradict each other: a fault in the node.
     #[error("cannot set up the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -86,6 +90,11 @@ impl Node {
     ) -> Result<Self, StartError> {
         let data = DataDir::open(data)?;
         let metrics = Metrics::new()?;
+        let objects = options
+            .cluster
+            .as_ref()
+            .and_then(|config| config.store.as_ref());
+        let objects = objects.map(|store| Objects::open(&store.url)).transpose()?;
         let runtime = tokio::runtime::Handle::current();
         let run_releases: RunReleases = Arc::new(move |releases| {
             runtime.spawn(async move { releases() });
@@ -95,6 +104,7 @@ impl Node {
             metrics.clone(),
             run_releases,
             options.threads.clone(),
+            objects.is_some(),
         )?;
         let runtime = Runtime::new(&RuntimeOptions {
             max_workers: options.max_workers,
@@ -173,6 +183,22 @@ impl Node {
         if let (Some(cluster), Some(peers)) = (cluster, peers) {
             let answers = Arc::new(continuum::Answers(core.clone()));
             cluster.serve(answers, peers, &tasks, core.stopping.clone());
+            if let Some(objects) = objects {
+                let keep = custody::keep(
+                    core.clone(),
+                    cluster.clone(),
+                    objects.clone(),
+                    core.stopping.clone(),
+                );
+                tasks.spawn(keep);
+                let watch = takeover::watch(
+                    core.clone(),
+                    cluster.clone(),
+                    objects,
+                    core.stopping.clone(),
+                );
+                tasks.spawn(watch);
+            }
             let follow = continuum::follow(core.clone(), cluster, core.stopping.clone());
             tasks.spawn(follow);
         }

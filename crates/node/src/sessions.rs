@@ -137,6 +137,14 @@ impl Sessions {
         self.shard(name).lock().get(name).cloned()
     }
 
+    /// Names of all that are in use.
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+        let shards = self.shards.iter();
+        shards
+            .flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>())
+            .collect()
+    }
+
     /// Sessions in use, and invocations that wait in their queues.
     pub(crate) fn count(&self) -> (usize, usize) {
         self.shards

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashSet;
 
+use crate::changelog::{Changelog, is_copied, segment};
 use crate::engine::{Engine, Table, Write};
 use crate::observe::CommitObserver;
 use crate::submitters::Submitters;
@@ -40,11 +41,28 @@ const LINGER_MAX: Duration = Duration::from_micros(500);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// The local data store stopped taking writes; nothing is acknowledged until a restart.
+/// What keeps a commit from being as durable as was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The local data store stopped taking writes; nothing is acknowledged until a restart.
+    Local,
+    /// The object store does not answer; the commit stands here, and may be copied later.
+    ObjectStore,
+    /// Another node has taken over.
+    Fenced,
+}
+
+/// A commit is not as durable as was asked for, and it is not known whether it ever will be.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the local data store stopped taking writes: {reason}")]
+#[error("{}: {reason}", match .cause {
+    Cause::Local => "the local data store stopped taking writes",
+    Cause::ObjectStore => "it is stored here, and not in the object store",
+    Cause::Fenced => "it is stored here, and does not count",
+})]
 pub struct StoreFailure {
-    /// What the engine said.
+    /// Who failed.
+    pub cause: Cause,
+    /// What was said.
     pub reason: Arc<str>,
 }
 
@@ -171,6 +189,8 @@ struct Shared {
     durable: AtomicU64,
     failed: AtomicBool,
     engine: Arc<dyn Engine>,
+    /// Hears what is to be copied to the object store, if anything is.
+    changelog: Option<Arc<Changelog>>,
     observer: Arc<dyn CommitObserver>,
     run_releases: RunReleases,
 }
@@ -193,6 +213,7 @@ impl GroupCommit {
     /// Starts the writing thread; tickets begin after `first`.
     pub fn start(
         engine: Arc<dyn Engine>,
+        changelog: Option<Arc<Changelog>>,
         first: Ticket,
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
@@ -210,6 +231,7 @@ impl GroupCommit {
             durable: AtomicU64::new(first.0),
             failed: AtomicBool::new(false),
             engine,
+            changelog,
             observer,
             run_releases,
         });
@@ -377,7 +399,18 @@ fn write_batches(shared: &Shared) {
             )
         };
         let started = Instant::now();
-        let writes = batch.last_writes(&mut FxHashSet::default());
+        let mut seen = FxHashSet::default();
+        let mut writes = batch.last_writes(&mut seen);
+        let to_copy = shared.changelog.as_ref().map(|_| to_copy(&writes));
+        let to_copy = to_copy.filter(|content| !content.is_empty());
+        let row = last.to_be_bytes();
+        if let Some(content) = &to_copy {
+            writes.push(Write {
+                table: Table::Changelog,
+                key: &row,
+                value: Some(content),
+            });
+        }
         let written = match (writes.is_empty(), sync) {
             (true, true) => shared.engine.sync(),
             (true, false) => Ok(()),
@@ -393,6 +426,9 @@ fn write_batches(shared: &Shared) {
                 shared
                     .observer
                     .batch_written(commits, batch.bytes.len(), sync, last_took);
+                if let Some(changelog) = &shared.changelog {
+                    changelog.written(to_copy.is_some());
+                }
                 let released = {
                     let mut queue = shared.queue.lock();
                     queue.in_flight_sync = false;
@@ -411,9 +447,19 @@ fn write_batches(shared: &Shared) {
     }
 }
 
+/// What of a batch is to be copied to the object store.
+fn to_copy(writes: &[Write<'_>]) -> Vec<u8> {
+    let mut content = Vec::new();
+    for write in writes.iter().filter(|write| is_copied(write.table)) {
+        segment::put_write(&mut content, write);
+    }
+    content
+}
+
 /// Stops for good: everything waiting, and everything to come, gets the failure.
 fn fail(shared: &Shared, reason: &str) {
     let failure = StoreFailure {
+        cause: Cause::Local,
         reason: reason.into(),
     };
     tracing::error!(

@@ -32,11 +32,15 @@ pub enum Table {
     Directory,
     /// The embedded registry, on the node that has it.
     Registry,
+    /// What is committed and still to be copied to the object store.
+    Changelog,
+    /// Messages that another node had to deliver, from which this one has taken over.
+    Adopted,
 }
 
 impl Table {
     /// All tables, in the order of their discriminants.
-    pub const ALL: [Table; 11] = [
+    pub const ALL: [Table; 13] = [
         Table::System,
         Table::Sessions,
         Table::State,
@@ -48,6 +52,8 @@ impl Table {
         Table::Homes,
         Table::Directory,
         Table::Registry,
+        Table::Changelog,
+        Table::Adopted,
     ];
 
     /// The table's name in the engine.
@@ -64,6 +70,8 @@ impl Table {
             Table::Homes => "homes",
             Table::Directory => "directory",
             Table::Registry => "registry",
+            Table::Changelog => "changelog",
+            Table::Adopted => "adopted",
         }
     }
 }

@@ -5,12 +5,14 @@
 //! batch of state, messages and bookkeeping), [`GroupCommit`] (one fsync for many, then release),
 //! an [`engine`]. Imports `model` only; knows nothing of functions, HTTP or workers.
 
+pub mod changelog;
 pub mod commit;
 pub mod datadir;
 pub mod engine;
 pub mod fjall_engine;
 pub mod key;
 pub mod memory_engine;
+pub mod objects;
 pub mod observe;
 mod recent;
 pub mod record;
@@ -21,7 +23,7 @@ mod store;
 mod submitters;
 mod transaction;
 
-pub use commit::{GroupCommit, Release, RunReleases, StoreFailure, Ticket};
+pub use commit::{Cause, GroupCommit, Release, RunReleases, StoreFailure, Ticket};
 pub use datadir::{DataDir, DataDirError};
 pub use engine::Table;
 pub use observe::CommitObserver;

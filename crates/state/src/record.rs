@@ -262,6 +262,15 @@ pub enum HomeRecord {
         /// Tells this attempt from earlier ones.
         attempt: u64,
     },
+    /// Taken over, perhaps.
+    Doubted {
+        /// The node that may have taken it over.
+        by: NodeName,
+        /// The epoch that it has there then.
+        epoch: Epoch,
+        /// The last commit that may have been taken over.
+        last: u64,
+    },
 }
 
 /// What the node remembers of itself.

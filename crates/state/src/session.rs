@@ -161,6 +161,11 @@ impl SessionState {
         }
     }
 
+    /// It was loaded from what commits up to this one have left.
+    pub(crate) fn saw(&self, ticket: Ticket) {
+        self.hot.lock().last = ticket;
+    }
+
     pub(crate) fn home(&self) -> Home {
         self.home
     }

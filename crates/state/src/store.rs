@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use fulmar_model::{Durability, Epoch, Group, Version};
 
-use crate::commit::{Batch, GroupCommit, Release, RunReleases, StoreFailure, Ticket};
+use crate::changelog::{Changelog, ship};
+use crate::commit::{Batch, Cause, GroupCommit, Release, RunReleases, StoreFailure, Ticket};
 use crate::datadir::DataDir;
 use crate::engine::{Engine, EngineError, Table, Visit};
 use crate::fjall_engine::FjallEngine;
@@ -133,18 +134,23 @@ pub struct Store {
     next_writer: AtomicU64,
     /// Whether shared buckets are refused, since other nodes would not see them.
     refuses_shared: AtomicBool,
+    changelog: Option<Arc<Changelog>>,
+    /// The ticket before the first of this start.
+    first: Ticket,
 }
 
 impl Store {
-    /// Opens the home `local data store`: fjall in a folder.
+    /// Opens the home `local data store`: fjall in a folder. With `copies` what is committed is kept until it
+    /// is in the object store as well ([`crate::changelog::ship`]).
     pub fn local(
         dir: &DataDir,
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
         submitters: Arc<Submitters>,
+        copies: bool,
     ) -> Result<Arc<Self>, StoreError> {
         let engine = Arc::new(FjallEngine::open(&dir.store())?);
-        Self::open(engine, observer, run_releases, submitters)
+        Self::open(engine, observer, run_releases, submitters, copies)
     }
 
     /// Opens the home `memory`: nothing survives the process.
@@ -154,7 +160,7 @@ impl Store {
     ) -> Result<Arc<Self>, StoreError> {
         let submitters = Arc::new(Submitters::uncounted());
         let engine = Arc::new(MemoryEngine::default());
-        Self::open(engine, observer, run_releases, submitters)
+        Self::open(engine, observer, run_releases, submitters, false)
     }
 
     /// Opens a store on any engine: every start has an epoch of its own.
@@ -163,6 +169,7 @@ impl Store {
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
         submitters: Arc<Submitters>,
+        copies: bool,
     ) -> Result<Arc<Self>, StoreError> {
         let table = Table::System;
         let epoch = match engine.get(table, NODE_KEY)? {
@@ -181,15 +188,40 @@ impl Store {
         };
         engine.write(&[write], true)?;
         let first = Ticket(epoch.0 << TICKETS_PER_EPOCH_BITS);
-        Ok(Arc::new(Self {
-            commit: GroupCommit::start(engine.clone(), first, observer, run_releases, submitters)?,
+        let changelog = copies.then(|| Arc::new(Changelog::new()));
+        let store = Arc::new(Self {
+            commit: GroupCommit::start(
+                engine.clone(),
+                changelog.clone(),
+                first,
+                observer,
+                run_releases,
+                submitters,
+            )?,
+            changelog,
+            first,
             shared: SharedBuckets::new(engine.clone()),
             recent: Recent::default(),
             engine,
             epoch,
             next_writer: AtomicU64::new(1),
             refuses_shared: AtomicBool::new(false),
-        }))
+        });
+        if !copies {
+            // From now on it would miss something.
+            ship::close(&store)?;
+        }
+        Ok(store)
+    }
+
+    /// What of the commits is in the object store, if they are copied there.
+    pub fn changelog(&self) -> Option<&Arc<Changelog>> {
+        self.changelog.as_ref()
+    }
+
+    /// The ticket before the first of this start.
+    pub(crate) fn first_ticket(&self) -> Ticket {
+        self.first
     }
 
     /// Refuses shared buckets from now on: other nodes would not see them.
@@ -234,13 +266,9 @@ impl Store {
         };
         let engine = self.engine.clone();
         let applied = self.commit.applied_counter();
-        Ok(Arc::new(SessionState::load(
-            group.clone(),
-            engine,
-            applied,
-            version,
-            epoch,
-        )?))
+        let loaded = SessionState::load(group.clone(), engine, applied, version, epoch)?;
+        loaded.saw(self.seen());
+        Ok(Arc::new(loaded))
     }
 
     /// A session that its client carries, with what it sent.
@@ -364,10 +392,36 @@ impl Store {
             let _ = done.send(result);
         });
         self.commit.when_durable(ticket, release);
-        let stopped = || StoreFailure {
-            reason: "the node stopped".into(),
-        };
         settled.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Waits until a commit is as safe as this node can make it: in the object store, if there is one.
+    ///
+    /// # Errors
+    /// When it is not known whether it ever will be.
+    pub async fn safe(&self, ticket: Ticket) -> Result<(), StoreFailure> {
+        let Some(changelog) = &self.changelog else {
+            return self.durable(ticket).await;
+        };
+        let (done, settled) = tokio::sync::oneshot::channel();
+        let release = Box::new(move |result| {
+            let _ = done.send(result);
+        });
+        changelog.when_shipped(ticket, release);
+        settled.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Commits bookkeeping that nobody waits for, in order, without a sync of its own.
+    pub(crate) fn commit_bookkeeping_lazily(
+        &self,
+        bookkeeping: Bookkeeping,
+    ) -> Result<Ticket, StoreFailure> {
+        let ticket = self
+            .commit
+            .submit(&bookkeeping.batch, |_, _| {}, None)
+            .map_err(|(failure, _)| failure)?;
+        self.remember(bookkeeping.recent, ticket);
+        Ok(ticket)
     }
 
     /// Commits bookkeeping of the node and waits until it is durable.
@@ -380,9 +434,6 @@ impl Store {
             let _ = done.send(result);
         });
         let ticket = self.commit_bookkeeping(bookkeeping, release)?;
-        let stopped = || StoreFailure {
-            reason: "the node stopped".into(),
-        };
         settled
             .await
             .unwrap_or_else(|_| Err(stopped()))
@@ -412,6 +463,13 @@ impl Store {
             Durability::Memory if !self.commit.is_backed_up() && !self.commit.has_failed() => {
                 release(Ok(()))
             }
+            Durability::Replicated => match &self.changelog {
+                Some(changelog) => changelog.when_shipped(ticket, release),
+                None => release(Err(StoreFailure {
+                    cause: Cause::ObjectStore,
+                    reason: "this node has none".into(),
+                })),
+            },
             _ => self.commit.when_durable(ticket, release),
         }
     }
@@ -433,7 +491,7 @@ impl Store {
             .map(|(record, _)| record))
     }
 
-    /// A record and the commit that wrote it, 0 if that is long applied.
+    /// A record and the commit that wrote it, or a later one; 0 if that is of no importance any more.
     pub fn record_with_ticket<R: Record>(
         &self,
         table: Table,
@@ -441,7 +499,10 @@ impl Store {
     ) -> Result<Option<(R, Ticket)>, StoreError> {
         let (bytes, ticket) = match self.recent.get(table, key) {
             Some(recent) => recent,
-            None => (self.engine.get(table, key)?, Ticket(0)),
+            None => {
+                let stored = self.engine.get(table, key)?;
+                (stored, self.seen())
+            }
         };
         let decode =
             |bytes: Bytes| R::decode(&bytes).map_err(|error| StoreError::Record { table, error });
@@ -449,6 +510,14 @@ impl Store {
             .map(decode)
             .transpose()?
             .map(|record| (record, ticket)))
+    }
+
+    /// The last commit of which something may be seen in the engine, if anybody could have to wait for it.
+    fn seen(&self) -> Ticket {
+        match &self.changelog {
+            Some(_) => self.commit.applied(),
+            None => Ticket(0),
+        }
     }
 
     /// A value as the last applied commit left it.
@@ -494,6 +563,13 @@ impl Store {
             .paths(&stored_prefix, stored_after.as_deref(), limit, own)?;
         let key = |path: Vec<u8>| String::from_utf8_lossy(&path[bucket.len()..]).into_owned();
         Ok(paths.into_iter().map(key).collect())
+    }
+}
+
+fn stopped() -> StoreFailure {
+    StoreFailure {
+        cause: Cause::Local,
+        reason: "the node stopped".into(),
     }
 }
 
@@ -564,7 +640,8 @@ impl Prepared<'_> {
         };
         let (waits, at_once) = match durability {
             Durability::Local => (Some(release), None),
-            Durability::Memory => (None, Some(release)),
+            // The copy waits for the disk itself.
+            Durability::Memory | Durability::Replicated => (None, Some(release)),
         };
         let ticket = match store.commit.submit(&batch, fill, waits) {
             Ok(ticket) => ticket,

@@ -96,7 +96,7 @@ proptest! {
     fn a_session_is_a_map_across_failures_evictions_and_restarts(steps in steps(), large in any::<bool>()) {
         let folder = tempfile::tempdir().unwrap();
         let mut dir = Some(DataDir::open(folder.path()).unwrap());
-        let mut store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline(), uncounted()).unwrap());
+        let mut store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline(), uncounted(), false).unwrap());
         let mut session = load(store.as_ref().unwrap());
         let mut model: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         let mut version = session.version();
@@ -134,7 +134,7 @@ proptest! {
                     session = load(&memory);
                     drop((memory, session));
                     dir = Some(DataDir::open(folder.path()).unwrap());
-                    store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline(), uncounted()).unwrap());
+                    store = Some(Store::local(dir.as_ref().unwrap(), Arc::new(()), inline(), uncounted(), false).unwrap());
                     session = load(store.as_ref().unwrap());
                 }
             }
@@ -197,7 +197,7 @@ impl Engine for Failing {
 #[test]
 fn after_a_failed_write_nothing_is_released_as_durable_any_more() {
     let engine = Arc::new(Failing::default());
-    let store = Store::open(engine.clone(), Arc::new(()), inline(), uncounted()).unwrap();
+    let store = Store::open(engine.clone(), Arc::new(()), inline(), uncounted(), false).unwrap();
     let session = load(&store);
     let write = |value: &str| vec![("k".to_owned(), Some(value.as_bytes().to_vec()))];
     commit(&store, &session, &write("kept")).unwrap();

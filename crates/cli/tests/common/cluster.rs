@@ -35,6 +35,18 @@ impl Cluster {
     /// Nodes with an etcd for a registry, and with links that can be changed.
     pub fn with_etcd(count: usize, endpoints: &[String]) -> Self {
         let cluster = Self::prepare(count, "emulate_links = true\n", |_| String::new());
+        Self::run_with_etcd(cluster, count, endpoints)
+    }
+
+    /// The same with an object store.
+    pub fn with_etcd_and_store(count: usize, endpoints: &[String], objects: &Path) -> Self {
+        let cluster = Self::prepare(count, "emulate_links = true\n", |_| {
+            format!("[store]\nurl = {objects:?}\n")
+        });
+        Self::run_with_etcd(cluster, count, endpoints)
+    }
+
+    fn run_with_etcd(cluster: TempDir, count: usize, endpoints: &[String]) -> Self {
         for at in 1..=count {
             let config = cluster.path().join(format!("n{at}.toml"));
             let text = std::fs::read_to_string(&config).unwrap();
@@ -42,6 +54,13 @@ impl Cluster {
             std::fs::write(config, text).unwrap();
         }
         Self::run(cluster, count)
+    }
+
+    /// Nodes with an object store, and with links that can be changed.
+    pub fn with_store(count: usize, objects: &Path) -> Self {
+        Self::start_all(count, "emulate_links = true\n", |_| {
+            format!("[store]\nurl = {objects:?}\n")
+        })
     }
 
     /// Nodes on several sites, with links that can be changed.

@@ -13,7 +13,8 @@ impl Directory {
     /// Answers a question about a session of this site, if this node owns its shard.
     ///
     /// # Errors
-    /// When another site has to be asked and cannot be, or the local data store fails.
+    /// When another site has to be asked and cannot be, the local data store fails, or another node may own the
+    /// shard by now without this one's knowing.
     pub(crate) async fn answer(
         &self,
         group: &Group,
@@ -63,7 +64,8 @@ impl Directory {
                 }
             }
         };
-        self.store.durable(ticket).await.map_err(failed)?;
+        self.store.safe(ticket).await.map_err(failed)?;
+        self.custody.sure().await.map_err(failed)?;
         Ok(Some(Answer::Home(home(&found))))
     }
 
@@ -140,7 +142,8 @@ impl Directory {
                 }
             }
         };
-        self.store.durable(ticket).await.map_err(failed)?;
+        self.store.safe(ticket).await.map_err(failed)?;
+        self.custody.sure().await.map_err(failed)?;
         Ok(Some(Some(site)))
     }
 

@@ -17,6 +17,7 @@ pub fn store(path: &Path) -> Arc<Store> {
         Arc::new(()),
         Arc::new(|releases| releases()),
         threads,
+        false,
     )
     .unwrap()
 }

@@ -17,6 +17,7 @@ pub(super) fn write(manifest: &Manifest) -> String {
     line("name", quoted(&manifest.name));
     line("artifact", quote(&manifest.artifact));
     line("durability", quote(manifest.durability.as_str()));
+    line("on_partition", quoted(&manifest.on_partition));
     line("execution_model", quote(manifest.execution_model.as_str()));
     line("anti_rollback", manifest.anti_rollback.to_string());
     let methods = manifest

@@ -14,6 +14,11 @@ pub const DEFAULT_MEMORY: ByteSize = ByteSize::mib(64);
 
 /// Shortest time-out: the resolution of the clock that interrupts functions.
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+/// Shortest time after which a node that is gone loses its sessions: below it a hiccup would do.
+pub const MIN_TAKEOVER: Duration = Duration::from_secs(1);
+/// Longest time after which it does; whoever can wait for longer can wait for ever.
+pub const MAX_TAKEOVER: Duration = Duration::from_hours(24);
+
 /// Longest time-out: a session is blocked and a client waits for this long.
 pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
 /// Within the patience of common HTTP clients and proxies.

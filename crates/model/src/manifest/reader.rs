@@ -82,6 +82,7 @@ impl Reader<'_> {
         if let Some(word) = self.choice(&top, &schema::DURABILITY) {
             manifest.durability = Durability::parse(word).unwrap_or_default();
         }
+        self.on_partition(&top, &mut manifest.on_partition);
         if let Some(word) = self.choice(&top, &schema::EXECUTION_MODEL) {
             manifest.execution_model = ExecutionModel::parse(word).unwrap_or_default();
         }

@@ -107,11 +107,16 @@ fields! {
     /// Path of the WebAssembly component, relative to the manifest.
     ARTIFACT = "" "artifact" Rule::Form("the path of a .wasm file, relative to the manifest");
     /// When an invocation is acknowledged: `memory` at once (a crash of the node loses it),
-    /// `local` after it is synced to the node's disk.
+    /// `local` after it is synced to the node's disk, `replicated` after it is in the object store as well,
+    /// so that the loss of the node loses nothing. `replicated` needs nodes with `[store]`.
     DURABILITY = "" "durability" Rule::Choice {
-        allowed: &["memory", "local"],
-        not_yet: &[("replicated", "it needs an object store and is not available on a single node yet")],
+        allowed: &["memory", "local", "replicated"],
+        not_yet: &[],
     };
+    /// What becomes of sessions whose node is gone or cut off from the registry: with `keep-owner` they wait
+    /// for it; with `takeover-after 30s` another node takes them over from the object store when it has been
+    /// gone for so long, and the node itself stops serving them before that.
+    ON_PARTITION = "" "on_partition" Rule::Form("\"keep-owner\", or \"takeover-after\" with a duration from 1s to 24h such as \"takeover-after 30s\"");
     /// Where the state of a session lives: `auto` lets the platform decide, `in-function` keeps it
     /// next to the session's worker, so that an invocation runs on the node that has the state; `in-edge`
     /// keeps it in one node's data store, and an invocation runs on the node that took it, with the state

@@ -187,8 +187,8 @@ fn bad_values_say_what_is_allowed() {
             "backoff_initial is 1m, more than backoff_max, which is 30s",
         ),
         (
-            "durability = \"replicated\"\n",
-            "it needs an object store and is not available on a single node yet",
+            "on_partition = \"takeover-after 30h\"\n",
+            "a duration from 1s to 24h",
         ),
         ("durability = \"lokal\"\n", "did you mean `local`?"),
         (

@@ -61,6 +61,17 @@ async fn node(State(core): State<Arc<Core>>) -> Response<Body> {
         "commit": core.store.commits().durable().0,
         "storage": core.refuses_writes().map_or("ok", |problem| problem.code.as_str()),
     });
+    if let Some(changelog) = core.store.changelog() {
+        let standing = changelog.standing();
+        answer["changelog"] = json!({
+            "stream": standing.stream,
+            "open": standing.open,
+            "taken_over_by": standing.fenced_by,
+            "behind_seconds": standing.behind.as_secs_f64(),
+            "behind_commits": core.store.commits().applied().0.saturating_sub(standing.shipped.0),
+            "object_store": standing.trouble.as_deref().unwrap_or("ok"),
+        });
+    }
     if let Some(cluster) = &core.cluster {
         let standing = cluster.standing();
         let (provisional, contested) = cluster.directory().provisional();

@@ -8,9 +8,9 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::routing::{delete, get, post, put};
-use fulmar_cluster::Cluster;
 use fulmar_cluster::links::Link;
 use fulmar_cluster::view::Member;
+use fulmar_cluster::{Cluster, Copying};
 use fulmar_model::{Code, NodeName, Problem};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -43,19 +43,30 @@ pub(super) fn cluster(core: &Core) -> Result<&Arc<Cluster>, Failed> {
 async fn list(State(core): State<Arc<Core>>) -> Answer {
     let cluster = cluster(&core)?;
     let members = cluster.view().members().into_iter();
-    let described = members.map(|member| describe(cluster, member));
+    let described = members.map(|member| describe(&core, cluster, member));
     let nodes = futures_util::future::join_all(described).await;
     Ok(json(&json!({ "nodes": nodes })))
 }
 
-async fn describe(cluster: &Cluster, member: Member) -> Value {
+async fn describe(core: &Core, cluster: &Cluster, member: Member) -> Value {
     let is_own = member.name == *cluster.name();
     let started = Instant::now();
     let hello = match is_own {
-        true => Ok(()),
+        true => Ok(Copying::of(&core.store)),
         false => cluster.peers().hello(&member.name, HELLO).await,
     };
     let round_trip = (!is_own && hello.is_ok()).then(|| started.elapsed().as_secs_f64());
+    let copying = hello.as_ref().ok().cloned().flatten();
+    let copying = copying.map(|copying| {
+        json!({
+            "open": copying.is_open,
+            "behind_seconds": copying.behind.as_secs_f64(),
+            "fault": copying.fault,
+        })
+    });
+    let takeover = cluster.takeover_of(&member.name);
+    let takeover =
+        takeover.filter(|record| cluster.log_of(&member.name).as_ref() == Some(&record.log));
     json!({
         "name": member.name,
         "site": member.info.site,
@@ -70,6 +81,9 @@ async fn describe(cluster: &Cluster, member: Member) -> Value {
         "version": member.info.version,
         "speed_up": member.info.speed_up_thousandths as f64 / 1000.0,
         "directory_shards": cluster.view().shards_of(&member.name),
+        "behind_seconds": copying.as_ref().map(|copying| copying["behind_seconds"].clone()),
+        "copying": copying,
+        "taken_over_by": takeover.map(|record| record.by),
     })
 }
 

@@ -23,7 +23,7 @@ use crate::invocation::{Answer, IdempotencyKey, node_of, restore_reply};
 use crate::respond::{self, Body};
 use crate::route::{self, Answered};
 use crate::sessions::Session;
-use crate::{clock, homes};
+use crate::{clock, courier, custody, homes};
 
 impl ClientCall<'_> {
     /// Stores the invocation as a message and answers where its result will be.
@@ -50,6 +50,9 @@ impl ClientCall<'_> {
                 self.settle_home(&lane, session).await?;
             }
             if let Some(kept) = self.kept(idempotency)? {
+                let last = core.store.commits().submitted();
+                let safe = custody::safe(core, &self.function.name, last).await;
+                safe.map_err(|failure| storage_failed(&failure))?;
                 return Ok(kept);
             }
         }
@@ -119,7 +122,13 @@ impl ClientCall<'_> {
             .commit_message(bookkeeping, &message, release)
             .map_err(|failure| storage_failed(&failure))?;
         core.courier.post(core, vec![(key, message)]);
-        match stored.await {
+        let stored = match stored.await {
+            Ok(Ok(())) => {
+                Ok(custody::safe(core, &self.function.name, courier::commit_of(&key)).await)
+            }
+            other => other,
+        };
+        match stored {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return Err(storage_failed(&failure)),
             Err(_) => {

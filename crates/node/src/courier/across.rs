@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 
 use fulmar_cluster::{Cluster, Delivered, Home};
 use fulmar_model::{Code, Group, NodeName, Problem};
-use fulmar_state::record::{InvocationRecord, InvocationStatus, MessageRecord};
+use fulmar_state::record::{InvocationRecord, InvocationStatus, MessageRecord, StoredReply};
 use fulmar_state::{Bookkeeping, Table, key};
 use tokio::sync::oneshot;
 
-use super::{Brought, MessageKey, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, request};
+use super::{
+    Brought, MessageKey, Posted, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, adopted, commit_of, request,
+};
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::{Invocation, Origin, Receipt, StateFrom};
-use crate::{clock, route};
+use crate::{clock, custody, route};
 
 /// What a delivery to another node may take besides the function's own time.
 const SEND_SLACK: Duration = Duration::from_secs(30);
@@ -30,45 +32,38 @@ pub(super) async fn send(
     cluster: &Cluster,
     node: &NodeName,
     function: &Function,
-    key: MessageKey,
+    posted: &Posted,
     message: &MessageRecord,
 ) -> Option<Brought> {
     let group = Group {
         function: message.to.function.clone(),
         session: message.to.session.clone()?,
     };
-    let settled_below = core.courier.unsettled.lock().first().copied();
+    let key = posted.key;
+    let (instance, below) = match &posted.origin {
+        None => (&*cluster.info().instance, settled_below(core, key)),
+        // Who knows what its node has told others.
+        Some(origin) => (&**origin, [0; 12]),
+    };
     let deadline = function.current().manifest.limits.timeout.get() + SEND_SLACK;
-    // The message's own commit comes first: what leaves the node must not rest on less.
-    let ticket = core.store.commits().submitted();
-    if core.store.durable(ticket).await.is_err() {
-        return Some(Brought::Failed(Problem::new(
-            Code::StorageFailed,
-            "the message is not stored",
-        )));
+    // The message's own commit comes first: what leaves the node must not rest on less, and nobody who takes over
+    // from this node may begin before it.
+    let stored = match &message.from {
+        Some(from) if posted.origin.is_none() => {
+            custody::safe(core, &from.function, commit_of(&key)).await
+        }
+        _ => core.store.durable(core.store.commits().submitted()).await,
+    };
+    if let Err(failure) = stored {
+        return Some(Brought::Failed(storage_failed(&failure)));
     }
-    let below = settled_below.unwrap_or(key);
-    let delivered = cluster.deliver(node, key, below, message, deadline).await;
+    let delivered = cluster.deliver(node, instance, key, below, message, deadline);
+    let delivered = delivered.await;
     match delivered {
         Ok(Delivered::Done(reply)) => {
-            let mut bookkeeping = Bookkeeping::default();
-            bookkeeping.delete(Table::Messages, &key);
-            if let (Some(invocation), Some(reply)) = (&message.invocation, reply) {
-                let now = clock::unix_ms();
-                let retention = function.current().manifest.idempotency.retention.get();
-                let record = InvocationRecord {
-                    to: message.to.clone(),
-                    submitted_unix_ms: message.at_unix_ms,
-                    finished_unix_ms: now,
-                    status: InvocationStatus::Done(reply),
-                    expires_unix_ms: now + retention.as_millis() as u64,
-                };
-                bookkeeping.put(Table::Invocations, invocation.as_bytes(), &record);
-            }
-            // Only then may the other node forget that it was delivered.
-            Some(match core.store.commit_durably(bookkeeping).await {
-                Ok(_) => Brought::Delivered,
-                Err(failure) => Brought::Failed(storage_failed(&failure)),
+            Some(match adopted::finish(core, posted, message, reply).await {
+                Ok(()) => Brought::Delivered,
+                Err(problem) => Brought::Failed(problem),
             })
         }
         Ok(Delivered::Failed(problem)) if problem.code == Code::QueueFull => {
@@ -78,6 +73,8 @@ pub(super) async fn send(
             // The other node's trouble, not the receiver's.
             Code::StorageFailed
             | Code::StorageFull
+            | Code::ObjectStoreUnreachable
+            | Code::TakenOver
             | Code::ShuttingDown
             | Code::FunctionNotFound
             | Code::DirectoryUnreachable => Some(Brought::Later(UNREACHABLE_PAUSE)),
@@ -96,6 +93,37 @@ pub(super) async fn send(
             cluster.directory().unlearn(&group);
             Some(Brought::Later(UNREACHABLE_PAUSE))
         }
+    }
+}
+
+/// Below which key no message of this node will be sent again, whoever sends it.
+fn settled_below(core: &Core, key: MessageKey) -> MessageKey {
+    let changelog = core.store.changelog();
+    if changelog.is_some_and(|changelog| changelog.standing().stream > 1) {
+        // Some may be another node's now.
+        return [0; 12];
+    }
+    let unsettled = core.courier.unsettled.lock();
+    unsettled.first().copied().unwrap_or(key)
+}
+
+/// Notes what an asynchronous invocation has answered elsewhere.
+pub(super) fn answered(
+    bookkeeping: &mut Bookkeeping,
+    message: &MessageRecord,
+    reply: Option<StoredReply>,
+    retention: Duration,
+) {
+    if let (Some(invocation), Some(reply)) = (&message.invocation, reply) {
+        let now = clock::unix_ms();
+        let record = InvocationRecord {
+            to: message.to.clone(),
+            submitted_unix_ms: message.at_unix_ms,
+            finished_unix_ms: now,
+            status: InvocationStatus::Done(reply),
+            expires_unix_ms: now + retention.as_millis() as u64,
+        };
+        bookkeeping.put(Table::Invocations, invocation.as_bytes(), &record);
     }
 }
 

@@ -38,7 +38,8 @@ impl Run<'_> {
                             .map_err(|failure| storage_failed(&failure)),
                     );
                 });
-                self.core.store.commits().when_durable(ticket, release);
+                let durability = self.deployed.manifest.durability;
+                self.core.store.release(ticket, durability, release);
                 None
             }
             Err(error) => {
@@ -169,8 +170,8 @@ impl Run<'_> {
             }
             bookkeeping.put(Table::Idempotency, &receipt.key, &record);
         }
-        if let Origin::Message { key, record, .. } = origin {
-            bookkeeping.delete(Table::Messages, key);
+        if let Origin::Message { posted, record, .. } = origin {
+            bookkeeping.delete(posted.table(), &posted.stored_key());
             if let Some(invocation) = &record.invocation {
                 let status = InvocationStatus::Done(store_reply(reply));
                 let record = InvocationRecord {

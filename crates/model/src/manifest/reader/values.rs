@@ -8,8 +8,8 @@ use toml::de::DeValue;
 
 use super::{Node, Reader, Section, kind, label, shortened, suggestion};
 use crate::id::FunctionName;
-use crate::manifest::limits;
 use crate::manifest::schema::{self, Field, Rule};
+use crate::manifest::{OnPartition, limits};
 use crate::units::{ByteSize, Duration};
 
 impl Reader<'_> {
@@ -184,6 +184,23 @@ impl Reader<'_> {
             self.refuse(node, field, found, suggestion(text, allowed));
         }
         None
+    }
+
+    pub(super) fn on_partition(&mut self, top: &Section<'_, '_>, into: &mut OnPartition) {
+        let field = &schema::ON_PARTITION;
+        let Some(node) = top.get(field.key) else {
+            return;
+        };
+        let DeValue::String(text) = node.get_ref() else {
+            return self.refuse_type(node, field, "put it in double quotes");
+        };
+        match OnPartition::parse(text) {
+            Some(policy) => *into = policy,
+            None => {
+                let found = format!("{} is {:?}", label(field), shortened(text));
+                self.refuse(node, field, found, "write it in one of these forms");
+            }
+        }
     }
 
     pub(super) fn methods(&mut self, top: &Section<'_, '_>) -> BTreeSet<String> {

@@ -1,0 +1,246 @@
+//! Nodes with an object store: what is acknowledged as replicated outlives the node, and whoever is taken over from
+//! comes back as if it had lent its sessions out.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::cluster::Cluster;
+use common::{Connection, Node, PATIENCE};
+
+const REPLICATED: &str = "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
+const LOCAL: &str = "on_partition = \"takeover-after 1s\"\n";
+
+/// Three nodes with a folder for an object store; the first keeps the registry.
+fn cluster() -> (tempfile::TempDir, Cluster) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = folder.path().join("objects");
+    let cluster = Cluster::with_store(3, &url);
+    (folder, cluster)
+}
+
+fn signal(node: &Node, name: &str) {
+    let pid = node.id().to_string();
+    let status = Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Waits until a session's counter answers on a node with this number.
+fn counts(node: &Node, path: &str, count: u64) {
+    node.eventually(&format!("{path} is at {count}"), |node| {
+        let reply = node.request("POST", &format!("/fn/{path}"), &[], b"0");
+        reply.status == 200 && reply.text() == count.to_string()
+    });
+}
+
+fn uncopied(data: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(data).unwrap();
+    let names = files.map(|file| file.unwrap().path());
+    let files = names.filter(|path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("uncopied-")
+    });
+    files
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect()
+}
+
+#[test]
+fn sessions_of_a_lost_node_go_on_elsewhere_with_all_that_was_acknowledged() {
+    let (_folder, mut cluster) = cluster();
+    cluster.nodes[0].deploy("counter", "counter", REPLICATED);
+    cluster.nodes[0].deploy("kept", "counter", "durability = \"replicated\"\n");
+    for session in 0..30 {
+        let value = session.to_string();
+        assert_eq!(
+            cluster.nodes[1].invoke(&format!("counter/s{session}"), &value),
+            value
+        );
+    }
+    assert_eq!(cluster.nodes[1].invoke("kept/a", "5"), "5");
+    let key = [("idempotency-key", "k-1")];
+    let first = cluster.nodes[1].request("POST", "/fn/counter/s7", &key, b"100");
+    assert_eq!(first.text(), "107");
+    // As if the machine had burnt down.
+    cluster.nodes[1].crash();
+    for session in [0, 3, 29] {
+        counts(&cluster.nodes[2], &format!("counter/s{session}"), session);
+    }
+    let again = cluster.nodes[2].request("POST", "/fn/counter/s7", &key, b"100");
+    assert_eq!(
+        (again.text().as_str(), again.header("idempotency-replayed")),
+        ("107", Some("true"))
+    );
+    for session in 0..30 {
+        let expected = session + 1 + if session == 7 { 100 } else { 0 };
+        let answer = cluster.nodes[0].invoke(&format!("counter/s{session}"), "1");
+        assert_eq!(answer, expected.to_string());
+    }
+    // Who is to be waited for is waited for.
+    cluster.nodes[0].invoke_fails("kept/a", "1", 503, "home-unreachable");
+    let nodes = cluster.nodes[0].get("/admin/nodes").json();
+    let lost = nodes["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|node| node["name"] == "n2");
+    assert!(lost.unwrap()["taken_over_by"].is_string(), "{nodes}");
+
+    // It comes back, and asks.
+    cluster.nodes[1].start_again();
+    counts(&cluster.nodes[0], "kept/a", 5);
+    for session in 0..30 {
+        let expected = session + 2 + if session == 7 { 100 } else { 0 };
+        let path = format!("counter/s{session}");
+        cluster.nodes[1].eventually("the session is found where it is", |node| {
+            let health = node.get("/admin/node").json();
+            health["changelog"]["open"] == true
+        });
+        assert_eq!(cluster.nodes[1].invoke(&path, "1"), expected.to_string());
+    }
+    assert!(cluster.sessions_at(1, "counter").is_empty());
+    // New ones begin there again, and outlive it again.
+    assert_eq!(cluster.nodes[1].invoke("counter/new", "9"), "9");
+    cluster.nodes[1].crash();
+    counts(&cluster.nodes[2], "counter/new", 9);
+}
+
+#[test]
+fn a_node_that_was_only_asleep_serves_nothing_that_was_taken_over() {
+    let (_folder, cluster) = cluster();
+    cluster.nodes[0].deploy("counter", "counter", LOCAL);
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "1"), "1");
+    cluster.nodes[2].eventually("all is copied", |node| {
+        node.get("/admin/node").json()["changelog"]["behind_commits"] == 0
+    });
+    signal(&cluster.nodes[2], "-STOP");
+    counts(&cluster.nodes[1], "counter/a", 1);
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "10"), "11");
+    // What waits in its sockets is answered when it wakes up: not from what it believes to have.
+    let port = cluster.nodes[2].port;
+    let sleeping = std::thread::spawn(move || {
+        let mut connection = Connection::open(port);
+        let reply = connection
+            .request("POST", "/fn/counter/a", &[], b"100")
+            .unwrap();
+        (reply.status, reply.text())
+    });
+    signal(&cluster.nodes[2], "-CONT");
+    let (status, text) = sleeping.join().unwrap();
+    let expected = match status {
+        200 => {
+            assert_eq!(text, "111");
+            111
+        }
+        503 | 504 => 11,
+        _ => panic!("{status} {text}"),
+    };
+    counts(&cluster.nodes[2], "counter/a", expected);
+    counts(&cluster.nodes[0], "counter/a", expected);
+}
+
+#[test]
+fn what_was_not_copied_is_put_aside_and_never_merged() {
+    let (folder, mut cluster) = cluster();
+    cluster.nodes[0].deploy("counter", "counter", LOCAL);
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "1"), "1");
+    cluster.nodes[2].eventually("all is copied", |node| {
+        node.get("/admin/node").json()["changelog"]["behind_commits"] == 0
+    });
+    // The object store is gone for a moment: what is acknowledged then is only here.
+    let (there, away) = (folder.path().join("objects"), folder.path().join("away"));
+    std::fs::rename(&there, &away).unwrap();
+    std::fs::write(&there, "not a folder").unwrap();
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "1000"), "1001");
+    cluster.nodes[2].crash();
+    std::fs::remove_file(&there).unwrap();
+    std::fs::rename(&away, &there).unwrap();
+    counts(&cluster.nodes[1], "counter/a", 1);
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "2");
+    cluster.nodes[2].start_again();
+    let data = cluster.nodes[2].data.clone();
+    cluster.nodes[2].eventually("what was not copied is put aside", |_| {
+        uncopied(&data).iter().any(|file| {
+            // 1001 in base64.
+            file.lines()
+                .any(|line| line.contains("counter") && line.contains("MTAwMQ=="))
+        })
+    });
+    counts(&cluster.nodes[2], "counter/a", 2);
+    counts(&cluster.nodes[0], "counter/a", 2);
+}
+
+#[test]
+fn without_the_object_store_replicated_functions_wait_and_local_ones_go_on() {
+    let (folder, cluster) = cluster();
+    cluster.nodes[0].deploy("counter", "counter", REPLICATED);
+    cluster.nodes[0].deploy("local", "counter", "");
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "1"), "1");
+    assert_eq!(cluster.nodes[2].invoke("local/a", "1"), "1");
+    let (there, away) = (folder.path().join("objects"), folder.path().join("away"));
+    std::fs::rename(&there, &away).unwrap();
+    std::fs::write(&there, "not a folder").unwrap();
+    let key = [("idempotency-key", "k")];
+    let reply = cluster.nodes[2].request("POST", "/fn/counter/a", &key, b"1");
+    reply.expect_problem(503, "object-store-unreachable");
+    assert_eq!(cluster.nodes[2].invoke("local/a", "1"), "2");
+    let health = cluster.nodes[2].get("/admin/node").json();
+    assert_ne!(health["changelog"]["object_store"], "ok", "{health}");
+    std::fs::remove_file(&there).unwrap();
+    std::fs::rename(&away, &there).unwrap();
+    cluster.nodes[2].eventually("it is answered, once", |node| {
+        let reply = node.request("POST", "/fn/counter/a", &key, b"1");
+        reply.status == 200 && reply.text() == "2"
+    });
+    assert_eq!(cluster.nodes[2].invoke("counter/a", "0"), "2");
+}
+
+#[test]
+fn messages_and_accepted_invocations_of_a_lost_node_are_delivered_once() {
+    let (_folder, mut cluster) = cluster();
+    cluster.nodes[0].deploy("faults", "guest-faults", REPLICATED);
+    // The receiver is at home on the first node, the sender on the third.
+    cluster.nodes[0].invoke("faults/r", "record 0");
+    let link = serde_json::json!({ "cut_out": true, "cut_in": false });
+    for n in 1..=20 {
+        if n == 10 {
+            // From here on what it sends waits in its outbox.
+            cluster.link(2, 0, &link);
+        }
+        let mut connection = Connection::open(cluster.nodes[2].port);
+        let reply = connection
+            .request("POST", "/fn/faults/s", &[], b"count-and-tell r m")
+            .unwrap();
+        assert_eq!((reply.status, reply.text()), (200, n.to_string()));
+    }
+    let prefer = [("prefer", "respond-async")];
+    let accepted = cluster.nodes[2].request("POST", "/fn/faults/s", &prefer, b"count-and-tell r m");
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    cluster.nodes[2].crash();
+    let received = |node: &Node| node.request("POST", "/fn/faults/r", &[], b"items").text();
+    let mut expected = vec!["0".to_owned()];
+    expected.extend((1..=21).map(|n| format!("m:{n}")));
+    let expected = expected.join(",");
+    cluster.nodes[0].eventually("all messages have come", |node| received(node) == expected);
+    cluster.nodes[2].start_again();
+    cluster.nodes[2].eventually("it is back", |node| {
+        node.get("/admin/node").json()["changelog"]["open"] == true
+    });
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while cluster.nodes[2]
+        .get("/metrics")
+        .text()
+        .lines()
+        .any(|line| line.starts_with("fulmar_messages_pending ") && !line.ends_with(" 0"))
+    {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "messages stay pending"
+        );
+        std::thread::yield_now();
+    }
+    assert_eq!(received(&cluster.nodes[1]), expected);
+}

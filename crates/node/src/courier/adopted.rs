@@ -1,0 +1,208 @@
+//! Messages of a node that was taken over from: they keep their identity, so that whoever has got one already
+//! does not get it again, and go with the session that sent them, or, for asynchronous invocations, that
+//! gets them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fulmar_cluster::{Delivered, Delivery};
+use fulmar_model::{Code, Group, Problem};
+use fulmar_state::record::{HomeRecord, MessageRecord, Record, StoredReply};
+use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
+
+use super::across::{self, answered};
+use super::{MessageKey, Posted, commit_of};
+use crate::core::Core;
+use crate::custody;
+use crate::execute::{self, storage_failed};
+
+impl Posted {
+    /// A message of another data directory.
+    pub(crate) fn adopted(origin: &str, key: MessageKey) -> Self {
+        Self {
+            origin: Some(origin.into()),
+            key,
+        }
+    }
+
+    /// From its place in a table.
+    pub(crate) fn parse(table: Table, stored: &[u8]) -> Option<Self> {
+        if table == Table::Messages {
+            let key = stored.try_into().ok()?;
+            return Some(Self { origin: None, key });
+        }
+        let (origin, key) = stored.split_last_chunk::<12>()?;
+        let origin = std::str::from_utf8(origin.strip_suffix(key::SEPARATOR)?).ok()?;
+        Some(Self::adopted(origin, *key))
+    }
+
+    /// Where it is stored.
+    pub(crate) fn table(&self) -> Table {
+        match self.origin {
+            None => Table::Messages,
+            Some(_) => Table::Adopted,
+        }
+    }
+
+    /// Under which key.
+    pub(crate) fn stored_key(&self) -> Vec<u8> {
+        match &self.origin {
+            None => self.key.to_vec(),
+            Some(origin) => [origin.as_bytes(), key::SEPARATOR, &self.key].concat(),
+        }
+    }
+}
+
+/// The session that a message goes with, if it goes with one.
+pub(crate) fn owner(message: &MessageRecord) -> Option<Group> {
+    let address = match (&message.from, &message.invocation) {
+        (Some(from), _) => from,
+        (None, Some(_)) => &message.to,
+        (None, None) => return None,
+    };
+    Some(Group {
+        function: address.function.clone(),
+        session: address.session.clone()?,
+    })
+}
+
+/// Whether a message is to be delivered.
+pub(super) enum Due {
+    Now,
+    /// It is not known yet whose it is.
+    Later,
+    /// It is another node's.
+    Never,
+}
+
+pub(super) fn due(
+    core: &Core,
+    posted: &Posted,
+    message: &MessageRecord,
+) -> Result<Due, StoreError> {
+    let commits = core.store.commits();
+    if core.store.changelog().is_none()
+        || (posted.origin.is_none() && commit_of(&posted.key) > commits.applied())
+    {
+        return Ok(Due::Now);
+    }
+    let stored = core
+        .store
+        .record::<MessageRecord>(posted.table(), &posted.stored_key())?;
+    if stored.is_none() {
+        return Ok(Due::Never);
+    }
+    let Some(owner) = owner(message) else {
+        return Ok(Due::Now);
+    };
+    let home = core
+        .store
+        .record::<HomeRecord>(Table::Homes, &key::session(&owner))?;
+    Ok(match home {
+        Some(HomeRecord::Arriving { .. } | HomeRecord::Doubted { .. }) => Due::Later,
+        Some(HomeRecord::Leaving { .. }) | None => Due::Now,
+    })
+}
+
+/// Delivers a message of another data directory to a session here.
+pub(super) async fn hand_in(
+    core: &Arc<Core>,
+    origin: &Arc<str>,
+    posted: &Posted,
+    message: &MessageRecord,
+) -> Result<Result<(), Problem>, execute::QueueFull> {
+    let delivery = Delivery {
+        instance: origin.to_string(),
+        key: posted.key,
+        // Who knows what its node has told others.
+        settled_below: [0; 12],
+        message: message.clone(),
+    };
+    Ok(match across::receive(core, delivery).await {
+        Delivered::Done(reply) => finish(core, posted, message, reply).await,
+        Delivered::Failed(problem) if problem.code == Code::QueueFull => {
+            return Err(execute::QueueFull);
+        }
+        Delivered::Failed(problem) => Err(problem),
+        Delivered::Moved(_) => Err(Problem::new(Code::SessionMoved, "the session is elsewhere")),
+    })
+}
+
+/// Forgets a message that is delivered.
+pub(super) async fn finish(
+    core: &Core,
+    posted: &Posted,
+    message: &MessageRecord,
+    reply: Option<StoredReply>,
+) -> Result<(), Problem> {
+    let mut bookkeeping = Bookkeeping::default();
+    bookkeeping.delete(posted.table(), &posted.stored_key());
+    let retention = core
+        .functions
+        .get(message.to.function.as_str())
+        .map_or(Duration::ZERO, |function| {
+            function.current().manifest.idempotency.retention.get()
+        });
+    answered(&mut bookkeeping, message, reply, retention);
+    // Only then may the other node forget that it was delivered.
+    let stored = core.store.commit_durably(bookkeeping).await;
+    stored
+        .map(|_| ())
+        .map_err(|failure| storage_failed(&failure))
+}
+
+/// Messages kept here that scan commits take at once.
+const DISOWNED_AT_ONCE: usize = 1000;
+
+/// Deletes what a session had to deliver that was taken over with it: everything that it has sent, and what others
+/// have asked of it up to a commit. Without a session: what was accepted up to a commit for functions that
+/// are taken over, and goes with no session.
+pub(crate) async fn disown(
+    core: &Core,
+    session: Option<&Group>,
+    last: Ticket,
+) -> Result<(), Problem> {
+    let internal = |error: &dyn std::fmt::Display| Problem::new(Code::Internal, error.to_string());
+    let taken_over = |message: &MessageRecord| {
+        let function = core.functions.get(message.to.function.as_str());
+        function.is_some_and(|function| custody::is_taken_over(&function.current().manifest))
+    };
+    for table in [Table::Messages, Table::Adopted] {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let mut found = Vec::new();
+            core.store
+                .scan(table, &[], after.as_deref(), &mut |key, value| {
+                    found.push((key.to_vec(), value.to_vec()));
+                    found.len() < DISOWNED_AT_ONCE
+                })
+                .map_err(|error| internal(&error))?;
+            let mut bookkeeping = Bookkeeping::default();
+            for (stored_key, value) in &found {
+                let message = MessageRecord::decode(value).map_err(|error| internal(&error))?;
+                let posted = Posted::parse(table, stored_key);
+                let was_copied = posted.is_some_and(|posted| {
+                    posted.origin.is_some() || commit_of(&posted.key) <= last
+                });
+                let is_meant = match session {
+                    Some(_) => owner(&message).as_ref() == session,
+                    None => owner(&message).is_none() && taken_over(&message),
+                };
+                if is_meant && (was_copied || message.from.is_some()) {
+                    bookkeeping.delete(table, stored_key);
+                }
+            }
+            if !bookkeeping.is_empty() {
+                let stored = core.store.commit_durably(bookkeeping).await;
+                stored.map_err(|failure| storage_failed(&failure))?;
+            }
+            match found.pop() {
+                Some((stored_key, _)) if found.len() + 1 == DISOWNED_AT_ONCE => {
+                    after = Some(stored_key);
+                }
+                _ => break,
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! What this node commits is copied to the object store, and what is to be done when another has taken over.
+//!
+//! Copying is `state`'s ([`ship`]); who may speak for what is `cluster`'s ([`fulmar_cluster::Custody`]). Here they are
+//! brought together: the others are told where the log is, every new lease is proven, and a node that was taken
+//! over from comes back: it puts aside what was not copied, asks the directory about each session that it may
+//! have lost, and goes on in a new log.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use fulmar_cluster::{Cluster, LogRecord};
+use fulmar_model::{Code, Epoch, FunctionName, Group, Manifest, NodeName, Problem, SessionName};
+use fulmar_state::changelog::ship::{self, Ended};
+use fulmar_state::objects::Objects;
+use fulmar_state::record::{HomeRecord, Record, SessionRecord};
+use fulmar_state::{Bookkeeping, StoreFailure, Table, Ticket, key};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Core;
+use crate::execute::{self, storage_failed};
+use crate::functions::Function;
+use crate::{clock, courier, homes};
+
+/// Pause before something is tried again that the registry or the directory could not do.
+const RETRY: Duration = Duration::from_millis(500);
+/// Sessions that are doubted with one commit.
+const DOUBTED_AT_ONCE: usize = 1000;
+
+/// Whether sessions of a function may be taken over by other nodes.
+pub(crate) fn is_taken_over(manifest: &Manifest) -> bool {
+    manifest.on_partition.takeover_after().is_some()
+}
+
+/// Why an invocation of a function would be in vain now, if so.
+pub(crate) fn refuses(core: &Core, manifest: &Manifest) -> Option<Problem> {
+    if manifest.durability != fulmar_model::Durability::Replicated {
+        return None;
+    }
+    match core.store.changelog() {
+        None => {
+            let detail = "this node has no [store], and the function is replicated";
+            Some(Problem::new(Code::ObjectStoreUnreachable, detail))
+        }
+        Some(changelog) => changelog.trouble().map(|failure| storage_failed(&failure)),
+    }
+}
+
+/// Makes sure that what was read of a function's sessions was not taken over by another node before.
+///
+/// # Errors
+/// When it was, or that cannot be found out.
+pub(crate) async fn sure(core: &Core, manifest: &Manifest) -> Result<(), Problem> {
+    match &core.cluster {
+        Some(cluster) if is_taken_over(manifest) && !cluster.custody().is_sure() => {
+            let sure = cluster.custody().sure().await;
+            sure.map_err(|failure| storage_failed(&failure))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits until a commit is as safe as the function's sessions have to be when they move.
+pub(crate) async fn safe(
+    core: &Core,
+    function: &FunctionName,
+    ticket: Ticket,
+) -> Result<(), StoreFailure> {
+    let function = core.functions.get(function.as_str());
+    let leaves = function.is_some_and(|function| {
+        let manifest = &function.current().manifest;
+        is_taken_over(manifest) || manifest.durability == fulmar_model::Durability::Replicated
+    });
+    match leaves && core.store.changelog().is_some() {
+        true => core.store.safe(ticket).await,
+        false => core.store.durable(ticket).await,
+    }
+}
+
+/// Copies until stopped, whatever other nodes do meanwhile.
+pub(crate) async fn keep(
+    core: Arc<Core>,
+    cluster: Arc<Cluster>,
+    objects: Objects,
+    stop: CancellationToken,
+) {
+    let Some(log) = core.store.changelog().cloned() else {
+        return;
+    };
+    let instance = cluster.info().instance.clone();
+    loop {
+        let shipping = ship::ship(
+            core.store.clone(),
+            log.clone(),
+            objects.clone(),
+            instance.clone(),
+            stop.clone(),
+        );
+        let ended = tokio::select! {
+            ended = shipping => ended,
+            () = prove(&core, &cluster) => return,
+        };
+        match ended {
+            Ok(Ended::Stopped) => return,
+            Ok(Ended::Fenced { by, last }) => {
+                tracing::warn!(
+                    by,
+                    "another node has taken over from this one, as it seemed to be gone"
+                );
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = come_back(&core, &cluster, &by, last) => {}
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "nothing more is copied to the object store");
+                return;
+            }
+        }
+    }
+}
+
+/// Tells the others where the log is, and proves under every lease that it is this node's. Ends never.
+async fn prove(core: &Core, cluster: &Cluster) {
+    let Some(log) = core.store.changelog() else {
+        return std::future::pending().await;
+    };
+    log.ready().await;
+    let here = LogRecord {
+        instance: cluster.info().instance.clone(),
+        stream: log.standing().stream,
+    };
+    while cluster.log_of(cluster.name()).as_ref() != Some(&here) {
+        match cluster.publish_log(here.stream).await {
+            Ok(()) => break,
+            Err(error) => {
+                tracing::warn!(%error, "other nodes cannot be told where this one's log is");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+    log.open();
+    let mut leases = cluster.custody().leases();
+    loop {
+        let lease = *leases.borrow_and_update();
+        if let Some(lease) = lease {
+            match log.prove().await {
+                Ok(()) => cluster.custody().proven(lease),
+                Err(error) => {
+                    tracing::debug!(%error, "it is not certain that nobody has taken over");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+        }
+        if leases.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// After another node has taken over.
+async fn come_back(core: &Arc<Core>, cluster: &Arc<Cluster>, by: &str, last: Ticket) {
+    cluster.custody().doubt();
+    match put_aside(core).await {
+        Ok(Some((file, writes))) => {
+            tracing::warn!(file = %file.display(), writes, "what was committed here and not copied is put aside; what of it belongs to sessions that were taken over counts no more");
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(
+            error,
+            "what was committed here and not copied cannot be put aside"
+        ),
+    }
+    let by = NodeName::new(by).unwrap_or_else(|_| cluster.name().clone());
+    loop {
+        let done = async {
+            let kept = cluster.directory().keep_shards().await;
+            kept.map_err(|error| homes::unknown(&error))?;
+            let takeover = cluster
+                .update_takeover(cluster.name(), |record| {
+                    let mut record = record?;
+                    record.returned |= !record.adopted;
+                    Some(record)
+                })
+                .await
+                .map_err(|error| Problem::new(Code::RegistryUnreachable, error.to_string()))?;
+            if takeover.is_some_and(|record| record.adopted) {
+                courier::disown(core, None, last).await?;
+            }
+            for function in core.functions.all() {
+                if is_taken_over(&function.current().manifest) {
+                    doubt(core, &function, &by, last).await?;
+                }
+            }
+            let closed = ship::close(&core.store);
+            closed.map_err(|error| Problem::new(Code::Internal, error.to_string()))
+        };
+        match done.await {
+            Ok(()) => break,
+            Err(problem) => {
+                tracing::warn!(%problem, "this node cannot come back yet");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+    let (core, cluster) = (core.clone(), cluster.clone());
+    tokio::spawn(async move { settle_all(&core, &cluster).await });
+}
+
+/// Writes what was not copied to a file, for people to look at: one line of JSON for each write.
+async fn put_aside(core: &Arc<Core>) -> Result<Option<(PathBuf, usize)>, String> {
+    let Some(folder) = core.data_path.clone() else {
+        return Ok(None);
+    };
+    let core = core.clone();
+    let writing = tokio::task::spawn_blocking(move || {
+        let path = folder.join(format!("uncopied-{}.jsonl", clock::unix_ms()));
+        let mut lines = Vec::new();
+        let mut count = 0;
+        let collected = ship::uncopied(&core.store, &mut |ticket, writes| {
+            for write in writes {
+                let parts = write.key.split(|byte| *byte == 0);
+                let parts = parts.map(|part| String::from_utf8_lossy(part).into_owned());
+                let line = json!({
+                    "commit": ticket.0,
+                    "table": write.table.name(),
+                    "key": parts.collect::<Vec<_>>(),
+                    "value_base64": write.value.map(|value| BASE64_STANDARD.encode(value)),
+                });
+                // Writing to memory cannot fail.
+                let _ = writeln!(lines, "{line}");
+                count += 1;
+            }
+            Ok(())
+        });
+        collected.map_err(|error| error.to_string())?;
+        if count == 0 {
+            return Ok(None);
+        }
+        fulmar_state::datadir::write_durably(&path, &lines).map_err(|error| error.to_string())?;
+        Ok(Some((path, count)))
+    });
+    writing.await.map_err(|error| error.to_string())?
+}
+
+/// From now on the directory is asked about each session of a function that is stored here.
+async fn doubt(
+    core: &Arc<Core>,
+    function: &Arc<Function>,
+    by: &NodeName,
+    last: Ticket,
+) -> Result<(), Problem> {
+    doubt_stored(core, &function.name, by, last).await?;
+    // What is hot must not be taken for what is at home. Whatever runs ends before, without a commit that counts.
+    for name in function.sessions.names() {
+        let session = function.sessions.of(&name);
+        let _turn = execute::turn(core, function, &session).await?;
+        session.set_state(None);
+        core.pool.evict_session(&function.name, &name);
+    }
+    doubt_stored(core, &function.name, by, last).await
+}
+
+async fn doubt_stored(
+    core: &Core,
+    function: &FunctionName,
+    by: &NodeName,
+    last: Ticket,
+) -> Result<(), Problem> {
+    core.durable(core.store.commits().submitted()).await?;
+    let prefix = [function.as_str().as_bytes(), key::SEPARATOR].concat();
+    let internal = |error: String| Problem::new(Code::Internal, error);
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let mut found = Vec::new();
+        core.store
+            .scan(
+                Table::Sessions,
+                &prefix,
+                after.as_deref(),
+                &mut |key, value| {
+                    found.push((key.to_vec(), value.to_vec()));
+                    found.len() < DOUBTED_AT_ONCE
+                },
+            )
+            .map_err(|error| internal(error.to_string()))?;
+        let mut bookkeeping = Bookkeeping::default();
+        for (session, value) in &found {
+            let on_its_way = core.store.record::<HomeRecord>(Table::Homes, session);
+            if on_its_way
+                .map_err(|error| internal(error.to_string()))?
+                .is_some()
+            {
+                // The directory is asked about it anyway.
+                continue;
+            }
+            let record =
+                SessionRecord::decode(value).map_err(|error| internal(error.to_string()))?;
+            let doubted = HomeRecord::Doubted {
+                by: by.clone(),
+                epoch: Epoch(record.epoch.0 + 1),
+                last: last.0,
+            };
+            bookkeeping.put(Table::Homes, session, &doubted);
+        }
+        if !bookkeeping.is_empty() {
+            let stored = core.store.commit_durably(bookkeeping).await;
+            stored.map_err(|failure| storage_failed(&failure))?;
+        }
+        match found.pop() {
+            Some((last, _)) if found.len() + 1 == DOUBTED_AT_ONCE => after = Some(last),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Asks the directory about all sessions that may have been taken over, until it has answered for each.
+pub(crate) async fn settle_all(core: &Arc<Core>, cluster: &Arc<Cluster>) {
+    let (mut back, mut gone) = (0, 0);
+    loop {
+        let waiting = match doubted(core) {
+            Ok(waiting) => waiting,
+            Err(problem) => {
+                return tracing::error!(%problem, "sessions that may have been taken over are asked for later");
+            }
+        };
+        let mut left = 0;
+        for group in waiting {
+            if core.stopping.is_cancelled() {
+                return;
+            }
+            match settle(core, &group).await {
+                Ok(()) => back += 1,
+                Err(problem) if problem.code == Code::SessionMoved => gone += 1,
+                Err(problem) => {
+                    tracing::debug!(%group, %problem, "where a session is cannot be found out yet");
+                    left += 1;
+                }
+            }
+        }
+        if left == 0 {
+            break;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    tracing::info!(node = %cluster.name(), back, gone, "it is known of all sessions here whether they were taken over");
+}
+
+async fn settle(core: &Arc<Core>, group: &Group) -> Result<(), Problem> {
+    let Some(function) = core.functions.get(group.function.as_str()) else {
+        return Ok(());
+    };
+    let session = function.sessions.of(group.session.shared());
+    let _turn = execute::turn(core, &function, &session).await?;
+    homes::confirm_here(core, group).await
+}
+
+fn doubted(core: &Core) -> Result<Vec<Group>, Problem> {
+    let mut groups = Vec::new();
+    core.store
+        .scan(Table::Homes, &[], None, &mut |key, value| {
+            if let Ok(HomeRecord::Doubted { .. }) = HomeRecord::decode(value)
+                && let Some((function, session)) = key::parse_session(key)
+                && let (Ok(function), Ok(session)) =
+                    (FunctionName::new(function), SessionName::new(session))
+            {
+                groups.push(Group { function, session });
+            }
+            true
+        })
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    Ok(groups)
+}
