@@ -52,10 +52,11 @@ fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
         let key = format!("{at}-{}", answered.len());
         let path = format!("/fn/counter/s{session}");
         let asked = Instant::now();
+        let mut said = String::new();
         let value = loop {
             assert!(
                 asked.elapsed() < common::PATIENCE,
-                "no answer for {path} {key}"
+                "no answer for {path} {key}: {said}"
             );
             let port = ports[choices.below(ports.len())];
             let reply = match connection
@@ -75,6 +76,7 @@ fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
                 // Not now, or nobody knows: the key makes it safe to ask again.
                 Ok(reply) if reply.status >= 500 => {
                     connection = None;
+                    said = format!("{port}: {}", reply.text());
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Ok(reply) => panic!("{}", reply.text()),
@@ -130,6 +132,12 @@ fn signal(node: &Node, name: &str) {
             .unwrap()
             .success()
     );
+}
+
+/// Gives two paths each other's content, at once.
+fn exchange(one: &Path, other: &Path) {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
 }
 
 /// A while, now and then for so long that others take over.
@@ -208,11 +216,10 @@ fn chaos(model: &str, mut etcd: Option<Etcd>, objects: Option<&Path>) {
                 3 if let Some(objects) = objects => {
                     // A file where the folder was: every request fails.
                     let aside = objects.with_extension("aside");
-                    std::fs::rename(objects, &aside).unwrap();
-                    std::fs::write(objects, "not a folder").unwrap();
+                    std::fs::write(&aside, "not a folder").unwrap();
+                    exchange(objects, &aside);
                     away(&mut choices, 500, false);
-                    std::fs::remove_file(objects).unwrap();
-                    std::fs::rename(&aside, objects).unwrap();
+                    exchange(objects, &aside);
                     outages += 1;
                 }
                 _ => {
@@ -243,7 +250,6 @@ fn chaos(model: &str, mut etcd: Option<Etcd>, objects: Option<&Path>) {
         answers.len()
     );
     assert!(answers.len() > 100 && moves > 0, "too little happened");
-    drop(survivors);
     for session in 0..SESSIONS {
         check(session, &answers);
         let count = answers
@@ -255,6 +261,7 @@ fn chaos(model: &str, mut etcd: Option<Etcd>, objects: Option<&Path>) {
             reply.status == 200 && reply.text() == count.to_string()
         });
     }
+    drop(survivors);
 }
 
 #[test]

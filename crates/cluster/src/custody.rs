@@ -141,6 +141,17 @@ impl Cluster {
         read(Some(&entry.value))
     }
 
+    /// Where a node's log is, by the registry itself.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn find_log(&self, node: &NodeName) -> Result<Option<LogRecord>, RegistryError> {
+        let key = format!("{LOGS}{node}");
+        let found = self.registry().list(&key).await?;
+        let entry = found.entries.into_iter().find(|entry| entry.key == key);
+        Ok(read(entry.map(|entry| entry.value).as_ref()))
+    }
+
     /// Who has taken over from a node, as last heard.
     pub fn takeover_of(&self, node: &NodeName) -> Option<TakeoverRecord> {
         let entry = self.view().get(&format!("{TAKEOVERS}{node}"))?;

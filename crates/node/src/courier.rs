@@ -480,7 +480,7 @@ async fn hand_in(
         attempt: message.attempts + 1,
         arrived: Instant::now(),
         origin: Origin::Message {
-            posted: posted.clone(),
+            posted: Box::new(posted.clone()),
             record: Box::new(message.clone()),
             done,
         },

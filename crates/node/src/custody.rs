@@ -134,9 +134,17 @@ async fn prove(core: &Core, cluster: &Cluster) {
         instance: cluster.info().instance.clone(),
         stream: log.standing().stream,
     };
-    while cluster.log_of(cluster.name()).as_ref() != Some(&here) {
-        match cluster.publish_log(here.stream).await {
-            Ok(()) => break,
+    let is_told = cluster.log_of(cluster.name()).as_ref() == Some(&here);
+    // With a first log nobody has taken over before.
+    let mut is_done = is_told && here.stream == 1;
+    while !is_done {
+        let told = async {
+            let published = cluster.publish_log(here.stream).await;
+            published.map_err(fulmar_cluster::DirectoryError::from)?;
+            cluster.directory().keep_shards().await
+        };
+        match told.await {
+            Ok(()) => is_done = true,
             Err(error) => {
                 tracing::warn!(%error, "other nodes cannot be told where this one's log is");
                 tokio::time::sleep(RETRY).await;
@@ -179,8 +187,6 @@ async fn come_back(core: &Arc<Core>, cluster: &Arc<Cluster>, by: &str, last: Tic
     let by = NodeName::new(by).unwrap_or_else(|_| cluster.name().clone());
     loop {
         let done = async {
-            let kept = cluster.directory().keep_shards().await;
-            kept.map_err(|error| homes::unknown(&error))?;
             let takeover = cluster
                 .update_takeover(cluster.name(), |record| {
                     let mut record = record?;

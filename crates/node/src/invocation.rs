@@ -74,7 +74,7 @@ pub(crate) enum Origin {
     Client(oneshot::Sender<Outcome>),
     /// A message from the outbox, by its key.
     Message {
-        posted: Posted,
+        posted: Box<Posted>,
         record: Box<MessageRecord>,
         /// Hears as soon as the delivery is committed or failed.
         done: oneshot::Sender<Result<(), Problem>>,

@@ -116,7 +116,8 @@ pub(crate) async fn commit(core: &Arc<Core>, returned: Returned) -> Result<Settl
             && found.expires_unix_ms > clock::unix_ms()
         {
             drop(held);
-            core.durable(ticket).await.map_err(NotHere::Failed)?;
+            let safe = custody::safe(core, &group.function, ticket).await;
+            safe.map_err(|failure| NotHere::Failed(storage_failed(&failure)))?;
             return Ok(Settled::Replay(found));
         }
         bookkeeping.put(Table::Idempotency, &record_key, record);

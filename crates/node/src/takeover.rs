@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fulmar_cluster::registry::Revision;
 use fulmar_cluster::view::Member;
 use fulmar_cluster::{
     Cluster, DirectoryError, Home, LogRecord, StageEntry, StageHead, TakeoverRecord,
@@ -93,6 +94,8 @@ pub(crate) async fn watch(
                 .any(|member| member.name == *name && !member.live)
         });
         for member in members.iter().filter(|member| !member.live) {
+            // Before the log: whoever comes back tells of a new log first and then keeps its shards.
+            let shards = cluster.directory().shards_of(&member.name);
             let Some(log) = cluster.log_of(&member.name) else {
                 continue;
             };
@@ -118,6 +121,7 @@ pub(crate) async fn watch(
                 objects: &objects,
                 node: &member.name,
                 log: &log,
+                shards: &shards,
             };
             match take.over(known, &functions).await {
                 Ok(true) => known.settled_for = Some((functions.len(), live)),
@@ -166,6 +170,8 @@ struct Take<'a> {
     objects: &'a Objects,
     node: &'a NodeName,
     log: &'a LogRecord,
+    /// Its shards of the directory, as they were when this was its log.
+    shards: &'a HashMap<u16, Revision>,
 }
 
 fn internal(error: impl std::fmt::Display) -> Problem {
@@ -216,9 +222,16 @@ impl Take<'_> {
         self.keyed(image, functions).await?;
         let image = &*image;
         let directory = self.cluster.directory();
-        let shards = directory.take_shards(self.node, image.engine.clone()).await;
+        let shards = directory
+            .take_shards(self.shards, image.engine.clone())
+            .await;
         let shards = shards.map_err(|error| homes::unknown(&error))?;
         let (groups, all_answered) = self.homes().await?;
+        // What it has under these epochs is what is in this log, unless it is back.
+        let log = self.cluster.find_log(self.node).await.map_err(registry)?;
+        if log.as_ref() != Some(self.log) {
+            return Ok(false);
+        }
         let wanted = groups
             .into_iter()
             .filter(|(group, _)| functions.contains(&group.function));
@@ -321,6 +334,7 @@ impl Take<'_> {
     async fn session(&self, image: &Image, group: &Group, epoch: Epoch) -> Result<(), Problem> {
         let (core, cluster) = (self.core, self.cluster);
         let stored = version(&*image.engine, group, epoch)?;
+        tracing::debug!(%group, ?epoch, ?stored, "taking over");
         let new = Epoch(epoch.0 + 1);
         let head = StageHead {
             group: group.clone(),

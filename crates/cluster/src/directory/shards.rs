@@ -29,14 +29,14 @@ impl Directory {
     /// # Errors
     /// When the local data store fails.
     pub async fn homes_of(&self, node: &NodeName) -> Result<Vec<(Group, Epoch)>, DirectoryError> {
-        let owned: HashSet<u16> = self.owned_by(&self.own).into_keys().collect();
+        let owned: HashSet<u16> = self.shards_of(&self.own).into_keys().collect();
         let (store, node) = (self.store.clone(), node.clone());
         let found = tokio::task::spawn_blocking(move || homes(&store, &owned, &node));
         found.await.map_err(failed)?
     }
 
-    /// The shards of this site that a node owns, as last heard.
-    fn owned_by(&self, node: &NodeName) -> HashMap<u16, Revision> {
+    /// The shards of this site that a node owns, each since which change, as last heard.
+    pub fn shards_of(&self, node: &NodeName) -> HashMap<u16, Revision> {
         let owned = (0..SHARDS).filter_map(|shard| {
             let (owner, since) = self.view.shard(&self.site, shard)?;
             (owner == *node).then_some((shard, since))
@@ -45,27 +45,28 @@ impl Directory {
     }
 
     /// Writes again that this node owns its shards, so that whoever is about to take them finds them changed; those
-    /// that were taken before are not its own any more.
+    /// that were taken before are not its own any more. For a node whose new log is known to the others, before it
+    /// answers anything: whoever sees the changed shards sees the new log.
     ///
     /// # Errors
     /// When the registry cannot be reached.
     pub async fn keep_shards(&self) -> Result<(), DirectoryError> {
-        for (shard, since) in self.owned_by(&self.own) {
+        for (shard, since) in self.shards_of(&self.own) {
             self.change_owner(shard, since).await?;
         }
         Ok(())
     }
 
-    /// Takes the shards of this site over that another node owns; its records are in `image`. How many there were.
+    /// Takes shards of this site over from another node, if they are as they were; its records are in `image`. How
+    /// many there were.
     ///
     /// # Errors
     /// When the registry cannot be reached, or the records cannot be stored.
     pub async fn take_shards(
         &self,
-        from: &NodeName,
+        wanted: &HashMap<u16, Revision>,
         image: Arc<dyn Engine>,
     ) -> Result<usize, DirectoryError> {
-        let wanted = self.owned_by(from);
         if wanted.is_empty() {
             return Ok(0);
         }
@@ -110,7 +111,7 @@ impl Directory {
         self.store.safe(last).await.map_err(failed)?;
         let mut taken = 0;
         for (shard, since) in wanted {
-            taken += usize::from(self.change_owner(shard, since).await?);
+            taken += usize::from(self.change_owner(*shard, *since).await?);
         }
         Ok(taken)
     }

@@ -117,14 +117,14 @@ pub fn close(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Receives the writes of a batch, and the last commit in it.
+pub type VisitUncopied<'a> = dyn FnMut(Ticket, &[Write<'_>]) -> Result<(), EngineError> + 'a;
+
 /// What this node has committed and not copied: writes in their order, some at a time.
 ///
 /// # Errors
 /// When the local data store cannot be read, or `visit` says so.
-pub fn uncopied(
-    store: &Store,
-    visit: &mut dyn FnMut(Ticket, &[Write<'_>]) -> Result<(), EngineError>,
-) -> Result<(), ShipError> {
+pub fn uncopied(store: &Store, visit: &mut VisitUncopied<'_>) -> Result<(), ShipError> {
     let record = store.record::<StreamRecord>(Table::System, STREAM_KEY)?;
     let after = record.map_or(0, |record| record.ticket).to_be_bytes();
     let mut failed = None;
