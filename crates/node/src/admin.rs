@@ -83,7 +83,8 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
 async fn fallback(State(core): State<Arc<Core>>, request: Request) -> Response<Body> {
     let path = request.uri().path();
     if path.starts_with("/invocations/") && request.method() == "GET" {
-        return match broker::invocation_status(&core, path).await {
+        let is_relayed = request.headers().contains_key(&route::RELAYED);
+        return match broker::invocation_status(&core, path, is_relayed).await {
             Ok(response) => response.map(Body::new),
             Err(problem) => Failed(problem).into_response(),
         };

@@ -298,10 +298,11 @@ async fn doubt_stored(
         let mut bookkeeping = Bookkeeping::default();
         for (session, value) in &found {
             let on_its_way = core.store.record::<HomeRecord>(Table::Homes, session);
-            if on_its_way
-                .map_err(|error| internal(error.to_string()))?
-                .is_some()
-            {
+            let on_its_way = on_its_way.map_err(|error| internal(error.to_string()))?;
+            if matches!(
+                on_its_way,
+                Some(HomeRecord::Arriving { .. } | HomeRecord::Doubted { .. })
+            ) {
                 // The directory is asked about it anyway.
                 continue;
             }

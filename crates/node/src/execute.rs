@@ -244,6 +244,14 @@ impl Run<'_> {
         if let Some(refused) = custody::refuses(self.core, &self.deployed.manifest) {
             return Err((origin, refused));
         }
+        if let (Some(session), Some(name), None) = (session, &name, lender)
+            && custody::is_taken_over(&self.deployed.manifest)
+            && !self.deployed.is_in_client()
+            // What is remembered here of a session that is another's by now does not count.
+            && let Err(problem) = self.state(session, name).await
+        {
+            return Err((origin, problem));
+        }
         let Some(origin) = self.redelivered(origin) else {
             return Ok(());
         };

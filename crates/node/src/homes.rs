@@ -130,16 +130,23 @@ async fn settle(
             };
             match directory.relocate(group, &here, cluster.name()).await {
                 Ok(home) => home,
-                Err(DirectoryError::Changed(home)) => {
+                Err(DirectoryError::Changed(home))
+                    if home
+                        .as_ref()
+                        .is_none_or(|home| home.node != *cluster.name()) =>
+                {
                     // What it had to deliver is the other's as well, and goes first: the record says so.
                     courier::disown(core, Some(group), Ticket(last)).await?;
                     clear_out(core, group).await?;
                     return Err(match home {
-                        Some(home) if home.node != *cluster.name() => moved(cluster, group, home),
-                        home => unknown(&DirectoryError::Changed(home)),
+                        Some(home) => moved(cluster, group, home),
+                        None => unknown(&DirectoryError::Changed(None)),
                     });
                 }
-                Err(error) => return Err(unknown(&error)),
+                Err(error) => {
+                    tracing::warn!(%group, expected = ?here, %error, "a session that may have been taken over waits");
+                    return Err(unknown(&error));
+                }
             }
         }
         HomeRecord::Leaving { epoch, .. } => {
@@ -155,7 +162,10 @@ async fn settle(
                     clear_out(core, group).await?;
                     return Err(moved(cluster, group, home));
                 }
-                Err(error) => return Err(unknown(&error)),
+                Err(error) => {
+                    tracing::warn!(%group, expected = ?here, %error, "a session that was to leave waits");
+                    return Err(unknown(&error));
+                }
             }
         }
     };
@@ -166,6 +176,7 @@ async fn settle(
 
 /// Stores that a session is at home here under an epoch, whatever was stored of its way.
 pub(crate) async fn take_over(core: &Core, group: &Group, epoch: Epoch) -> Result<(), Problem> {
+    tracing::debug!(%group, ?epoch, "at home here");
     let record_key = key::session(group);
     let stored = core
         .store

@@ -48,6 +48,8 @@ struct Image {
     folder: PathBuf,
     /// Messages that it still had to deliver, by the session that they go with.
     messages: Messages,
+    /// Asynchronous invocations that it had accepted, by the session that they are of.
+    invocations: HashMap<Option<Group>, Vec<String>>,
     /// Functions of which the answers to idempotency keys without a session were taken over.
     keyed: HashSet<FunctionName>,
 }
@@ -304,7 +306,9 @@ impl Take<'_> {
         let restored = restore::take(self.objects, instance, stream, by, &*engine).await?;
         tracing::warn!(node = %self.node, segments = restored.end, "ended the log of a node that is gone");
         let messages = messages(&*engine, instance)?;
+        let invocations = invocations(&*engine)?;
         Ok(Image {
+            invocations,
             log: self.log.clone(),
             engine,
             folder,
@@ -354,7 +358,8 @@ impl Take<'_> {
             None => None,
         };
         let messages = messages.cloned().unwrap_or_default();
-        self.adopt(image, &messages).await?;
+        let session = Some(group.clone());
+        self.adopt(image, &session, &messages).await?;
         let from = Home {
             node: self.node.clone(),
             epoch,
@@ -381,24 +386,27 @@ impl Take<'_> {
         }
     }
 
-    /// Stores messages that the lost node had to deliver, and the invocations that they are.
+    /// Stores messages that the lost node had to deliver, and what is known of the invocations of a session, or of
+    /// those without one.
     async fn adopt(
         &self,
         image: &Image,
+        session: &Option<Group>,
         messages: &[(Posted, MessageRecord)],
     ) -> Result<(), Problem> {
-        if messages.is_empty() {
+        let invocations = image.invocations.get(session);
+        if messages.is_empty() && invocations.is_none() {
             return Ok(());
         }
         let mut bookkeeping = Bookkeeping::default();
         for (posted, message) in messages {
             bookkeeping.put(posted.table(), &posted.stored_key(), message);
-            if let Some(id) = &message.invocation {
-                let known = image.engine.get(Table::Invocations, id.as_bytes());
-                if let Some(record) = known.map_err(internal)? {
-                    let record = InvocationRecord::decode(&record).map_err(internal)?;
-                    bookkeeping.put(Table::Invocations, id.as_bytes(), &record);
-                }
+        }
+        for id in invocations.into_iter().flatten() {
+            let known = image.engine.get(Table::Invocations, id.as_bytes());
+            if let Some(record) = known.map_err(internal)? {
+                let record = InvocationRecord::decode(&record).map_err(internal)?;
+                bookkeeping.put(Table::Invocations, id.as_bytes(), &record);
             }
         }
         let stored = self.core.store.commit_durably(bookkeeping).await;
@@ -426,7 +434,7 @@ impl Take<'_> {
         if waiting.is_empty() {
             return Ok(());
         }
-        self.adopt(image, &waiting).await?;
+        self.adopt(image, &None, &waiting).await?;
         let own = self.cluster.name();
         let record = self
             .cluster
@@ -514,6 +522,7 @@ fn version(engine: &dyn Engine, group: &Group, epoch: Epoch) -> Result<Option<Ve
     let on_its_way = on_its_way
         .map(|record| HomeRecord::decode(&record))
         .transpose();
+    tracing::info!(%group, ?epoch, ?stored, ?on_its_way, "what is in the log is of another time");
     let is_this = match on_its_way.map_err(internal)? {
         // It had come, or had stayed after all, and that was not copied any more.
         Some(
@@ -547,6 +556,22 @@ fn entries(engine: &dyn Engine, group: &Group) -> Result<Vec<Vec<StageEntry>>, E
     }
     parts.push(part);
     Ok(parts)
+}
+
+/// The asynchronous invocations in a log, by their sessions.
+fn invocations(engine: &dyn Engine) -> Result<HashMap<Option<Group>, Vec<String>>, EngineError> {
+    let mut invocations: HashMap<Option<Group>, Vec<String>> = HashMap::new();
+    engine.scan(Table::Invocations, &[], None, &mut |key, value| {
+        if let (Ok(id), Ok(record)) = (std::str::from_utf8(key), InvocationRecord::decode(value)) {
+            let session = record.to.session.map(|session| Group {
+                function: record.to.function,
+                session,
+            });
+            invocations.entry(session).or_default().push(id.to_owned());
+        }
+        true
+    })?;
+    Ok(invocations)
 }
 
 type Messages = HashMap<Option<Group>, Vec<(Posted, MessageRecord)>>;

@@ -187,27 +187,27 @@ impl ClientCall<'_> {
 pub(crate) async fn invocation_status(
     core: &Arc<Core>,
     path: &str,
+    is_relayed: bool,
 ) -> Result<Response<Body>, Problem> {
     let rest = path.strip_prefix("/invocations/").unwrap_or(path);
     let (id, wants_result) = match rest.strip_suffix("/result") {
         Some(id) => (id, true),
         None => (rest, false),
     };
-    if let Some((cluster, node)) = route::other(core, node_of(id)) {
-        return relay(&cluster, &node, path).await;
-    }
-    let (record, ticket) = core
+    let found = core
         .store
         .record_with_ticket::<InvocationRecord>(Table::Invocations, id.as_bytes())
-        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?
-        .ok_or_else(|| {
-            Problem::new(
-                Code::InvocationNotFound,
-                format!("no asynchronous invocation {id:?} is known"),
-            )
-        })?;
-    // A result may be seen here before it is durable; it must not leave the node before.
-    core.durable(ticket).await?;
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let Some((record, ticket)) = found else {
+        if let (Some((cluster, node)), false) = (whom_to_ask(core, id), is_relayed) {
+            return relay(&cluster, &node, path).await;
+        }
+        let detail = format!("no asynchronous invocation {id:?} is known");
+        return Err(Problem::new(Code::InvocationNotFound, detail));
+    };
+    // A result may be seen here before it is safe; it must not leave the node before.
+    let safe = custody::safe(core, &record.to.function, ticket).await;
+    safe.map_err(|failure| storage_failed(&failure))?;
     if wants_result {
         return match record.status {
             InvocationStatus::Done(reply) => {
@@ -260,9 +260,27 @@ pub(crate) async fn invocation_status(
     ))
 }
 
+/// The other node that knows of an invocation: the one that accepted it, or whoever has taken over from that one.
+fn whom_to_ask(core: &Core, id: &str) -> Option<(Arc<Cluster>, NodeName)> {
+    let node = node_of(id)?;
+    let cluster = core.cluster.as_ref()?;
+    let is_there = node != *cluster.name()
+        && cluster
+            .view()
+            .members()
+            .iter()
+            .any(|member| member.live && member.name == node);
+    match cluster.takeover_of(&node) {
+        Some(takeover) if !is_there => route::other(core, Some(takeover.by)),
+        _ => route::other(core, Some(node)),
+    }
+}
+
 /// Asks the node that knows.
 async fn relay(cluster: &Cluster, node: &NodeName, path: &str) -> Result<Response<Body>, Problem> {
-    let request = Request::get(path).body(Bytes::new());
+    let request = Request::get(path)
+        .header(route::RELAYED, "1")
+        .body(Bytes::new());
     let request = request.map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
     let (head, body) = request.into_parts();
     match route::send(cluster, node, None, &head, body, Duration::ZERO).await? {

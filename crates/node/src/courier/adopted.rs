@@ -2,12 +2,13 @@
 //! does not get it again, and go with the session that sent them, or, for asynchronous invocations, that
 //! gets them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fulmar_cluster::{Delivered, Delivery};
 use fulmar_model::{Code, Group, Problem};
-use fulmar_state::record::{HomeRecord, MessageRecord, Record, StoredReply};
+use fulmar_state::record::{HomeRecord, InvocationRecord, MessageRecord, Record, StoredReply};
 use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
 
 use super::across::{self, answered};
@@ -151,58 +152,77 @@ pub(super) async fn finish(
         .map_err(|failure| storage_failed(&failure))
 }
 
-/// Messages kept here that scan commits take at once.
+/// Records that are looked at, and deleted, at once.
 const DISOWNED_AT_ONCE: usize = 1000;
 
 /// Deletes what a session had to deliver that was taken over with it: everything that it has sent, and what others
-/// have asked of it up to a commit. Without a session: what was accepted up to a commit for functions that
-/// are taken over, and goes with no session.
+/// have asked of it up to a commit, with what came of it. Without a session: what was accepted up to a commit for
+/// functions that are taken over, and goes with no session.
 pub(crate) async fn disown(
     core: &Core,
     session: Option<&Group>,
     last: Ticket,
 ) -> Result<(), Problem> {
-    let internal = |error: &dyn std::fmt::Display| Problem::new(Code::Internal, error.to_string());
     let taken_over = |message: &MessageRecord| {
         let function = core.functions.get(message.to.function.as_str());
         function.is_some_and(|function| custody::is_taken_over(&function.current().manifest))
     };
+    let mut kept = HashSet::new();
     for table in [Table::Messages, Table::Adopted] {
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let mut found = Vec::new();
-            core.store
-                .scan(table, &[], after.as_deref(), &mut |key, value| {
-                    found.push((key.to_vec(), value.to_vec()));
-                    found.len() < DISOWNED_AT_ONCE
-                })
-                .map_err(|error| internal(&error))?;
-            let mut bookkeeping = Bookkeeping::default();
-            for (stored_key, value) in &found {
-                let message = MessageRecord::decode(value).map_err(|error| internal(&error))?;
-                let posted = Posted::parse(table, stored_key);
-                let was_copied = posted.is_some_and(|posted| {
-                    posted.origin.is_some() || commit_of(&posted.key) <= last
-                });
-                let is_meant = match session {
-                    Some(_) => owner(&message).as_ref() == session,
-                    None => owner(&message).is_none() && taken_over(&message),
-                };
-                if is_meant && (was_copied || message.from.is_some()) {
-                    bookkeeping.delete(table, stored_key);
-                }
-            }
-            if !bookkeeping.is_empty() {
-                let stored = core.store.commit_durably(bookkeeping).await;
-                stored.map_err(|failure| storage_failed(&failure))?;
-            }
-            match found.pop() {
-                Some((stored_key, _)) if found.len() + 1 == DISOWNED_AT_ONCE => {
-                    after = Some(stored_key);
-                }
-                _ => break,
+        delete_where(core, table, |stored_key, message: MessageRecord| {
+            let was_copied = Posted::parse(table, stored_key)
+                .is_some_and(|posted| posted.origin.is_some() || commit_of(&posted.key) <= last);
+            let is_meant = match session {
+                Some(_) => owner(&message).as_ref() == session,
+                None => owner(&message).is_none() && taken_over(&message),
+            };
+            let goes = is_meant && (was_copied || message.from.is_some());
+            kept.extend(message.invocation.filter(|_| !goes));
+            goes
+        })
+        .await?;
+    }
+    let Some(session) = session else {
+        return Ok(());
+    };
+    delete_where(core, Table::Invocations, |id, record: InvocationRecord| {
+        record.to.function == session.function
+            && record.to.session.as_ref() == Some(&session.session)
+            && std::str::from_utf8(id).is_ok_and(|id| !kept.contains(id))
+    })
+    .await
+}
+
+/// Deletes the records of a table that are meant, some at a time.
+async fn delete_where<R: Record>(
+    core: &Core,
+    table: Table,
+    mut is_meant: impl FnMut(&[u8], R) -> bool,
+) -> Result<(), Problem> {
+    let internal = |error: &dyn std::fmt::Display| Problem::new(Code::Internal, error.to_string());
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let mut found = Vec::new();
+        core.store
+            .scan(table, &[], after.as_deref(), &mut |key, value| {
+                found.push((key.to_vec(), value.to_vec()));
+                found.len() < DISOWNED_AT_ONCE
+            })
+            .map_err(|error| internal(&error))?;
+        let mut bookkeeping = Bookkeeping::default();
+        for (stored_key, value) in &found {
+            let record = R::decode(value).map_err(|error| internal(&error))?;
+            if is_meant(stored_key, record) {
+                bookkeeping.delete(table, stored_key);
             }
         }
+        if !bookkeeping.is_empty() {
+            let stored = core.store.commit_durably(bookkeeping).await;
+            stored.map_err(|failure| storage_failed(&failure))?;
+        }
+        match found.pop() {
+            Some((last, _)) if found.len() + 1 == DISOWNED_AT_ONCE => after = Some(last),
+            _ => return Ok(()),
+        }
     }
-    Ok(())
 }
