@@ -399,8 +399,8 @@ impl Cluster {
     /// Makes sure that the name is this node's, and tells the others that it runs.
     async fn register(&self) -> Result<(), JoinError> {
         let name = self.name();
-        let snapshot = self.registry.list("").await?;
         let seen = self.view.revision();
+        let snapshot = self.registry.list("").await?;
         if snapshot.revision < seen {
             let found = snapshot.revision;
             return Err(JoinError::OldRegistry { found, seen });

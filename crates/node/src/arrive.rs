@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::execute::storage_failed;
-use crate::{clock, custody, homes};
+use crate::{clock, custody, homes, migrate};
 
 /// Bytes that one commit takes of a copy.
 const COMMIT_BYTES: usize = 4 << 20;
@@ -40,14 +40,24 @@ pub(crate) async fn stage(
     core: &Core,
     from: &NodeName,
     head: StageHead,
+    entries: Entries,
+) -> Result<(), Problem> {
+    let arrival = core.arrivals.of(&head.group);
+    let _alone = arrival.lock().await;
+    take(core, from, head, entries).await
+}
+
+/// The same, for whoever keeps the session from arriving otherwise meanwhile.
+pub(crate) async fn take(
+    core: &Core,
+    from: &NodeName,
+    head: StageHead,
     mut entries: Entries,
 ) -> Result<(), Problem> {
     if let Some(refused) = core.refuses_writes() {
         return Err(refused);
     }
     let group = &head.group;
-    let arrival = core.arrivals.of(group);
-    let _alone = arrival.lock().await;
     let mut batch = Bookkeeping::default();
     match head.first {
         true => begin(core, from, &head, &mut batch).await?,
@@ -95,6 +105,15 @@ pub(crate) async fn stage(
         safe.map_err(|failure| storage_failed(&failure))?;
     }
     Ok(())
+}
+
+/// An attempt that comes after all that have come before.
+pub(crate) fn last_attempt(core: &Core, group: &Group) -> Result<u64, Problem> {
+    let next = migrate::next_attempt(core);
+    Ok(match on_its_way(core, group)? {
+        Some(HomeRecord::Arriving { attempt, .. }) => next.max(attempt + 1),
+        _ => next,
+    })
 }
 
 fn on_its_way(core: &Core, group: &Group) -> Result<Option<HomeRecord>, Problem> {

@@ -64,6 +64,21 @@ pub(crate) async fn sure(core: &Core, manifest: &Manifest) -> Result<(), Problem
     }
 }
 
+/// Waits until others know where this node's log is, if there is one: before that it must not become home to anything
+/// that could be taken over from it.
+///
+/// # Errors
+/// When another node has taken over, or the object store cannot be asked.
+pub(crate) async fn open(core: &Core) -> Result<(), Problem> {
+    match core.store.changelog() {
+        Some(_) => {
+            let open = core.store.safe(Ticket(0)).await;
+            open.map_err(|failure| storage_failed(&failure))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Waits until a commit is as safe as the function's sessions have to be when they move.
 pub(crate) async fn safe(
     core: &Core,

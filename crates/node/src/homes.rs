@@ -13,6 +13,7 @@ use fulmar_state::{Bookkeeping, SessionState, StoreError, Table, Ticket, key};
 
 use crate::core::Core;
 use crate::courier;
+use crate::custody;
 use crate::execute::storage_failed;
 
 /// Keys that one commit deletes of a session that has gone.
@@ -68,6 +69,7 @@ async fn confirm(core: &Core, cluster: &Cluster, group: &Group) -> Result<Epoch,
     if let Some(home) = cluster.directory().cached(group) {
         return Err(moved(cluster, group, home));
     }
+    custody::open(core).await?;
     let found = cluster.directory().find(group, Some(cluster.name())).await;
     match found.map_err(|error| unknown(&error))? {
         Some(home) if home.node == *cluster.name() => Ok(home.epoch),
@@ -115,6 +117,7 @@ async fn settle(
     record: HomeRecord,
 ) -> Result<Epoch, Problem> {
     let directory = cluster.directory();
+    custody::open(core).await?;
     let home = match record {
         HomeRecord::Arriving { epoch, .. } => match directory.find(group, None).await {
             Ok(Some(home)) if home.node == *cluster.name() && home.epoch == epoch => home,
@@ -169,19 +172,25 @@ async fn settle(
             }
         }
     };
+    let arrival = core.arrivals.of(group);
+    let _alone = arrival.lock().await;
     take_over(core, group, home.epoch).await?;
     directory.learn(group, home.clone());
     Ok(home.epoch)
 }
 
-/// Stores that a session is at home here under an epoch, whatever was stored of its way.
+/// Stores that a session is at home here under an epoch, if that is not stored yet. For whoever keeps it from
+/// arriving meanwhile.
 pub(crate) async fn take_over(core: &Core, group: &Group, epoch: Epoch) -> Result<(), Problem> {
     tracing::debug!(%group, ?epoch, "at home here");
     let record_key = key::session(group);
-    let stored = core
-        .store
-        .session_record(group)
-        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let internal = |error: StoreError| Problem::new(Code::Internal, error.to_string());
+    let on_its_way = core.store.record::<HomeRecord>(Table::Homes, &record_key);
+    if on_its_way.map_err(internal)?.is_none() {
+        // Somebody else was quicker, and it may have gone on since.
+        return Ok(());
+    }
+    let stored = core.store.session_record(group).map_err(internal)?;
     let mut bookkeeping = Bookkeeping::default();
     bookkeeping.delete(Table::Homes, &record_key);
     if let Some(stored) = stored {

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::core::Core;
 use crate::courier::{self, Posted};
 use crate::execute::storage_failed;
-use crate::{arrive, homes, migrate};
+use crate::{arrive, homes};
 
 /// Pause between two looks at who is gone.
 const LOOK: Duration = Duration::from_millis(500);
@@ -337,13 +337,16 @@ impl Take<'_> {
     /// Takes one session over.
     async fn session(&self, image: &Image, group: &Group, epoch: Epoch) -> Result<(), Problem> {
         let (core, cluster) = (self.core, self.cluster);
+        // Whatever else comes of it, from a node that does not know yet that it is gone, comes too late.
+        let arrival = core.arrivals.of(group);
+        let _alone = arrival.lock().await;
         let stored = version(&*image.engine, group, epoch)?;
         tracing::debug!(%group, ?epoch, ?stored, "taking over");
         let new = Epoch(epoch.0 + 1);
         let head = StageHead {
             group: group.clone(),
             epoch: new,
-            attempt: migrate::next_attempt(core),
+            attempt: arrive::last_attempt(core, group)?,
             first: true,
             last: Some(stored.unwrap_or_default()),
         };
@@ -352,7 +355,7 @@ impl Take<'_> {
             None => Vec::new(),
         };
         let entries = futures_util::stream::iter(entries.into_iter().map(Ok)).boxed();
-        arrive::stage(core, self.node, head, entries).await?;
+        arrive::take(core, self.node, head, entries).await?;
         let messages = match stored {
             Some(_) => image.messages.get(&Some(group.clone())),
             None => None,
