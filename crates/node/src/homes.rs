@@ -147,7 +147,7 @@ async fn settle(
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%group, expected = ?here, %error, "a session that may have been taken over waits");
+                    tracing::debug!(%group, expected = ?here, %error, "a session that may have been taken over waits");
                     return Err(unknown(&error));
                 }
             }
@@ -166,7 +166,7 @@ async fn settle(
                     return Err(moved(cluster, group, home));
                 }
                 Err(error) => {
-                    tracing::warn!(%group, expected = ?here, %error, "a session that was to leave waits");
+                    tracing::debug!(%group, expected = ?here, %error, "a session that was to leave waits");
                     return Err(unknown(&error));
                 }
             }

@@ -223,6 +223,10 @@ impl Take<'_> {
         }
         self.keyed(image, functions).await?;
         let image = &*image;
+        // Its shards were looked at before: if they are those of a node that is back, so is its log.
+        if !self.is_still_the_log().await? {
+            return Ok(false);
+        }
         let directory = self.cluster.directory();
         let shards = directory
             .take_shards(self.shards, image.engine.clone())
@@ -230,8 +234,7 @@ impl Take<'_> {
         let shards = shards.map_err(|error| homes::unknown(&error))?;
         let (groups, all_answered) = self.homes().await?;
         // What it has under these epochs is what is in this log, unless it is back.
-        let log = self.cluster.find_log(self.node).await.map_err(registry)?;
-        if log.as_ref() != Some(self.log) {
+        if !self.is_still_the_log().await? {
             return Ok(false);
         }
         let wanted = groups
@@ -260,6 +263,14 @@ impl Take<'_> {
             tracing::warn!(node = %self.node, sessions = taken, failed, shards, "took over from a node that is gone");
         }
         Ok(failed == 0 && all_answered)
+    }
+
+    /// Whether what was read is still where the node goes on, by the registry itself.
+    async fn is_still_the_log(&self) -> Result<bool, Problem> {
+        let found = self.cluster.find_log(self.node).await;
+        let found =
+            found.map_err(|error| Problem::new(Code::RegistryUnreachable, error.to_string()))?;
+        Ok(found.as_ref() == Some(self.log))
     }
 
     /// Says in the registry who takes over: this node, unless another one is at it.
