@@ -7,6 +7,7 @@ mod client;
 mod dead_letters;
 mod deploy;
 mod dev;
+mod explain;
 mod functions;
 mod invoke;
 mod logs;
@@ -98,6 +99,8 @@ enum Command {
         #[command(subcommand)]
         verb: token::Verb,
     },
+    /// Why a function's sessions are where they are.
+    Explain(explain::Args),
     /// What a function wrote.
     Logs(logs::Args),
     /// How the node is.
@@ -158,6 +161,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::DeadLetters { verb } => dead_letters::run(target, &verb),
         Command::Ca { verb } => ca::run(target, &verb),
         Command::Token { verb } => token::run(target, &verb),
+        Command::Explain(args) => explain::run(target, &args),
         Command::Logs(args) => logs::run(target, &args),
         Command::Status => {
             output::value(&target.client()?.json("GET", "/admin/node", None)?);

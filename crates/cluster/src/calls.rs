@@ -1,6 +1,8 @@
 //! What nodes ask of each other beyond the directory and the registry.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use fulmar_model::{Code, Epoch, Group, NodeName, Problem};
@@ -153,6 +155,14 @@ impl Cluster {
             last: head.last.is_some(),
             version: head.last.unwrap_or_default().0,
         });
+        let begun = Instant::now();
+        let sent = Arc::new(AtomicU64::new(0));
+        let count = sent.clone();
+        let entries = entries.inspect(move |entries| {
+            let bytes = |entry: &StageEntry| entry.value.as_ref().map_or(0, Bytes::len);
+            let bytes: usize = entries.iter().map(bytes).sum();
+            count.fetch_add(bytes as u64, Ordering::Relaxed);
+        });
         // The head goes even if nothing follows.
         let parts = futures_util::stream::once(async { Vec::new() })
             .chain(entries)
@@ -165,8 +175,10 @@ impl Cluster {
             .call(node, deadline, |channel| async move {
                 PeerClient::new(channel).stage(request).await
             })
-            .await
-            .map(|_| ())
+            .await?;
+        let bytes = sent.load(Ordering::Relaxed);
+        self.hints().transferred(node, bytes, begun.elapsed());
+        Ok(())
     }
 
     /// Tells a node whether it has become home to a session of which it has a copy.

@@ -45,6 +45,9 @@ pub struct NodeConfig {
     /// What the node may use.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether sessions at home here move to the nodes that take their requests.
+    #[serde(default)]
+    pub follow_clients: FollowClients,
     /// Shape the links to other nodes as `fulmar nodes link` says, for demonstrations and tests on one
     /// machine.
     #[serde(default)]
@@ -102,6 +105,19 @@ pub struct Advertise {
     pub http: Option<String>,
     /// Other nodes, as `HOST:PORT`.
     pub peer: Option<String>,
+}
+
+/// Whether sessions follow their clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FollowClients {
+    /// They do, if it pays.
+    #[default]
+    On,
+    /// What would be done is only remembered.
+    Observe,
+    /// Nobody looks.
+    Off,
 }
 
 /// `[registry]`: which one; exactly one of `embedded` and `etcd`.

@@ -16,6 +16,7 @@ use crate::config::{NodeConfig, RegistryChoice};
 use crate::custody::Custody;
 use crate::directory::Directory;
 use crate::handler::Handler;
+use crate::hints::{self, Hints};
 use crate::identity::{Identity, IdentityError};
 use crate::peers::Peers;
 use crate::registry::embedded::Embedded;
@@ -112,6 +113,7 @@ pub struct Cluster {
     directory: Directory,
     store: Arc<Store>,
     custody: Arc<Custody>,
+    hints: Hints,
 }
 
 /// How it stands with the cluster, as seen by this node.
@@ -227,6 +229,7 @@ impl Cluster {
             view,
             store,
             custody,
+            hints: Hints::default(),
         });
         if let Some(embedded) = &cluster.embedded {
             tasks.spawn(embedded.clone().run(stop.clone()));
@@ -241,6 +244,7 @@ impl Cluster {
         ));
         tasks.spawn(stay(cluster.clone(), stop.clone()));
         tasks.spawn(keep_directory(cluster.clone(), stop.clone()));
+        tasks.spawn(hints::probe(cluster.clone(), stop.clone()));
         let mut connected = cluster.view.subscribe();
         if cluster.custody.membership.lock().fault.is_none() {
             // The registry just answered, so that the first look at the whole of it is near.
@@ -317,6 +321,11 @@ impl Cluster {
     /// Whether this node may still speak for what it has.
     pub fn custody(&self) -> &Custody {
         &self.custody
+    }
+
+    /// What is known of the ways to other nodes.
+    pub fn hints(&self) -> &Hints {
+        &self.hints
     }
 
     pub(crate) fn registry(&self) -> &dyn Registry {

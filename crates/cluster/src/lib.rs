@@ -13,6 +13,7 @@ pub mod config;
 mod custody;
 pub mod directory;
 mod handler;
+pub mod hints;
 pub mod identity;
 pub mod join;
 mod lending;
@@ -24,7 +25,7 @@ pub mod transport;
 pub mod view;
 pub mod wire;
 
-pub use config::{ConfigError, NodeConfig};
+pub use config::{ConfigError, FollowClients, NodeConfig};
 pub use custody::{Custody, LogRecord, TakeoverRecord};
 pub use directory::{DirectoryError, Home};
 pub use handler::{

@@ -1,6 +1,7 @@
 //! The node's own API: what an operator and the command line use. Everything but `/fn/...`.
 
 mod dead_letters;
+mod decisions;
 mod elsewhere;
 mod functions;
 mod health;
@@ -74,6 +75,7 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .merge(state::routes())
         .merge(tokens::routes())
         .merge(nodes::routes())
+        .merge(decisions::routes())
         .fallback(fallback)
         .layer(from_fn_with_state(core.clone(), elsewhere::at_home))
         .with_state(core)

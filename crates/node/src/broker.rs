@@ -27,7 +27,7 @@ use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, StateFrom};
 use crate::respond::{self, Body};
 use crate::route::{self, Answered, Place};
 use crate::target::Target;
-use crate::{carry, continuum};
+use crate::{carry, continuum, follow};
 
 pub(crate) use later::invocation_status;
 
@@ -49,9 +49,14 @@ pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Resp
 }
 
 /// Answers an invocation that another node took: here, or not at all.
-pub(crate) async fn answer_peer(core: &Arc<Core>, request: Request<Bytes>) -> Forwarded {
+pub(crate) async fn answer_peer(
+    core: &Arc<Core>,
+    from: &NodeName,
+    request: Request<Bytes>,
+) -> Forwarded {
     let (head, body) = request.into_parts();
-    let (response, moved) = match accept(core, &head, Source::Peer(body), Instant::now()).await {
+    let source = Source::Peer(body, from.clone());
+    let (response, moved) = match accept(core, &head, source, Instant::now()).await {
         Ok(response) => (response, None),
         Err(problem) => {
             let is_moved = problem.code == Code::SessionMoved;
@@ -79,7 +84,7 @@ enum Source {
     /// From a client, which may be slow.
     Client(Incoming),
     /// From another node, which has all of it.
-    Peer(Bytes),
+    Peer(Bytes, NodeName),
 }
 
 async fn accept(
@@ -141,11 +146,12 @@ async fn accept(
     }
     let mut admitted = Admission::admit(core)?;
     let max = deployed.manifest.limits.max_request.as_usize();
-    let is_forwarded = matches!(source, Source::Peer(_));
+    let mut taken_by = None;
     let body = match source {
         Source::Client(body) => read_body(core, body, max, &mut admitted).await?,
-        Source::Peer(body) if body.len() > max => return Err(too_large(max)),
-        Source::Peer(body) => {
+        Source::Peer(body, _) if body.len() > max => return Err(too_large(max)),
+        Source::Peer(body, by) => {
+            taken_by = Some(by);
             admitted.hold(body.len())?;
             body
         }
@@ -169,10 +175,11 @@ async fn accept(
         idempotency,
         idempotency_key,
         read_only,
+        taken_by,
         arrived,
     };
     match &core.cluster {
-        Some(cluster) if !is_forwarded => call.anywhere(cluster, body).await,
+        Some(cluster) if call.taken_by.is_none() => call.anywhere(cluster, body).await,
         _ => call.here(body, None).await,
     }
 }
@@ -188,6 +195,8 @@ struct ClientCall<'a> {
     idempotency: Option<IdempotencyKey>,
     idempotency_key: Option<Arc<str>>,
     read_only: bool,
+    /// The node that took it, if it was another one.
+    taken_by: Option<NodeName>,
     arrived: Instant,
 }
 
@@ -261,6 +270,24 @@ impl ClientCall<'_> {
         self.run(request, lender).await.map(respond::answer)
     }
 
+    /// Counts who took a request of a session that may follow its clients.
+    fn note_taker(&self) {
+        let by = self.taken_by.as_ref();
+        let Some(session) = &self.session else {
+            return;
+        };
+        if (by.is_none() && self.function.followed.is_empty())
+            || !follow::can_follow(self.deployed.manifest.execution_model)
+        {
+            return;
+        }
+        if let Some(found) = self.function.sessions.peek(session.as_str())
+            && found.note_taker(by)
+        {
+            self.function.followed.add(session.shared());
+        }
+    }
+
     async fn run(
         &self,
         request: WorkerRequest,
@@ -268,6 +295,9 @@ impl ClientCall<'_> {
     ) -> Result<Answer, Problem> {
         let (reply, outcome) = oneshot::channel();
         self.core.metrics.invocations.inc();
+        if lender.is_none() {
+            self.note_taker();
+        }
         let invocation = Invocation {
             id: self.core.next_id(),
             session: self.session.clone(),

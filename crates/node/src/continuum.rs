@@ -72,7 +72,7 @@ impl Handler for Answers {
         tracing::debug!(%from, path = request.uri().path(), "a request by way of another node");
         let core = &self.0;
         if request.uri().path().starts_with(target::PREFIX) {
-            return broker::answer_peer(core, request).await;
+            return broker::answer_peer(core, from, request).await;
         }
         let request = request.map(axum::body::Body::from);
         let response = match admin::router(core.clone()).oneshot(request).await {

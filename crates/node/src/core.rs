@@ -19,6 +19,7 @@ use crate::carry::StateKeys;
 use crate::continuum::InEffect;
 use crate::courier::Courier;
 use crate::execute::storage_failed;
+use crate::follow::Decisions;
 use crate::functions::Functions;
 use crate::invocation::InvocationId;
 use crate::keeper::Keeper;
@@ -100,6 +101,7 @@ pub(crate) struct Core {
     pub(crate) courier: Courier,
     pub(crate) keeper: Keeper,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) decisions: Decisions,
     /// The same, as workers see it.
     pub(crate) log_sink: Arc<dyn LogSink>,
     pub(crate) metrics: Arc<Metrics>,

@@ -3,13 +3,13 @@
 //! A function keeps its entry across deployments; what is deployed changes inside it, so that new
 //! invocations take the new version while running ones finish on the old.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fulmar_model::{FunctionName, Manifest};
 use fulmar_worker::{Artifact, FunctionSettings, World};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::sessions::Sessions;
@@ -43,8 +43,43 @@ pub(crate) struct Function {
     pub(crate) borrowed: Sessions,
     /// Sessionless invocations by idempotency key, so that two with the same key run one by one.
     pub(crate) keyed: Sessions,
+    /// Sessions at home here of which other nodes take requests.
+    pub(crate) followed: Followed,
     /// Sessionless invocations that wait for a worker.
     waiting: AtomicUsize,
+}
+
+/// Names of sessions that are looked at now and then.
+#[derive(Default)]
+pub(crate) struct Followed {
+    names: Mutex<HashSet<Arc<str>>>,
+    count: AtomicUsize,
+}
+
+impl Followed {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<str>> {
+        self.names.lock().iter().cloned().collect()
+    }
+
+    /// One more.
+    pub(crate) fn add(&self, name: &Arc<str>) {
+        let mut names = self.names.lock();
+        names.insert(name.clone());
+        self.count.store(names.len(), Ordering::Relaxed);
+    }
+
+    /// One fewer.
+    pub(crate) fn forget(&self, name: &str) {
+        let mut names = self.names.lock();
+        names.remove(name);
+        self.count.store(names.len(), Ordering::Relaxed);
+    }
 }
 
 /// Counts a waiting invocation while it lives.
@@ -110,6 +145,7 @@ impl Functions {
             sessions: Sessions::default(),
             borrowed: Sessions::default(),
             keyed: Sessions::default(),
+            followed: Followed::default(),
             waiting: AtomicUsize::new(0),
         });
         functions.insert(name, function.clone());

@@ -21,6 +21,7 @@ use crate::carry::StateKeys;
 use crate::continuum::{self, InEffect};
 use crate::core::{Admission, Core, NodeOptions};
 use crate::courier::Courier;
+use crate::follow::{self, Decisions};
 use crate::functions::Functions;
 use crate::keeper::{self, Keeper};
 use crate::logs::Logs;
@@ -162,6 +163,7 @@ impl Node {
             deploying: tokio::sync::Mutex::default(),
             courier: Courier::new(options.max_deliveries),
             keeper: Keeper::default(),
+            decisions: Decisions::default(),
             log_sink: logs.clone(),
             logs,
             metrics,
@@ -199,6 +201,11 @@ impl Node {
                 );
                 tasks.spawn(watch);
             }
+            tasks.spawn(follow::run(
+                core.clone(),
+                cluster.clone(),
+                core.stopping.clone(),
+            ));
             let follow = continuum::follow(core.clone(), cluster, core.stopping.clone());
             tasks.spawn(follow);
         }

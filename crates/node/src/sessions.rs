@@ -9,11 +9,13 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use fulmar_model::NodeName;
 use fulmar_state::{SessionState, Ticket};
 use parking_lot::Mutex;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use tokio::sync::{RwLock, oneshot};
 
+use crate::follow::{Seen, Takers};
 use crate::invocation::{Invocation, Turn};
 
 /// Locks that the sessions are spread over.
@@ -26,6 +28,8 @@ pub(crate) struct Session {
     pub(crate) turn: Arc<RwLock<()>>,
     /// Sweep in which the session was last used.
     last_used: AtomicU32,
+    /// Who takes its requests, if other nodes do.
+    takers: Mutex<Option<Box<Takers>>>,
 }
 
 #[derive(Default)]
@@ -59,7 +63,37 @@ impl Session {
             queue: Mutex::default(),
             turn: Arc::default(),
             last_used: AtomicU32::new(sweep),
+            takers: Mutex::default(),
         }
+    }
+
+    /// A request was taken by another node, or by this one; true if it is the first by another.
+    pub(crate) fn note_taker(&self, by: Option<&NodeName>) -> bool {
+        let mut takers = self.takers.lock();
+        match (takers.as_mut(), by) {
+            (Some(takers), by) => takers.note(by),
+            (None, Some(_)) => {
+                takers.insert(Box::new(Takers::new())).note(by);
+                return true;
+            }
+            (None, None) => {}
+        }
+        false
+    }
+
+    /// Who takes its requests, as seen so many seconds after the last look; none if no other node does.
+    pub(crate) fn look_at_takers(&self, seconds: f64) -> Option<Seen> {
+        let mut takers = self.takers.lock();
+        let seen = takers.as_mut().and_then(|takers| takers.look(seconds));
+        if seen.is_none() {
+            *takers = None;
+        }
+        seen
+    }
+
+    /// Begins to count anew.
+    pub(crate) fn forget_takers(&self) {
+        *self.takers.lock() = None;
     }
 
     /// Puts an invocation at the end of the queue, unless `max` wait there already.

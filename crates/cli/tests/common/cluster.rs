@@ -32,6 +32,12 @@ impl Cluster {
         Self::start_all(count, "emulate_links = true\n", |_| String::new())
     }
 
+    /// Nodes whose sessions follow their clients, or only would, with links that can be changed.
+    pub fn following(count: usize, follow_clients: &str) -> Self {
+        let top = format!("emulate_links = true\nfollow_clients = {follow_clients:?}\n");
+        Self::start_all(count, &top, |_| String::new())
+    }
+
     /// Nodes with an etcd for a registry, and with links that can be changed.
     pub fn with_etcd(count: usize, endpoints: &[String]) -> Self {
         let cluster = Self::prepare(count, "emulate_links = true\n", |_| String::new());
@@ -86,7 +92,12 @@ impl Cluster {
         for at in 0..count {
             let data = folder.path().join(format!("n{}", at + 1));
             let config = folder.path().join(format!("n{}.toml", at + 1));
-            let text = top.to_owned() + &text(at, &ports, &data) + &more(at);
+            // Most tests say themselves where sessions go.
+            let follow = match top.contains("follow_clients") {
+                true => "",
+                false => "follow_clients = \"off\"\n",
+            };
+            let text = top.to_owned() + follow + &text(at, &ports, &data) + &more(at);
             std::fs::write(config, text).unwrap();
         }
         folder

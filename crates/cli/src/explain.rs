@@ -1,0 +1,73 @@
+//! `fulmar explain`: why sessions are where they are.
+
+use serde_json::Value;
+
+use crate::client::{Target, segment};
+use crate::output;
+
+/// Arguments of `fulmar explain`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The function.
+    function: String,
+    /// Only this session.
+    session: Option<String>,
+}
+
+/// Prints the last decisions, with what each was taken from.
+pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
+    let mut path = format!("/admin/decisions?function={}", segment(&args.function));
+    if let Some(session) = &args.session {
+        path += &format!("&session={}", segment(session));
+    }
+    let found = target.client()?.json("GET", &path, None)?;
+    if target.json {
+        output::value(&found);
+        return Ok(());
+    }
+    let decisions = found["decisions"].as_array().map_or(&[][..], |all| all);
+    if decisions.is_empty() {
+        eprintln!(
+            "no decisions are remembered: sessions of which other nodes take requests are looked at"
+        );
+    }
+    for decision in decisions {
+        for line in lines(decision) {
+            output::line_out(&line);
+        }
+    }
+    Ok(())
+}
+
+/// A decision in words.
+fn lines(decision: &Value) -> Vec<String> {
+    let text = |key: &str| decision[key].as_str().unwrap_or("?");
+    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
+    let to = decision["to"].as_str().map(|to| format!(" to {to}"));
+    let mut lines = vec![format!(
+        "{} {}/{} at {}: {}{} ({:.1} requests/s are taken there, {} bytes of state)",
+        text("at"),
+        text("function"),
+        text("session"),
+        text("node"),
+        text("verdict"),
+        to.unwrap_or_default(),
+        number(&decision["requests_per_second_here"]),
+        decision["state_bytes"],
+    )];
+    for candidate in decision["candidates"].as_array().into_iter().flatten() {
+        lines.push(format!(
+            "    {}: {:.1} requests/s, round trip {:.1} ms, {:.1} MB/s; a move saves {:.1} ms of waiting each second and costs {:.1} ms",
+            candidate["node"].as_str().unwrap_or("?"),
+            number(&candidate["requests_per_second"]),
+            number(&candidate["round_trip_seconds"]) * 1e3,
+            number(&candidate["bytes_per_second"]) / 1e6,
+            number(&candidate["saves_seconds_per_second"]) * 1e3,
+            number(&candidate["costs_seconds"]) * 1e3,
+        ));
+    }
+    if let Some(error) = decision["error"].as_str() {
+        lines.push(format!("    {error}"));
+    }
+    lines
+}

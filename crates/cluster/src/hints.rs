@@ -1,0 +1,88 @@
+//! Hints about other nodes: how far away they are, and what the way to them carries. Measured, smoothed, and never
+//! a source of truth.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fulmar_model::NodeName;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::join::Cluster;
+
+/// Pause between two probes of all nodes.
+const EVERY: Duration = Duration::from_secs(1);
+/// Longest wait for an answer to a probe.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Weight of the newest measurement.
+const NEWEST: f64 = 0.3;
+/// Bytes per second where nothing was measured yet: a line of 100 Mb/s.
+const BANDWIDTH: f64 = 12.5e6;
+/// A transfer of fewer bytes says nothing about the bandwidth.
+const LEAST_BYTES: u64 = 256 << 10;
+
+/// What is known of the way to a node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Way {
+    /// In seconds.
+    pub round_trip: f64,
+    /// In bytes per second.
+    pub bandwidth: f64,
+}
+
+/// What is known of the ways to all nodes.
+#[derive(Debug, Default)]
+pub struct Hints {
+    round_trips: Mutex<HashMap<NodeName, f64>>,
+    bandwidths: Mutex<HashMap<NodeName, f64>>,
+}
+
+fn smooth(known: &Mutex<HashMap<NodeName, f64>>, node: &NodeName, value: f64) {
+    let mut known = known.lock();
+    let smoothed = known.entry(node.clone()).or_insert(value);
+    *smoothed += NEWEST * (value - *smoothed);
+}
+
+impl Hints {
+    /// The way to a node, if it has answered.
+    pub fn way(&self, node: &NodeName) -> Option<Way> {
+        let round_trip = *self.round_trips.lock().get(node)?;
+        let bandwidth = self.bandwidths.lock().get(node).copied();
+        Some(Way {
+            round_trip,
+            bandwidth: bandwidth.unwrap_or(BANDWIDTH),
+        })
+    }
+
+    /// So many bytes have gone to a node in so much time.
+    pub(crate) fn transferred(&self, node: &NodeName, bytes: u64, took: Duration) {
+        if bytes < LEAST_BYTES {
+            return;
+        }
+        let round_trip = self.round_trips.lock().get(node).copied().unwrap_or(0.0);
+        let alone = (took.as_secs_f64() - round_trip).max(1e-4);
+        smooth(&self.bandwidths, node, bytes as f64 / alone);
+    }
+}
+
+/// Probes all other nodes until stopped.
+pub(crate) async fn probe(cluster: Arc<Cluster>, stop: CancellationToken) {
+    loop {
+        let probes = cluster.others().into_iter().map(|node| {
+            let cluster = cluster.clone();
+            async move {
+                let asked = Instant::now();
+                if cluster.peers().hello(&node, DEADLINE).await.is_ok() {
+                    let took = asked.elapsed().as_secs_f64();
+                    smooth(&cluster.hints().round_trips, &node, took);
+                }
+            }
+        });
+        futures_util::future::join_all(probes).await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}

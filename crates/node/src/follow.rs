@@ -1,0 +1,317 @@
+//! Sessions follow their clients: whoever sees that another node takes most of a session's requests has it moved
+//! there, if [`fulmar_policy::follow`] says that it pays.
+//!
+//! Requests are counted at the session's home, by the node that took them, as soon as one has come from elsewhere.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fulmar_cluster::{Cluster, FollowClients};
+use fulmar_model::{ExecutionModel, FunctionName, Group, NodeName};
+use fulmar_policy::estimate::Smoothed;
+use fulmar_policy::follow::{self, Broker, Settings};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::core::Core;
+use crate::functions::Function;
+use crate::migrate;
+use crate::sessions::Session;
+
+/// Pause between two looks at who takes what.
+const LOOK: Duration = Duration::from_secs(1);
+/// Weight of the last second's requests.
+const NEWEST: f64 = 0.5;
+/// Fewer requests per second are not counted any longer.
+const FORGOTTEN: f64 = 0.05;
+/// Sessions on their way at once, so that moves leave room for requests.
+const AT_ONCE: usize = 4;
+/// Decisions that are remembered.
+const REMEMBERED: usize = 1000;
+/// A session that stays is told of once in so long.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// Who takes a session's requests.
+pub(crate) struct Takers {
+    /// Since when.
+    since: Instant,
+    at_home: Taker,
+    others: Vec<(NodeName, Taker)>,
+    told: Option<Instant>,
+}
+
+struct Taker {
+    /// Since the last look.
+    count: u32,
+    rate: Smoothed,
+}
+
+impl Default for Taker {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            rate: Smoothed::new(NEWEST),
+        }
+    }
+}
+
+impl Taker {
+    fn look(&mut self, seconds: f64) -> f64 {
+        self.rate
+            .see(f64::from(std::mem::take(&mut self.count)) / seconds)
+    }
+}
+
+impl Takers {
+    pub(crate) fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            at_home: Taker::default(),
+            others: Vec::new(),
+            told: None,
+        }
+    }
+
+    /// A request was taken: by another node, or by this one.
+    pub(crate) fn note(&mut self, by: Option<&NodeName>) {
+        let taker = match by {
+            None => &mut self.at_home,
+            Some(by) => match self.others.iter().position(|(known, _)| known == by) {
+                Some(at) => &mut self.others[at].1,
+                None => {
+                    self.others.push((by.clone(), Taker::default()));
+                    let last = self.others.len() - 1;
+                    &mut self.others[last].1
+                }
+            },
+        };
+        taker.count += 1;
+    }
+}
+
+/// A decision about a session, for people.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Decision {
+    pub(crate) at: String,
+    pub(crate) node: NodeName,
+    pub(crate) function: FunctionName,
+    pub(crate) session: String,
+    /// `moved`, `stays`, `would-move`, `failed`.
+    pub(crate) verdict: &'static str,
+    pub(crate) to: Option<NodeName>,
+    pub(crate) requests_per_second_here: f64,
+    pub(crate) state_bytes: usize,
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) error: Option<String>,
+}
+
+/// What a move to a node would bring.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Candidate {
+    node: NodeName,
+    requests_per_second: f64,
+    round_trip_seconds: f64,
+    bytes_per_second: f64,
+    /// Waiting saved in each second.
+    saves_seconds_per_second: f64,
+    /// Waiting that the move itself causes.
+    costs_seconds: f64,
+}
+
+/// The last decisions of this node.
+#[derive(Default)]
+pub(crate) struct Decisions(Mutex<VecDeque<Decision>>);
+
+impl Decisions {
+    fn remember(&self, decision: Decision) {
+        let mut decisions = self.0.lock();
+        if decisions.len() == REMEMBERED {
+            decisions.pop_front();
+        }
+        decisions.push_back(decision);
+    }
+
+    /// Those about a function, or one of its sessions, the oldest first.
+    pub(crate) fn about(&self, function: &str, session: Option<&str>) -> Vec<Decision> {
+        let decisions = self.0.lock();
+        let about = decisions.iter().filter(|decision| {
+            decision.function.as_str() == function
+                && session.is_none_or(|session| decision.session == session)
+        });
+        about.cloned().collect()
+    }
+}
+
+/// Whether sessions of a function go from node to node by themselves.
+pub(crate) fn can_follow(model: ExecutionModel) -> bool {
+    match model {
+        ExecutionModel::Auto | ExecutionModel::InFunction => true,
+        // Their invocations run where they are taken anyway.
+        ExecutionModel::InEdge | ExecutionModel::InClient => false,
+    }
+}
+
+/// Has sessions follow their clients until stopped.
+pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: CancellationToken) {
+    if cluster.config().follow_clients == FollowClients::Off {
+        return;
+    }
+    let moving = Arc::new(Semaphore::new(AT_ONCE));
+    let mut last = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let seconds = last.elapsed().as_secs_f64();
+        last = Instant::now();
+        for function in core.functions.all() {
+            for name in function.followed.all() {
+                let Some(session) = function.sessions.peek(&name) else {
+                    function.followed.forget(&name);
+                    continue;
+                };
+                look(
+                    &core, &cluster, &function, &session, &name, seconds, &moving,
+                );
+            }
+        }
+    }
+}
+
+/// Looks at one session, and has it moved if that pays.
+fn look(
+    core: &Arc<Core>,
+    cluster: &Arc<Cluster>,
+    function: &Arc<Function>,
+    session: &Arc<Session>,
+    name: &Arc<str>,
+    seconds: f64,
+    moving: &Arc<Semaphore>,
+) {
+    let Some(state) = session.state() else {
+        // Not at home here any more, or not yet.
+        session.forget_takers();
+        return function.followed.forget(name);
+    };
+    let Some(seen) = session.look_at_takers(seconds) else {
+        return function.followed.forget(name);
+    };
+    let known: Vec<(NodeName, Broker)> = seen
+        .others
+        .into_iter()
+        .filter_map(|(node, rate)| {
+            let way = cluster.hints().way(&node)?;
+            let broker = Broker {
+                rate,
+                round_trip: way.round_trip,
+                bandwidth: way.bandwidth,
+            };
+            Some((node, broker))
+        })
+        .collect();
+    if known.is_empty() {
+        // Nothing is known of the way to them yet.
+        return;
+    }
+    let brokers: Vec<Broker> = known.iter().map(|(_, broker)| *broker).collect();
+    let view = follow::Session {
+        at_home: seen.at_home,
+        brokers: &brokers,
+        state_bytes: state.hot_bytes() as f64,
+        here_for: seen.since.elapsed().as_secs_f64(),
+    };
+    let (chosen, candidates) = follow::follow(&view, &Settings::default());
+    let candidates = candidates.iter().map(|candidate| {
+        let (node, broker) = &known[candidate.broker];
+        Candidate {
+            node: node.clone(),
+            requests_per_second: broker.rate,
+            round_trip_seconds: broker.round_trip,
+            bytes_per_second: broker.bandwidth,
+            saves_seconds_per_second: candidate.gain,
+            costs_seconds: candidate.cost,
+        }
+    });
+    let observes = cluster.config().follow_clients == FollowClients::Observe;
+    let to = chosen.map(|chosen| known[chosen].0.clone());
+    let mut decision = Decision {
+        at: clock::rfc3339(clock::unix_ms()),
+        node: cluster.name().clone(),
+        function: function.name.clone(),
+        session: name.to_string(),
+        verdict: match (&to, observes) {
+            (None, _) => "stays",
+            (Some(_), true) => "would-move",
+            (Some(_), false) => "moved",
+        },
+        to: to.clone(),
+        requests_per_second_here: seen.at_home,
+        state_bytes: state.hot_bytes(),
+        candidates: candidates.collect(),
+        error: None,
+    };
+    let Some(to) = to.filter(|_| !observes) else {
+        if seen.is_to_be_told {
+            core.decisions.remember(decision);
+        }
+        return;
+    };
+    let Ok(permit) = moving.clone().try_acquire_owned() else {
+        // Its turn comes.
+        return;
+    };
+    session.forget_takers();
+    function.followed.forget(name);
+    let group: Group = state.group().clone();
+    let (core, cluster) = (core.clone(), cluster.clone());
+    tokio::spawn(async move {
+        let _permit = permit;
+        if let Err(problem) = migrate::migrate(&core, &cluster, &group, &to).await {
+            decision.verdict = "failed";
+            decision.error = Some(problem.to_string());
+        }
+        core.decisions.remember(decision);
+    });
+}
+
+/// What was seen of who takes a session's requests.
+pub(crate) struct Seen {
+    since: Instant,
+    at_home: f64,
+    others: Vec<(NodeName, f64)>,
+    is_to_be_told: bool,
+}
+
+impl Takers {
+    /// The rates now; none if only this node takes any.
+    pub(crate) fn look(&mut self, seconds: f64) -> Option<Seen> {
+        let at_home = self.at_home.look(seconds);
+        let mut others = Vec::with_capacity(self.others.len());
+        self.others.retain_mut(|(node, taker)| {
+            let rate = taker.look(seconds);
+            let counts = rate >= FORGOTTEN;
+            if counts {
+                others.push((node.clone(), rate));
+            }
+            counts
+        });
+        if others.is_empty() {
+            return None;
+        }
+        let is_to_be_told = self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY);
+        if is_to_be_told {
+            self.told = Some(Instant::now());
+        }
+        Some(Seen {
+            since: self.since,
+            at_home,
+            others,
+            is_to_be_told,
+        })
+    }
+}
