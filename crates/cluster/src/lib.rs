@@ -18,6 +18,7 @@ pub mod identity;
 pub mod join;
 mod lending;
 pub mod links;
+mod membership;
 pub mod peers;
 pub mod registry;
 mod serve;

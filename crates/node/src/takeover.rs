@@ -6,31 +6,27 @@
 //! from a living node, and the directory decides, session by session: whatever the lost node does when
 //! it comes back, it asks the same directory.
 
+mod image;
+
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use fulmar_cluster::registry::Revision;
 use fulmar_cluster::view::Member;
-use fulmar_cluster::{
-    Cluster, DirectoryError, Home, LogRecord, StageEntry, StageHead, TakeoverRecord,
-};
-use fulmar_model::{Code, Epoch, FunctionName, Group, NodeName, Problem, Version};
+use fulmar_cluster::{Cluster, DirectoryError, Home, LogRecord, StageHead, TakeoverRecord};
+use fulmar_model::{Code, Epoch, FunctionName, Group, NodeName, Problem};
 use fulmar_state::changelog::restore::{self, RestoreError};
-use fulmar_state::engine::{Engine, EngineError};
-use fulmar_state::fjall_engine::FjallEngine;
+use fulmar_state::engine::Engine;
 use fulmar_state::objects::Objects;
-use fulmar_state::record::{
-    HomeRecord, IdempotencyRecord, InvocationRecord, MessageRecord, Record, SessionRecord,
-};
+use fulmar_state::record::{IdempotencyRecord, InvocationRecord, MessageRecord, Record};
 use fulmar_state::{Bookkeeping, Table, key};
 use futures_util::StreamExt;
+use image::Image;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
-use crate::courier::{self, Posted};
+use crate::courier::Posted;
 use crate::execute::storage_failed;
 use crate::{arrive, homes};
 
@@ -38,28 +34,8 @@ use crate::{arrive, homes};
 const LOOK: Duration = Duration::from_millis(500);
 /// Sessions that are taken over at once.
 const AT_ONCE: usize = 8;
-/// Entries that are staged at once, in bytes.
-const PART_BYTES: usize = 256 << 10;
-
-/// What was read of a lost node's log.
-struct Image {
-    log: LogRecord,
-    engine: Arc<FjallEngine>,
-    folder: PathBuf,
-    /// Messages that it still had to deliver, by the session that they go with.
-    messages: Messages,
-    /// Asynchronous invocations that it had accepted, by the session that they are of.
-    invocations: HashMap<Option<Group>, Vec<String>>,
-    /// Functions of which the answers to idempotency keys without a session were taken over.
-    keyed: HashSet<FunctionName>,
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        // What stays is removed before the next use.
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
+/// Where logs are read into, in the data directory.
+const FOLDER: &str = "takeover";
 
 /// What is known of a node that is gone.
 struct Gone {
@@ -79,6 +55,10 @@ pub(crate) async fn watch(
     stop: CancellationToken,
 ) {
     let mut gone: HashMap<NodeName, Gone> = HashMap::new();
+    if let Some(data) = &core.data_path {
+        // What an earlier run of this node left; most often there is nothing.
+        let _ = std::fs::remove_dir_all(data.join(FOLDER));
+    }
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -308,24 +288,14 @@ impl Take<'_> {
     /// Ends the log and reads it.
     async fn read(&self) -> Result<Image, RestoreError> {
         let data = self.core.data_path.clone().unwrap_or_default();
-        let folder = data.join("takeover").join(self.node.as_str());
-        // What an earlier attempt left; if it cannot be removed, opening it tells.
-        let _ = std::fs::remove_dir_all(&folder);
-        let engine = Arc::new(FjallEngine::open(&folder)?);
+        let folder = data.join(FOLDER);
+        let folder = folder.join(format!("{}-{:08x}", self.node, fastrand::u32(..)));
+        let image = Image::open(self.log.clone(), folder)?;
         let (instance, stream) = (&self.log.instance, self.log.stream);
         let by = self.cluster.name().as_str();
-        let restored = restore::take(self.objects, instance, stream, by, &*engine).await?;
+        let restored = restore::take(self.objects, instance, stream, by, &*image.engine).await?;
         tracing::warn!(node = %self.node, segments = restored.end, "ended the log of a node that is gone");
-        let messages = messages(&*engine, instance)?;
-        let invocations = invocations(&*engine)?;
-        Ok(Image {
-            invocations,
-            log: self.log.clone(),
-            engine,
-            folder,
-            messages,
-            keyed: HashSet::new(),
-        })
+        Ok(image.indexed()?)
     }
 
     /// Sessions that are at home on the lost node, by all directories; whether all of them have answered.
@@ -351,7 +321,7 @@ impl Take<'_> {
         // Whatever else comes of it, from a node that does not know yet that it is gone, comes too late.
         let arrival = core.arrivals.of(group);
         let _alone = arrival.lock().await;
-        let stored = version(&*image.engine, group, epoch)?;
+        let stored = image.version(group, epoch)?;
         tracing::debug!(%group, ?epoch, ?stored, "taking over");
         let new = Epoch(epoch.0 + 1);
         let head = StageHead {
@@ -362,7 +332,7 @@ impl Take<'_> {
             last: Some(stored.unwrap_or_default()),
         };
         let entries = match stored {
-            Some(_) => entries(&*image.engine, group).map_err(internal)?,
+            Some(_) => image.entries(group).map_err(internal)?,
             None => Vec::new(),
         };
         let entries = futures_util::stream::iter(entries.into_iter().map(Ok)).boxed();
@@ -518,101 +488,4 @@ impl Take<'_> {
         }
         Ok(())
     }
-}
-
-/// The version of a session's copy in a lost node's log; none if what is there is not of the home that the directory
-/// names, but of an earlier one.
-fn version(engine: &dyn Engine, group: &Group, epoch: Epoch) -> Result<Option<Version>, Problem> {
-    let record_key = key::session(group);
-    let stored = engine.get(Table::Sessions, &record_key).map_err(internal)?;
-    let Some(stored) = stored else {
-        return Ok(None);
-    };
-    let stored = SessionRecord::decode(&stored).map_err(internal)?;
-    if stored.epoch == epoch {
-        return Ok(Some(stored.version));
-    }
-    let on_its_way = engine.get(Table::Homes, &record_key).map_err(internal)?;
-    let on_its_way = on_its_way
-        .map(|record| HomeRecord::decode(&record))
-        .transpose();
-    tracing::info!(%group, ?epoch, ?stored, ?on_its_way, "what is in the log is of another time");
-    let is_this = match on_its_way.map_err(internal)? {
-        // It had come, or had stayed after all, and that was not copied any more.
-        Some(
-            HomeRecord::Arriving { epoch: next, .. }
-            | HomeRecord::Leaving { epoch: next, .. }
-            | HomeRecord::Doubted { epoch: next, .. },
-        ) => next == epoch && stored.epoch <= epoch,
-        None => false,
-    };
-    Ok(is_this.then_some(stored.version))
-}
-
-/// A session's entries, some at a time.
-fn entries(engine: &dyn Engine, group: &Group) -> Result<Vec<Vec<StageEntry>>, EngineError> {
-    let prefix = key::session_state(group);
-    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for table in [Table::State, Table::Idempotency] {
-        engine.scan(table, &prefix, None, &mut |key, value| {
-            bytes += key.len() + value.len();
-            part.push(StageEntry {
-                table,
-                key: Bytes::copy_from_slice(&key[prefix.len()..]),
-                value: Some(Bytes::copy_from_slice(value)),
-            });
-            if bytes > PART_BYTES {
-                parts.push(std::mem::take(&mut part));
-                bytes = 0;
-            }
-            true
-        })?;
-    }
-    parts.push(part);
-    Ok(parts)
-}
-
-/// The asynchronous invocations in a log, by their sessions.
-fn invocations(engine: &dyn Engine) -> Result<HashMap<Option<Group>, Vec<String>>, EngineError> {
-    let mut invocations: HashMap<Option<Group>, Vec<String>> = HashMap::new();
-    engine.scan(Table::Invocations, &[], None, &mut |key, value| {
-        if let (Ok(id), Ok(record)) = (std::str::from_utf8(key), InvocationRecord::decode(value)) {
-            let session = record.to.session.map(|session| Group {
-                function: record.to.function,
-                session,
-            });
-            invocations.entry(session).or_default().push(id.to_owned());
-        }
-        true
-    })?;
-    Ok(invocations)
-}
-
-type Messages = HashMap<Option<Group>, Vec<(Posted, MessageRecord)>>;
-
-/// The messages in a log, by the session that they go with, in their order.
-fn messages(engine: &dyn Engine, instance: &str) -> Result<Messages, EngineError> {
-    let mut messages = Messages::new();
-    for table in [Table::Adopted, Table::Messages] {
-        engine.scan(table, &[], None, &mut |key, value| {
-            let posted = match table {
-                Table::Adopted => Posted::parse(table, key),
-                _ => key
-                    .try_into()
-                    .ok()
-                    .map(|key| Posted::adopted(instance, key)),
-            };
-            match (posted, MessageRecord::decode(value)) {
-                (Some(posted), Ok(message)) => {
-                    let owner = courier::owner(&message);
-                    messages.entry(owner).or_default().push((posted, message));
-                }
-                _ => tracing::error!(
-                    "a message of a node that is gone cannot be read and is left out"
-                ),
-            }
-            true
-        })?;
-    }
-    Ok(messages)
 }

@@ -1,0 +1,159 @@
+//! What was read of a lost node's log.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fulmar_cluster::{LogRecord, StageEntry};
+use fulmar_model::{Epoch, FunctionName, Group, Problem, Version};
+use fulmar_state::engine::{Engine, EngineError};
+use fulmar_state::fjall_engine::FjallEngine;
+use fulmar_state::record::{HomeRecord, InvocationRecord, MessageRecord, Record, SessionRecord};
+use fulmar_state::{Table, key};
+
+use super::internal;
+use crate::courier::{self, Posted};
+
+/// Entries that are staged at once, in bytes.
+const PART_BYTES: usize = 256 << 10;
+
+/// What was read of a lost node's log.
+pub(super) struct Image {
+    pub(super) log: LogRecord,
+    pub(super) engine: Arc<FjallEngine>,
+    folder: PathBuf,
+    /// Messages that it still had to deliver, by the session that they go with.
+    pub(super) messages: Messages,
+    /// Asynchronous invocations that it had accepted, by the session that they are of.
+    pub(super) invocations: HashMap<Option<Group>, Vec<String>>,
+    /// Functions of which the answers to idempotency keys without a session were taken over.
+    pub(super) keyed: HashSet<FunctionName>,
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // What stays is removed at the next start.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Image {
+    /// A place for a log, with nothing in it.
+    pub(super) fn open(log: LogRecord, folder: PathBuf) -> Result<Self, EngineError> {
+        Ok(Self {
+            log,
+            engine: Arc::new(FjallEngine::open(&folder)?),
+            folder,
+            messages: Messages::new(),
+            invocations: HashMap::new(),
+            keyed: HashSet::new(),
+        })
+    }
+
+    /// The same when all is read.
+    pub(super) fn indexed(mut self) -> Result<Self, EngineError> {
+        self.messages = messages(&*self.engine, &self.log.instance)?;
+        self.invocations = invocations(&*self.engine)?;
+        Ok(self)
+    }
+
+    /// The version of a session's copy in a lost node's log; none if what is there is not of the home that the directory
+    /// names, but of an earlier one.
+    pub(super) fn version(&self, group: &Group, epoch: Epoch) -> Result<Option<Version>, Problem> {
+        let engine = &*self.engine;
+        let record_key = key::session(group);
+        let stored = engine.get(Table::Sessions, &record_key).map_err(internal)?;
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
+        let stored = SessionRecord::decode(&stored).map_err(internal)?;
+        if stored.epoch == epoch {
+            return Ok(Some(stored.version));
+        }
+        let on_its_way = engine.get(Table::Homes, &record_key).map_err(internal)?;
+        let on_its_way = on_its_way
+            .map(|record| HomeRecord::decode(&record))
+            .transpose();
+        tracing::info!(%group, ?epoch, ?stored, ?on_its_way, "what is in the log is of another time");
+        let is_this = match on_its_way.map_err(internal)? {
+            // It had come, or had stayed after all, and that was not copied any more.
+            Some(
+                HomeRecord::Arriving { epoch: next, .. }
+                | HomeRecord::Leaving { epoch: next, .. }
+                | HomeRecord::Doubted { epoch: next, .. },
+            ) => next == epoch && stored.epoch <= epoch,
+            None => false,
+        };
+        Ok(is_this.then_some(stored.version))
+    }
+
+    /// A session's entries, some at a time.
+    pub(super) fn entries(&self, group: &Group) -> Result<Vec<Vec<StageEntry>>, EngineError> {
+        let engine = &*self.engine;
+        let prefix = key::session_state(group);
+        let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for table in [Table::State, Table::Idempotency] {
+            engine.scan(table, &prefix, None, &mut |key, value| {
+                bytes += key.len() + value.len();
+                part.push(StageEntry {
+                    table,
+                    key: Bytes::copy_from_slice(&key[prefix.len()..]),
+                    value: Some(Bytes::copy_from_slice(value)),
+                });
+                if bytes > PART_BYTES {
+                    parts.push(std::mem::take(&mut part));
+                    bytes = 0;
+                }
+                true
+            })?;
+        }
+        parts.push(part);
+        Ok(parts)
+    }
+}
+
+/// The asynchronous invocations in a log, by their sessions.
+fn invocations(engine: &dyn Engine) -> Result<HashMap<Option<Group>, Vec<String>>, EngineError> {
+    let mut invocations: HashMap<Option<Group>, Vec<String>> = HashMap::new();
+    engine.scan(Table::Invocations, &[], None, &mut |key, value| {
+        if let (Ok(id), Ok(record)) = (std::str::from_utf8(key), InvocationRecord::decode(value)) {
+            let session = record.to.session.map(|session| Group {
+                function: record.to.function,
+                session,
+            });
+            invocations.entry(session).or_default().push(id.to_owned());
+        }
+        true
+    })?;
+    Ok(invocations)
+}
+
+type Messages = HashMap<Option<Group>, Vec<(Posted, MessageRecord)>>;
+
+/// The messages in a log, by the session that they go with, in their order.
+fn messages(engine: &dyn Engine, instance: &str) -> Result<Messages, EngineError> {
+    let mut messages = Messages::new();
+    for table in [Table::Adopted, Table::Messages] {
+        engine.scan(table, &[], None, &mut |key, value| {
+            let posted = match table {
+                Table::Adopted => Posted::parse(table, key),
+                _ => key
+                    .try_into()
+                    .ok()
+                    .map(|key| Posted::adopted(instance, key)),
+            };
+            match (posted, MessageRecord::decode(value)) {
+                (Some(posted), Ok(message)) => {
+                    let owner = courier::owner(&message);
+                    messages.entry(owner).or_default().push((posted, message));
+                }
+                _ => tracing::error!(
+                    "a message of a node that is gone cannot be read and is left out"
+                ),
+            }
+            true
+        })?;
+    }
+    Ok(messages)
+}
