@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::cluster::Cluster;
+use common::s3::S3;
 use common::{Connection, Node, PATIENCE};
 
 const REPLICATED: &str = "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
@@ -106,6 +107,22 @@ fn sessions_of_a_lost_node_go_on_elsewhere_with_all_that_was_acknowledged() {
     assert_eq!(cluster.nodes[1].invoke("counter/new", "9"), "9");
     cluster.nodes[1].crash();
     counts(&cluster.nodes[2], "counter/new", 9);
+}
+
+#[test]
+fn an_s3_server_keeps_what_was_acknowledged() {
+    let Some(server) = S3::start() else {
+        eprintln!("skipped: moto_server, a Python package, is not installed");
+        return;
+    };
+    let mut cluster = Cluster::with_store_text(3, &server.store());
+    cluster.nodes[0].deploy("counter", "counter", REPLICATED);
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "7"), "7");
+    assert_eq!(cluster.nodes[0].invoke("counter/a", "1"), "8");
+    cluster.nodes[1].crash();
+    counts(&cluster.nodes[2], "counter/a", 8);
+    cluster.nodes[1].start_again();
+    counts(&cluster.nodes[1], "counter/a", 8);
 }
 
 #[test]

@@ -143,6 +143,9 @@ pub struct StoreConfig {
     /// `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, or a folder that all nodes see, relative to
     /// this file. The same for all nodes. Credentials come from the environment, as for the cloud's own tools.
     pub url: String,
+    /// What those tools read from the environment, in lower case; more than what is there.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
 fn default_prefix() -> String {

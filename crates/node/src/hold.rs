@@ -14,7 +14,7 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{carry, clock, homes};
+use crate::{carry, clock, custody, homes};
 
 /// Exclusive use of a session, or use of the shared buckets.
 pub(crate) struct Hold {
@@ -103,7 +103,13 @@ impl Hold {
             // What the release hears is what counts.
             let _ = prepared.commit(Durability::Local, bookkeeping, clock::unix_ms(), release);
         }
-        wait(committed).await
+        wait(committed).await?;
+        let Some((function, ..)) = &self.session else {
+            return Ok(());
+        };
+        let last = self.core.store.commits().submitted();
+        let safe = custody::safe(&self.core, &function.name, last).await;
+        safe.map_err(|failure| storage_failed(&failure))
     }
 
     /// Where the session is at home: here, under which epoch. None when the node is alone.

@@ -95,7 +95,8 @@ impl Node {
             .cluster
             .as_ref()
             .and_then(|config| config.store.as_ref());
-        let objects = objects.map(|store| Objects::open(&store.url)).transpose()?;
+        let objects = objects.map(|store| Objects::open(&store.url, &store.options));
+        let objects = objects.transpose()?;
         let runtime = tokio::runtime::Handle::current();
         let run_releases: RunReleases = Arc::new(move |releases| {
             runtime.spawn(async move { releases() });

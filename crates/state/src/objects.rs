@@ -3,6 +3,7 @@
 //! Nothing here relies on a listing: what is needed is found by its name, and the one thing that has to be
 //! atomic is [`Objects::create`], which only one of several writers of a name can do.
 
+use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,12 +56,13 @@ fn choose_ciphers() {
 }
 
 impl Objects {
-    /// Opens a store by its URL; whatever the clouds' own tools read from the environment (`AWS_...`) counts here
-    /// as well. Without a scheme it is a folder.
+    /// Opens a store by its URL. Options are those of the clouds' own tools, as they read them from the
+    /// environment, in lower case (`aws_endpoint`); what is in the environment counts where an option is not given.
+    /// Without a scheme it is a folder.
     ///
     /// # Errors
     /// When the URL means nothing, or the folder cannot be made.
-    pub fn open(url: &str) -> Result<Self, ObjectsError> {
+    pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Self, ObjectsError> {
         let bad = |reason: String| ObjectsError::Url {
             url: url.to_owned(),
             reason,
@@ -70,7 +72,11 @@ impl Objects {
         }
         choose_ciphers();
         let parsed = reqwest::Url::parse(url).map_err(|error| bad(error.to_string()))?;
+        let given = options
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()));
         let options = std::env::vars().map(|(key, value)| (key.to_lowercase(), value));
+        let options = options.chain(given);
         let (store, prefix) = object_store::parse_url_opts(&parsed, options)
             .map_err(|error| bad(error.to_string()))?;
         Ok(Self {
@@ -198,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_created_once_and_found_without_a_listing() {
         let folder = tempfile::tempdir().unwrap();
-        let objects = Objects::open(folder.path().to_str().unwrap()).unwrap();
+        let objects = Objects::open(folder.path().to_str().unwrap(), &BTreeMap::new()).unwrap();
         assert!(
             objects
                 .create("a/b/1", Bytes::from_static(b"x"))
@@ -226,7 +232,9 @@ mod tests {
 
     #[test]
     fn what_is_no_store_is_said() {
-        let error = Objects::open("gopher://x").unwrap_err().to_string();
+        let error = Objects::open("gopher://x", &BTreeMap::new())
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("gopher://x") && error.contains("s3://"),
             "{error}"

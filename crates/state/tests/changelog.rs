@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -108,7 +109,11 @@ fn value(engine: &dyn Engine, session: usize) -> Option<String> {
 
 fn folder() -> (tempfile::TempDir, Objects) {
     let folder = tempfile::tempdir().unwrap();
-    let objects = Objects::open(folder.path().join("objects").to_str().unwrap()).unwrap();
+    let objects = Objects::open(
+        folder.path().join("objects").to_str().unwrap(),
+        &BTreeMap::new(),
+    )
+    .unwrap();
     (folder, objects)
 }
 

@@ -69,6 +69,11 @@ impl Cluster {
         })
     }
 
+    /// Nodes with a `[store]` of their own choice.
+    pub fn with_store_text(count: usize, store: &str) -> Self {
+        Self::start_all(count, "", |_| format!("[store]\n{store}\n"))
+    }
+
     /// Nodes on several sites, with links that can be changed.
     pub fn on_sites(sites: &[&str]) -> Self {
         let cluster = Self::prepare(sites.len(), "emulate_links = true\n", |_| String::new());

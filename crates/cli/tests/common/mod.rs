@@ -14,6 +14,7 @@ use serde_json::Value;
 pub mod cluster;
 #[path = "../../../cluster/tests/common/etcd.rs"]
 pub mod etcd;
+pub mod s3;
 
 /// Longest that anything may take here before the test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
