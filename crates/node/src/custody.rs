@@ -5,8 +5,9 @@
 //! over from comes back: it puts aside what was not copied, asks the directory about each session that it may
 //! have lost, and goes on in a new log.
 
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 use fulmar_cluster::{Cluster, LogRecord};
 use fulmar_model::{Code, Epoch, FunctionName, Group, Manifest, NodeName, Problem, SessionName};
 use fulmar_state::changelog::ship::{self, Ended};
+use fulmar_state::engine::EngineError;
 use fulmar_state::objects::Objects;
 use fulmar_state::record::{HomeRecord, Record, SessionRecord};
 use fulmar_state::{Bookkeeping, StoreFailure, Table, Ticket, key};
@@ -189,19 +191,14 @@ async fn prove(core: &Core, cluster: &Cluster) {
 /// After another node has taken over.
 async fn come_back(core: &Arc<Core>, cluster: &Arc<Cluster>, by: &str, last: Ticket) {
     cluster.custody().doubt();
-    match put_aside(core).await {
-        Ok(Some((file, writes))) => {
-            tracing::warn!(file = %file.display(), writes, "what was committed here and not copied is put aside; what of it belongs to sessions that were taken over counts no more");
-        }
-        Ok(None) => {}
-        Err(error) => tracing::error!(
-            error,
-            "what was committed here and not copied cannot be put aside"
-        ),
-    }
+    let aside = core.data_path.as_ref();
+    let aside = aside.map(|data| data.join(format!("uncopied-{}.jsonl", clock::unix_ms())));
     let by = NodeName::new(by).unwrap_or_else(|_| cluster.name().clone());
     loop {
         let done = async {
+            if let Some(aside) = &aside {
+                put_aside(core, aside).await?;
+            }
             let takeover = cluster
                 .update_takeover(cluster.name(), |record| {
                     let mut record = record?;
@@ -234,39 +231,51 @@ async fn come_back(core: &Arc<Core>, cluster: &Arc<Cluster>, by: &str, last: Tic
 }
 
 /// Writes what was not copied to a file, for people to look at: one line of JSON for each write.
-async fn put_aside(core: &Arc<Core>) -> Result<Option<(PathBuf, usize)>, String> {
-    let Some(folder) = core.data_path.clone() else {
-        return Ok(None);
-    };
-    let core = core.clone();
-    let writing = tokio::task::spawn_blocking(move || {
-        let path = folder.join(format!("uncopied-{}.jsonl", clock::unix_ms()));
-        let mut lines = Vec::new();
-        let mut count = 0;
-        let collected = ship::uncopied(&core.store, &mut |ticket, writes| {
-            for write in writes {
-                let parts = write.key.split(|byte| *byte == 0);
-                let parts = parts.map(|part| String::from_utf8_lossy(part).into_owned());
-                let line = json!({
-                    "commit": ticket.0,
-                    "table": write.table.name(),
-                    "key": parts.collect::<Vec<_>>(),
-                    "value_base64": write.value.map(|value| BASE64_STANDARD.encode(value)),
-                });
-                // Writing to memory cannot fail.
-                let _ = writeln!(lines, "{line}");
-                count += 1;
-            }
-            Ok(())
-        });
-        collected.map_err(|error| error.to_string())?;
-        if count == 0 {
-            return Ok(None);
+async fn put_aside(core: &Arc<Core>, aside: &Path) -> Result<(), Problem> {
+    if aside.exists() {
+        return Ok(());
+    }
+    let (core, path) = (core.clone(), aside.to_owned());
+    let writing = tokio::task::spawn_blocking(move || write_aside(&core, &path));
+    let written = writing.await.map_err(std::io::Error::other).flatten();
+    let writes = written.map_err(|error| {
+        let detail = format!("{} cannot be written: {error}", aside.display());
+        Problem::new(Code::StorageFull, detail)
+    })?;
+    if writes > 0 {
+        tracing::warn!(file = %aside.display(), writes, "what was committed here and not copied is put aside; what of it belongs to sessions that were taken over counts no more");
+    }
+    Ok(())
+}
+
+/// Writes the file, if there is anything to be written; how many writes there were.
+fn write_aside(core: &Core, path: &Path) -> std::io::Result<usize> {
+    // There may be much of it, after hours without the object store.
+    let unfinished = path.with_extension("unfinished");
+    let mut lines = BufWriter::new(File::create(&unfinished)?);
+    let mut count = 0;
+    let collected = ship::uncopied(&core.store, &mut |ticket, writes| {
+        for write in writes {
+            let parts = write.key.split(|byte| *byte == 0);
+            let parts = parts.map(|part| String::from_utf8_lossy(part).into_owned());
+            let line = json!({
+                "commit": ticket.0,
+                "table": write.table.name(),
+                "key": parts.collect::<Vec<_>>(),
+                "value_base64": write.value.map(|value| BASE64_STANDARD.encode(value)),
+            });
+            writeln!(lines, "{line}").map_err(|error| EngineError(error.to_string()))?;
+            count += 1;
         }
-        fulmar_state::datadir::write_durably(&path, &lines).map_err(|error| error.to_string())?;
-        Ok(Some((path, count)))
+        Ok(())
     });
-    writing.await.map_err(|error| error.to_string())?
+    collected.map_err(std::io::Error::other)?;
+    lines.into_inner()?.sync_all()?;
+    match count {
+        0 => std::fs::remove_file(&unfinished)?,
+        _ => std::fs::rename(&unfinished, path)?,
+    }
+    Ok(count)
 }
 
 /// From now on the directory is asked about each session of a function that is stored here.
