@@ -36,11 +36,22 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 /// What CI leaves out, optimised, since some of it prints times.
 pub(crate) fn long(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let arguments = passed_on(arguments)?;
-    let mut steps = Steps::new("long", 2);
+    let mut steps = Steps::new("long", 3);
     steps.run("ignored tests", || {
         let mut command = workspace.cargo();
         command.args(["test", "--release"]);
         command.args(["-p", "fulmar-policy", "-p", "fulmar-sim"]);
+        steps::run(
+            command
+                .args(arguments)
+                .args(["--", "--ignored", "--nocapture"]),
+        )?;
+        Ok(String::new())
+    })?;
+    steps.run("every order of events", || {
+        let mut command = workspace.cargo();
+        // Not for release: the rest of the crate would take longer to build than this takes.
+        command.args(["test", "-p", "fulmar-node", "--test", "takeover_model"]);
         steps::run(
             command
                 .args(arguments)

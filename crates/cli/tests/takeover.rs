@@ -5,12 +5,15 @@
 
 mod common;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
 use common::cluster::Cluster;
 use common::s3::S3;
 use common::{Connection, Node, PATIENCE};
+use fulmar_state::Ticket;
+use fulmar_state::changelog::segment::{Content, Segment};
 
 const REPLICATED: &str = "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
 const LOCAL: &str = "on_partition = \"takeover-after 1s\"\n";
@@ -260,4 +263,92 @@ fn messages_and_accepted_invocations_of_a_lost_node_are_delivered_once() {
         std::thread::yield_now();
     }
     assert_eq!(received(&cluster.nodes[1]), expected);
+}
+
+#[test]
+fn a_node_that_stops_answers_what_waits_for_the_object_store() {
+    let (_folder, mut cluster) = cluster();
+    cluster.nodes[0].deploy("faults", "guest-faults", REPLICATED);
+    assert_eq!(cluster.nodes[2].invoke("faults/s", "count 1"), "1");
+    let port = cluster.nodes[2].port;
+    let invocations = |node: &Node| {
+        let metrics = node.get("/metrics").text();
+        let mut lines = metrics.lines();
+        let line = lines.find_map(|line| line.strip_prefix("fulmar_invocations_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let ask = |body: &'static [u8]| {
+        std::thread::spawn(move || {
+            let reply = Connection::open(port).request("POST", "/fn/faults/s", &[], body);
+            let reply = reply.unwrap();
+            (reply.status, reply.text())
+        })
+    };
+    let before = invocations(&cluster.nodes[2]);
+    let sleeping = ask(b"sleep 1000");
+    cluster.nodes[2].eventually("one runs", |node| invocations(node) == before + 1);
+    let waiting = ask(b"count 1");
+    cluster.nodes[2].eventually("one waits", |node| invocations(node) == before + 2);
+    cluster.nodes[2].stop();
+    assert_eq!(sleeping.join().unwrap().0, 200);
+    assert_eq!(waiting.join().unwrap(), (200, "2".to_owned()));
+}
+
+#[test]
+fn what_a_node_doubts_is_settled_after_a_restart_without_being_asked_for() {
+    let (folder, mut cluster) = cluster();
+    let manifest = "durability = \"replicated\"\non_partition = \"takeover-after 1h\"\n";
+    cluster.nodes[0].deploy("faults", "guest-faults", manifest);
+    cluster.nodes[1].invoke("faults/r", "record 0");
+    cluster.nodes[2].invoke("faults/s", "count 0");
+    let health = cluster.nodes[2].get("/admin/node").json();
+    let objects = folder.path().join("objects");
+    let log = objects.join(health["changelog"]["prefix"].as_str().unwrap());
+    // Its next log cannot be begun yet.
+    let obstacle = log.with_file_name("00000002");
+    std::fs::write(&obstacle, "in the way").unwrap();
+    // The receiver's node sleeps, so that what is sent to it waits.
+    signal(&cluster.nodes[1], "-STOP");
+    assert_eq!(
+        cluster.nodes[2].invoke("faults/s", "count-and-tell r m"),
+        "1"
+    );
+    fence(&log);
+    cluster.nodes[2].eventually("it knows that it was taken over from", |node| {
+        let reply = node.request("POST", "/fn/faults/s", &[], b"count 0");
+        let health = node.get("/admin/node").json();
+        reply.status != 200 && health["changelog"]["stream"] == 2
+    });
+    cluster.nodes[2].crash();
+    std::fs::remove_file(&obstacle).unwrap();
+    cluster.nodes[2].start_again();
+    signal(&cluster.nodes[1], "-CONT");
+    cluster.nodes[0].eventually("the message comes", |node| {
+        let reply = node.request("POST", "/fn/faults/r", &[], b"items");
+        reply.text() == "0,m:1"
+    });
+}
+
+/// Ends a log as whoever takes over does.
+fn fence(log: &Path) {
+    loop {
+        let names = std::fs::read_dir(log.join("log")).unwrap();
+        let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
+        let last = names.filter_map(|name| name.parse::<u64>().ok()).max();
+        let sequence = last.unwrap() + 1;
+        let fence = Segment {
+            stream: 1,
+            sequence,
+            run: 0,
+            first: Ticket(0),
+            last: Ticket(0),
+            content: Content::Fence("n2".into()),
+        };
+        let path = log.join("log").join(format!("{sequence:016}"));
+        let created = std::fs::File::create_new(path);
+        // Its owner may have been quicker.
+        if let Ok(mut file) = created {
+            return file.write_all(&fence.encode()).unwrap();
+        }
+    }
 }

@@ -109,6 +109,8 @@ pub(crate) async fn keep(
         return;
     };
     let instance = cluster.info().instance.clone();
+    // An earlier run may have come back and not found out about all of its sessions.
+    tokio::spawn(settle_all(core.clone()));
     loop {
         let shipping = ship::ship(
             core.store.clone(),
@@ -135,7 +137,7 @@ pub(crate) async fn keep(
             }
             Err(error) => {
                 tracing::error!(%error, "nothing more is copied to the object store");
-                return;
+                return log.give_up(&error.to_string());
             }
         }
     }
@@ -226,8 +228,7 @@ async fn come_back(core: &Arc<Core>, cluster: &Arc<Cluster>, by: &str, last: Tic
             }
         }
     }
-    let (core, cluster) = (core.clone(), cluster.clone());
-    tokio::spawn(async move { settle_all(&core, &cluster).await });
+    tokio::spawn(settle_all(core.clone()));
 }
 
 /// Writes what was not copied to a file, for people to look at: one line of JSON for each write.
@@ -351,10 +352,10 @@ async fn doubt_stored(
 }
 
 /// Asks the directory about all sessions that may have been taken over, until it has answered for each.
-pub(crate) async fn settle_all(core: &Arc<Core>, cluster: &Arc<Cluster>) {
+async fn settle_all(core: Arc<Core>) {
     let (mut back, mut gone) = (0, 0);
     loop {
-        let waiting = match doubted(core) {
+        let waiting = match doubted(&core) {
             Ok(waiting) => waiting,
             Err(problem) => {
                 return tracing::error!(%problem, "sessions that may have been taken over are asked for later");
@@ -365,7 +366,7 @@ pub(crate) async fn settle_all(core: &Arc<Core>, cluster: &Arc<Cluster>) {
             if core.stopping.is_cancelled() {
                 return;
             }
-            match settle(core, &group).await {
+            match settle(&core, &group).await {
                 Ok(()) => back += 1,
                 Err(problem) if problem.code == Code::SessionMoved => gone += 1,
                 Err(problem) => {
@@ -377,9 +378,18 @@ pub(crate) async fn settle_all(core: &Arc<Core>, cluster: &Arc<Cluster>) {
         if left == 0 {
             break;
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::select! {
+            () = core.stopping.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
     }
-    tracing::info!(node = %cluster.name(), back, gone, "it is known of all sessions here whether they were taken over");
+    if back + gone > 0 {
+        tracing::info!(
+            back,
+            gone,
+            "it is known of all sessions here whether they were taken over"
+        );
+    }
 }
 
 async fn settle(core: &Arc<Core>, group: &Group) -> Result<(), Problem> {

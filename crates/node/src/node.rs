@@ -78,6 +78,8 @@ pub struct Node {
     address: SocketAddr,
     peer_address: Option<SocketAddr>,
     tasks: TaskTracker,
+    /// Ends the copying to the object store, for which answers may still wait when the node stops.
+    copied: CancellationToken,
     /// Held as long as the node runs.
     data: DataDir,
 }
@@ -128,6 +130,7 @@ impl Node {
         let (listener, address) = bind(listen).await?;
         let tasks = TaskTracker::new();
         let stopping = CancellationToken::new();
+        let copied = CancellationToken::new();
         let (mut cluster, mut peers, mut peer_address) = (None, None, None);
         if let Some(config) = options.cluster.clone() {
             store.refuse_shared();
@@ -191,7 +194,7 @@ impl Node {
                     core.clone(),
                     cluster.clone(),
                     objects.clone(),
-                    core.stopping.clone(),
+                    copied.clone(),
                 );
                 tasks.spawn(keep);
                 let watch = takeover::watch(
@@ -227,6 +230,7 @@ impl Node {
             address,
             peer_address,
             tasks,
+            copied,
             data,
         })
     }
@@ -260,11 +264,14 @@ impl Node {
     pub async fn stop(self) -> Result<(), StoreError> {
         self.core.stopping.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
-        let deadline = Instant::now() + self.core.options.drain_timeout;
-        while self.core.admission.invocations() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        let drain = async {
+            let deadline = Instant::now() + self.core.options.drain_timeout;
+            while self.core.admission.invocations() > 0 && Instant::now() < deadline {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            self.copied.cancel();
+        };
+        tokio::join!(drain, self.tasks.wait());
         self.core.store.flush()?;
         Ok(())
     }

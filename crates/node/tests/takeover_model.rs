@@ -499,7 +499,7 @@ fn whoever_acknowledges_has_all_that_was_acknowledged() {
 }
 
 #[test]
-#[ignore = "millions of states"]
+#[ignore = "long: millions of states; cargo xtask long"]
 fn whoever_acknowledges_has_all_that_was_acknowledged_also_after_crashes() {
     nothing_is_wrong(LONG);
 }

@@ -56,6 +56,22 @@ enum Phase {
     Open,
     /// Somebody else has ended it.
     Fenced(String),
+    /// Nothing more is copied, for this reason.
+    Failed(String),
+}
+
+impl Phase {
+    /// Why nobody need wait any longer, if so.
+    fn end(&self) -> Option<StoreFailure> {
+        match self {
+            Self::Opening | Self::Open => None,
+            Self::Fenced(by) => Some(StoreFailure {
+                cause: Cause::Fenced,
+                reason: format!("{by} has taken over from this node").into(),
+            }),
+            Self::Failed(said) => Some(unreachable(said)),
+        }
+    }
 }
 
 /// What is in the object store, and who waits for it.
@@ -105,13 +121,6 @@ impl State {
     }
 }
 
-fn fenced(by: &str) -> StoreFailure {
-    StoreFailure {
-        cause: Cause::Fenced,
-        reason: format!("{by} has taken over from this node").into(),
-    }
-}
-
 impl Changelog {
     pub(crate) fn new() -> Self {
         Self {
@@ -146,7 +155,7 @@ impl Changelog {
     pub fn when_shipped(&self, ticket: Ticket, release: Release) {
         let mut state = self.state.lock();
         let answer = match &state.phase {
-            Phase::Fenced(by) => Err(fenced(by)),
+            Phase::Fenced(_) | Phase::Failed(_) => state.phase.end().map_or(Ok(()), Err),
             Phase::Open if *self.shipped.borrow() >= ticket => Ok(()),
             _ => {
                 let waiting = state.waiting.entry(ticket).or_default();
@@ -167,8 +176,8 @@ impl Changelog {
         let (done, proven) = oneshot::channel();
         {
             let mut state = self.state.lock();
-            if let Phase::Fenced(by) = &state.phase {
-                return Err(fenced(by));
+            if let Some(end) = state.phase.end() {
+                return Err(end);
             }
             state.proofs.push((Instant::now(), done));
         }
@@ -194,13 +203,19 @@ impl Changelog {
             behind: state
                 .behind_since
                 .map_or(Duration::ZERO, |since| since.elapsed()),
-            trouble: state.trouble.as_ref().map(|(_, said)| said.clone()),
+            trouble: match (&state.phase, &state.trouble) {
+                (Phase::Failed(said), _) | (_, Some((_, said))) => Some(said.clone()),
+                _ => None,
+            },
         }
     }
 
     /// Why nothing can be called replicated at this moment, if the object store has been silent for long.
     pub fn trouble(&self) -> Option<StoreFailure> {
         let state = self.state.lock();
+        if let Phase::Failed(said) = &state.phase {
+            return Some(unreachable(said));
+        }
         let (since, said) = state.trouble.as_ref()?;
         (since.elapsed() > PATIENCE).then(|| unreachable(said))
     }
@@ -320,11 +335,23 @@ impl Changelog {
         }
     }
 
+    /// Nothing more can be copied: whoever waits, and whoever will, is told so.
+    pub fn give_up(&self, said: &str) {
+        self.end(Phase::Failed(said.to_owned()));
+    }
+
     /// Somebody else has ended the log.
-    fn end(&self, by: &str) {
+    fn fenced(&self, by: &str) {
+        self.end(Phase::Fenced(by.to_owned()));
+    }
+
+    fn end(&self, phase: Phase) {
+        let Some(failure) = phase.end() else {
+            return;
+        };
         let (waiting, proofs) = {
             let mut state = self.state.lock();
-            state.phase = Phase::Fenced(by.to_owned());
+            state.phase = phase;
             (
                 std::mem::take(&mut state.waiting),
                 std::mem::take(&mut state.proofs),
@@ -332,10 +359,10 @@ impl Changelog {
         };
         self.ready.send_replace(false);
         for (_, release) in waiting.into_values().flatten() {
-            release(Err(fenced(by)));
+            release(Err(failure.clone()));
         }
         for (_, proof) in proofs {
-            let _ = proof.send(Err(fenced(by)));
+            let _ = proof.send(Err(failure.clone()));
         }
     }
 }

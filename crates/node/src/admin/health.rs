@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use axum::routing::get;
 use fulmar_model::{Code, Problem};
-use fulmar_state::datadir;
+use fulmar_state::{changelog, datadir};
 use serde_json::json;
 
 use super::{Answer, Failed};
@@ -65,6 +65,9 @@ async fn node(State(core): State<Arc<Core>>) -> Response<Body> {
         let standing = changelog.standing();
         answer["changelog"] = json!({
             "stream": standing.stream,
+            "prefix": core.cluster.as_ref().map(|cluster| {
+                changelog::prefix(&cluster.info().instance, standing.stream)
+            }),
             "open": standing.open,
             "taken_over_by": standing.fenced_by,
             "behind_seconds": standing.behind.as_secs_f64(),

@@ -161,7 +161,7 @@ pub async fn ship(
             () = shipping.work_to_do() => {}
         }
         if let Some((by, last)) = shipping.step().await? {
-            shipping.log.end(&by);
+            shipping.log.fenced(&by);
             return Ok(Ended::Fenced { by, last });
         }
     }
