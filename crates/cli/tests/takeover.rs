@@ -315,7 +315,7 @@ fn what_a_node_doubts_is_settled_after_a_restart_without_being_asked_for() {
     );
     fence(&log);
     cluster.nodes[2].eventually("it knows that it was taken over from", |node| {
-        let reply = node.request("POST", "/fn/faults/s", &[], b"count 0");
+        let reply = node.request("POST", "/fn/faults/s", &[], b"count 1");
         let health = node.get("/admin/node").json();
         reply.status != 200 && health["changelog"]["stream"] == 2
     });
