@@ -9,6 +9,7 @@ pub mod changelog;
 pub mod commit;
 pub mod datadir;
 pub mod engine;
+pub mod external;
 pub mod fjall_engine;
 pub mod key;
 pub mod memory_engine;

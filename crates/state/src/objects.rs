@@ -4,15 +4,18 @@
 //! atomic is [`Objects::create`], which only one of several writers of a name can do.
 
 use std::collections::BTreeMap;
-use std::path::Path as FilePath;
+use std::fs::File;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, UpdateVersion,
+};
 
 /// Longest wait for an answer, retries within it included.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -47,10 +50,25 @@ pub enum ObjectsError {
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// For folders, which know no conditions.
+    locks: Option<Arc<Locks>>,
+}
+
+/// Tells an object from what it was before and will be later.
+#[derive(Debug, Clone)]
+pub struct Tag(UpdateVersion);
+
+impl From<PutResult> for Tag {
+    fn from(put: PutResult) -> Self {
+        Self(UpdateVersion {
+            e_tag: put.e_tag,
+            version: put.version,
+        })
+    }
 }
 
 /// Certificates are checked with the same library as everywhere else.
-fn choose_ciphers() {
+pub(crate) fn choose_ciphers() {
     // That it was chosen before is what is wanted.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
@@ -82,6 +100,7 @@ impl Objects {
         Ok(Self {
             store: store.into(),
             prefix,
+            locks: None,
         })
     }
 
@@ -91,6 +110,7 @@ impl Objects {
         Ok(Self {
             store: Arc::new(store.with_fsync(true)),
             prefix: Path::default(),
+            locks: Some(Arc::new(Locks(path.join(".locks")))),
         })
     }
 
@@ -139,6 +159,89 @@ impl Objects {
         }
     }
 
+    /// Reads an object with what tells it from others; none if it is not there.
+    ///
+    /// # Errors
+    /// When that cannot be said.
+    pub async fn get_tagged(&self, name: &str) -> Result<Option<(Tag, Bytes)>, ObjectsError> {
+        let path = self.path(name);
+        let whole = async {
+            let found = self.store.get(&path).await?;
+            let tag = Tag(UpdateVersion {
+                e_tag: found.meta.e_tag.clone(),
+                version: found.meta.version.clone(),
+            });
+            Ok((tag, found.bytes().await?))
+        };
+        match within(whole).await {
+            Ok(found) => Ok(Some(found)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("read", name, &error)),
+        }
+    }
+
+    /// Writes an object if it is still the one of this tag, or, without a tag, if there is none; none if it is not.
+    ///
+    /// # Errors
+    /// When it is not known whether it was written.
+    pub async fn replace(
+        &self,
+        name: &str,
+        tag: Option<&Tag>,
+        bytes: Bytes,
+    ) -> Result<Option<Tag>, ObjectsError> {
+        use object_store::Error::{AlreadyExists, NotFound, Precondition};
+        let path = self.path(name);
+        let payload = PutPayload::from(bytes);
+        let put = match (tag, &self.locks) {
+            (None, _) => {
+                let create = PutOptions::from(PutMode::Create);
+                within(self.store.put_opts(&path, payload, create)).await
+            }
+            (Some(Tag(tag)), None) => {
+                let update = PutOptions::from(PutMode::Update(tag.clone()));
+                within(self.store.put_opts(&path, payload, update)).await
+            }
+            (Some(Tag(tag)), Some(locks)) => {
+                let locked = locks.lock(name).await;
+                let _locked = locked.map_err(|error| failed("lock", name, &error))?;
+                match within(self.store.head(&path)).await {
+                    Ok(meta) if meta.e_tag == tag.e_tag => {
+                        within(self.store.put(&path, payload)).await
+                    }
+                    Ok(_) => return Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        match put {
+            Ok(put) => Ok(Some(put.into())),
+            Err(AlreadyExists { .. } | Precondition { .. } | NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("replace", name, &error)),
+        }
+    }
+
+    /// Names of the objects that a listing shows below a name, without that, in order, and at most so many.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn list(&self, below: &str, limit: usize) -> Result<Vec<String>, ObjectsError> {
+        let path = self.path(below);
+        let found = self.store.list(Some(&path)).take(limit);
+        let found = within(found.try_collect::<Vec<_>>()).await;
+        let found = found.map_err(|error| failed("list", below, &error))?;
+        let name = |location: &Path| {
+            let rest = location.as_ref().strip_prefix(path.as_ref())?;
+            Some(rest.trim_start_matches('/').to_owned())
+        };
+        let mut names: Vec<_> = found
+            .iter()
+            .filter_map(|meta| name(&meta.location))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// Size of an object in bytes; none if it is not there.
     ///
     /// # Errors
@@ -176,6 +279,33 @@ impl Objects {
             deleted.map_err(|error| failed("delete", name, &error))?;
         }
         Ok(())
+    }
+}
+
+/// Locks of files, so that only one process at a time looks at an object and replaces it.
+#[derive(Debug)]
+struct Locks(PathBuf);
+
+/// Files that the locks of all objects are spread over.
+const LOCK_FILES: u32 = 64;
+
+impl Locks {
+    /// Waits for the lock of an object; dropping the file gives it back.
+    async fn lock(&self, name: &str) -> object_store::Result<File> {
+        let file = crc32fast::hash(name.as_bytes()) % LOCK_FILES;
+        let path = self.0.join(file.to_string());
+        let lock = move || {
+            std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            let file = File::create(path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        let locked = tokio::task::spawn_blocking(lock).await;
+        let locked = locked.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        locked.map_err(|error| object_store::Error::Generic {
+            store: "folder",
+            source: error.into(),
+        })
     }
 }
 

@@ -14,7 +14,10 @@ use serde_json::Value;
 pub mod cluster;
 #[path = "../../../cluster/tests/common/etcd.rs"]
 pub mod etcd;
+#[path = "../../../state/tests/common/s3.rs"]
 pub mod s3;
+#[path = "../../../state/tests/common/servers.rs"]
+pub mod servers;
 
 /// Longest that anything may take here before the test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);

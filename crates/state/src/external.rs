@@ -1,0 +1,265 @@
+//! External state homes: sessions that are kept in Redis, in PostgreSQL or in an object store, where any node
+//! finds them.
+//!
+//! A session there is at home on no node. Whoever runs an invocation reads the session, unless it still knows it, and
+//! commits with one conditional write: it takes effect if the session's version is what the invocation has seen. State,
+//! messages to be sent and the answer for an idempotency key become visible with it together.
+
+mod objects;
+mod postgres;
+mod redis;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fulmar_model::{FunctionName, Group, Version};
+
+use crate::objects::ObjectsError;
+use crate::record::{IdempotencyRecord, MessageRecord, RecordError};
+
+/// What every name in an external store begins with.
+const NAMESPACE: &str = "fulmar";
+
+/// A session as the store has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Its version; 0 if there is no such session.
+    pub version: Version,
+    /// All keys and values.
+    pub entries: Vec<(String, Bytes)>,
+}
+
+/// What came of an invocation.
+#[derive(Debug, Clone)]
+pub struct Change<'a> {
+    /// The session.
+    pub group: &'a Group,
+    /// The version that the invocation has seen.
+    pub base: Version,
+    /// The version that it makes. Never one that the session has had before, not even if it was removed since.
+    pub next: Version,
+    /// Keys with their values now; none: deleted.
+    pub writes: &'a [(String, Option<Bytes>)],
+    /// Messages to be sent.
+    pub messages: &'a [MessageRecord],
+    /// What makes a repetition get the first answer, with the record to keep for it.
+    pub idempotency: Option<(&'a str, &'a IdempotencyRecord)>,
+    /// Now, in milliseconds since the Unix epoch: records that have expired by then do not count.
+    pub now_unix_ms: u64,
+}
+
+impl Change<'_> {
+    /// Whether the session has another version afterwards.
+    fn makes_a_version(&self) -> bool {
+        !self.writes.is_empty() || !self.messages.is_empty()
+    }
+
+    fn version_after(&self) -> Version {
+        match self.makes_a_version() {
+            true => self.next,
+            false => self.base,
+        }
+    }
+}
+
+/// What the store made of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in effect: the session's version now.
+    Committed(Version),
+    /// The session has another version: nothing is in effect.
+    Conflict,
+    /// The idempotency key was answered before: nothing is in effect.
+    Replay(IdempotencyRecord),
+}
+
+/// Which message of a session: the version that its invocation made, and its place there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MessageId {
+    /// The version.
+    pub version: Version,
+    /// Its place.
+    pub index: u32,
+}
+
+/// An external store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ExternalError {
+    /// The URL means nothing.
+    #[error(
+        "{0:?} is no external store; write redis://HOST, rediss://HOST, postgres://USER@HOST/DATABASE, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or a folder"
+    )]
+    Url(String),
+    /// It did not do what it was asked; whether a write took effect is unknown.
+    #[error("the external store cannot {doing}: {reason}")]
+    Failed {
+        /// What was tried.
+        doing: &'static str,
+        /// What was said.
+        reason: String,
+    },
+    /// What is in the store is not what Fulmar writes.
+    #[error("the external store holds what is no session: {0}")]
+    Damaged(#[from] RecordError),
+    /// The object store behind it.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+}
+
+impl ExternalError {
+    fn failed(doing: &'static str, error: &dyn std::error::Error) -> Self {
+        // What matters is often in the cause: `db error` alone says nothing.
+        let mut reason = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !reason.contains(&text) {
+                reason = format!("{reason}: {text}");
+            }
+            source = cause.source();
+        }
+        Self::Failed { doing, reason }
+    }
+}
+
+/// Something that could lose what the store has acknowledged, for whoever runs it.
+pub type Caveat = String;
+
+/// An external store.
+pub struct External(Kind);
+
+enum Kind {
+    Redis(redis::Redis),
+    Postgres(postgres::Postgres),
+    Objects(objects::Bucket),
+}
+
+macro_rules! each {
+    ($self:ident, $store:ident => $call:expr) => {
+        match &$self.0 {
+            Kind::Redis($store) => $call.await,
+            Kind::Postgres($store) => $call.await,
+            Kind::Objects($store) => $call.await,
+        }
+    };
+}
+
+impl External {
+    /// Opens a store by its URL; options are those of object stores. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When the URL means nothing.
+    pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Self, ExternalError> {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        Ok(Self(match scheme {
+            "redis" | "rediss" => Kind::Redis(redis::Redis::open(url)?),
+            "postgres" | "postgresql" => Kind::Postgres(postgres::Postgres::open(url)?),
+            _ => Kind::Objects(objects::Bucket::open(url, options)?),
+        }))
+    }
+
+    /// Connects, makes what has to be there, and says what is against relying on it.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or does not let us.
+    pub async fn prepare(&self) -> Result<Vec<Caveat>, ExternalError> {
+        each!(self, store => store.prepare())
+    }
+
+    /// Reads a session.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn load(&self, group: &Group) -> Result<Kept, ExternalError> {
+        each!(self, store => store.load(group))
+    }
+
+    /// Writes what came of an invocation, if the session is as the invocation has seen it.
+    ///
+    /// # Errors
+    /// When it is not known whether it was written.
+    pub async fn commit(&self, change: &Change<'_>) -> Result<Outcome, ExternalError> {
+        each!(self, store => store.commit(change))
+    }
+
+    /// The answer kept for an idempotency key.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn answered(
+        &self,
+        group: &Group,
+        key: &str,
+        now_unix_ms: u64,
+    ) -> Result<Option<IdempotencyRecord>, ExternalError> {
+        each!(self, store => store.answered(group, key, now_unix_ms))
+    }
+
+    /// Deletes the answer kept for a key: nobody will ask for it again.
+    ///
+    /// # Errors
+    /// When it is not known whether it is gone.
+    pub async fn forget(&self, group: &Group, key: &str) -> Result<(), ExternalError> {
+        each!(self, store => store.forget(group, key))
+    }
+
+    /// Deletes what has expired, where that does not go by itself.
+    ///
+    /// # Errors
+    /// When it is not known whether it is gone.
+    pub async fn tidy(&self, now_unix_ms: u64) -> Result<(), ExternalError> {
+        match &self.0 {
+            Kind::Postgres(store) => store.tidy(now_unix_ms).await,
+            // Redis lets it expire; an object leaves it out when it is written again.
+            Kind::Redis(_) | Kind::Objects(_) => Ok(()),
+        }
+    }
+
+    /// Some of the sessions with messages that nobody has taken yet.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn unsent(&self, limit: usize) -> Result<Vec<Group>, ExternalError> {
+        each!(self, store => store.unsent(limit))
+    }
+
+    /// A session's messages that nobody has taken yet, in the order of sending.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn messages(
+        &self,
+        group: &Group,
+    ) -> Result<Vec<(MessageId, MessageRecord)>, ExternalError> {
+        each!(self, store => store.messages(group))
+    }
+
+    /// Deletes messages that are stored elsewhere by now.
+    ///
+    /// # Errors
+    /// When it is not known whether they are gone.
+    pub async fn taken(&self, group: &Group, ids: &[MessageId]) -> Result<(), ExternalError> {
+        each!(self, store => store.taken(group, ids))
+    }
+
+    /// Names of a function's sessions that come after one, in order, and at most so many.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn sessions(
+        &self,
+        function: &FunctionName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, ExternalError> {
+        each!(self, store => store.sessions(function, after, limit))
+    }
+
+    /// Deletes a session with all that belongs to it.
+    ///
+    /// # Errors
+    /// When it is not known whether it is gone.
+    pub async fn remove(&self, group: &Group) -> Result<(), ExternalError> {
+        each!(self, store => store.remove(group))
+    }
+}

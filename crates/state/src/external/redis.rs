@@ -1,0 +1,364 @@
+//! Sessions in Redis, or whatever speaks its protocol and runs its scripts.
+//!
+//! | key | holds |
+//! |---|---|
+//! | `fulmar:s:FUNCTION/SESSION` | a hash: `v` the version, `kKEY` a value, `mVERSION.INDEX` a message |
+//! | `fulmar:i:FUNCTION/SESSION` + 0 + KEY | the record of an idempotency key, which Redis lets expire |
+//! | `fulmar:f:FUNCTION` | a sorted set: names of the function's sessions |
+//! | `fulmar:unsent` | a set: sessions with messages |
+//!
+//! A commit is one script, which Redis runs alone. The keys of one session are not in one slot of a Redis Cluster.
+
+use bytes::Bytes;
+use fulmar_model::{FunctionName, Group, SessionName, Version};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{AsyncCommands, Client, RedisError, Script};
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+use super::{Caveat, Change, ExternalError, Kept, MessageId, NAMESPACE, Outcome};
+use crate::record::{IdempotencyRecord, MessageRecord, Record};
+
+/// Longest wait for a connection, and for an answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Pauses between attempts to connect do not grow longer than this.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// KEYS: session, idempotency record, unsent, sessions of the function.
+/// ARGV: base, version after, name of the session, its group, record (empty: no key), when that expires, count of
+/// writes, then field and value (or only the field of a deletion, after a flag), count of messages, then field and
+/// message.
+/// Answers 0 (committed), 1 (conflict), or the record that was there.
+const COMMIT: &str = r"
+if ARGV[5] ~= '' then
+    local answered = redis.call('GET', KEYS[2])
+    if answered then return answered end
+end
+if (redis.call('HGET', KEYS[1], 'v') or '0') ~= ARGV[1] then return 1 end
+if ARGV[2] ~= ARGV[1] then
+    redis.call('HSET', KEYS[1], 'v', ARGV[2])
+    if ARGV[1] == '0' then redis.call('ZADD', KEYS[4], 0, ARGV[3]) end
+end
+local at = 8
+for _ = 1, tonumber(ARGV[7]) do
+    if ARGV[at] == '1' then
+        redis.call('HSET', KEYS[1], ARGV[at + 1], ARGV[at + 2])
+        at = at + 3
+    else
+        redis.call('HDEL', KEYS[1], ARGV[at + 1])
+        at = at + 2
+    end
+end
+local messages = tonumber(ARGV[at])
+at = at + 1
+for _ = 1, messages do
+    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
+    at = at + 2
+end
+if messages > 0 then redis.call('SADD', KEYS[3], ARGV[4]) end
+if ARGV[5] ~= '' then
+    if ARGV[6] == '0' then
+        redis.call('SET', KEYS[2], ARGV[5])
+    else
+        redis.call('SET', KEYS[2], ARGV[5], 'PXAT', ARGV[6])
+    end
+end
+return 0
+";
+
+/// KEYS: session, unsent. ARGV: the session's group, then fields of messages.
+const TAKEN: &str = r"
+for at = 2, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if string.sub(field, 1, 1) == 'm' then return 0 end
+end
+redis.call('SREM', KEYS[2], ARGV[1])
+return 0
+";
+
+pub(super) struct Redis {
+    client: Client,
+    connection: OnceCell<ConnectionManager>,
+    commit: Script,
+    taken: Script,
+}
+
+fn session_key(group: &Group) -> String {
+    format!("{NAMESPACE}:s:{group}")
+}
+
+fn idempotency_key(group: &Group, key: &str) -> String {
+    format!("{NAMESPACE}:i:{group}\0{key}")
+}
+
+fn sessions_key(function: &FunctionName) -> String {
+    format!("{NAMESPACE}:f:{function}")
+}
+
+fn unsent_key() -> String {
+    format!("{NAMESPACE}:unsent")
+}
+
+fn failed(doing: &'static str) -> impl Fn(RedisError) -> ExternalError {
+    move |error| ExternalError::failed(doing, &error)
+}
+
+impl Redis {
+    pub(super) fn open(url: &str) -> Result<Self, ExternalError> {
+        crate::objects::choose_ciphers();
+        let client = Client::open(url).map_err(|_| ExternalError::Url(url.to_owned()))?;
+        Ok(Self {
+            client,
+            connection: OnceCell::new(),
+            commit: Script::new(COMMIT),
+            taken: Script::new(TAKEN),
+        })
+    }
+
+    /// The connection: one for all, made again when it breaks.
+    async fn connection(&self) -> Result<ConnectionManager, ExternalError> {
+        let connect = async || {
+            let config = ConnectionManagerConfig::new()
+                .set_connection_timeout(Some(DEADLINE))
+                .set_response_timeout(Some(DEADLINE))
+                .set_max_delay(MAX_PAUSE)
+                .set_number_of_retries(1);
+            ConnectionManager::new_with_config(self.client.clone(), config).await
+        };
+        let connection = self.connection.get_or_try_init(connect).await;
+        connection.cloned().map_err(failed("be reached"))
+    }
+
+    pub(super) async fn prepare(&self) -> Result<Vec<Caveat>, ExternalError> {
+        let mut connection = self.connection().await?;
+        let persistence: String = redis::cmd("INFO")
+            .arg("persistence")
+            .query_async(&mut connection)
+            .await
+            .map_err(failed("be asked what it is"))?;
+        let mut caveats = Vec::new();
+        if !persistence.contains("aof_enabled:1") {
+            caveats.push(
+                "Redis keeps no append-only file: what it has acknowledged is lost when it dies; set `appendonly yes` and `appendfsync always`"
+                    .to_owned(),
+            );
+        }
+        // Managed servers do not tell, which is no answer either way.
+        for (setting, wanted) in [
+            ("appendfsync", "always"),
+            ("maxmemory-policy", "noeviction"),
+        ] {
+            let found: Result<Vec<String>, _> = redis::cmd("CONFIG")
+                .arg("GET")
+                .arg(setting)
+                .query_async(&mut connection)
+                .await;
+            match found.as_deref() {
+                Ok([_, value]) if value != wanted => caveats.push(format!(
+                    "Redis has `{setting} {value}`, with which it can lose what it has acknowledged; set `{setting} {wanted}`"
+                )),
+                _ => {}
+            }
+        }
+        Ok(caveats)
+    }
+
+    pub(super) async fn load(&self, group: &Group) -> Result<Kept, ExternalError> {
+        let mut connection = self.connection().await?;
+        let fields: Vec<(Vec<u8>, Vec<u8>)> = connection
+            .hgetall(session_key(group))
+            .await
+            .map_err(failed("read a session"))?;
+        let mut kept = Kept::default();
+        for (field, value) in fields {
+            match field.split_first() {
+                Some((b'v', [])) => kept.version = Version(number(&value)?),
+                Some((b'k', key)) => kept.entries.push((text(key)?, Bytes::from(value))),
+                _ => {}
+            }
+        }
+        Ok(kept)
+    }
+
+    pub(super) async fn commit(&self, change: &Change<'_>) -> Result<Outcome, ExternalError> {
+        let Change { group, base, .. } = change;
+        let (answer_key, answer, expires) = match change.idempotency {
+            None => ("", Vec::new(), 0),
+            Some((key, record)) => (key, record.encode(), record.expires_unix_ms),
+        };
+        let mut call = self.commit.prepare_invoke();
+        call.key(session_key(group))
+            .key(idempotency_key(group, answer_key))
+            .key(unsent_key())
+            .key(sessions_key(&group.function))
+            .arg(base.0)
+            .arg(change.version_after().0)
+            .arg(group.session.as_str())
+            .arg(group.to_string())
+            .arg(answer)
+            // Redis knows no later time than this.
+            .arg(if expires > i64::MAX as u64 {
+                0
+            } else {
+                expires
+            })
+            .arg(change.writes.len());
+        for (key, value) in change.writes {
+            let field = [b"k", key.as_bytes()].concat();
+            match value {
+                Some(value) => call.arg(1).arg(field).arg(&value[..]),
+                None => call.arg(0).arg(field),
+            };
+        }
+        call.arg(change.messages.len());
+        for (index, message) in change.messages.iter().enumerate() {
+            let id = MessageId {
+                version: change.next,
+                index: index as u32,
+            };
+            call.arg(message_field(id)).arg(message.encode());
+        }
+        let mut connection = self.connection().await?;
+        let answer: redis::Value = call
+            .invoke_async(&mut connection)
+            .await
+            .map_err(failed("commit"))?;
+        match answer {
+            redis::Value::Int(0) => Ok(Outcome::Committed(change.version_after())),
+            redis::Value::Int(_) => Ok(Outcome::Conflict),
+            redis::Value::BulkString(record) => {
+                Ok(Outcome::Replay(IdempotencyRecord::decode(&record)?))
+            }
+            other => Err(ExternalError::Failed {
+                doing: "commit",
+                reason: format!("it answered {other:?}"),
+            }),
+        }
+    }
+
+    pub(super) async fn answered(
+        &self,
+        group: &Group,
+        key: &str,
+        _now_unix_ms: u64,
+    ) -> Result<Option<IdempotencyRecord>, ExternalError> {
+        let mut connection = self.connection().await?;
+        let found: Option<Vec<u8>> = connection
+            .get(idempotency_key(group, key))
+            .await
+            .map_err(failed("read the answer of an idempotency key"))?;
+        Ok(found
+            .map(|found| IdempotencyRecord::decode(&found))
+            .transpose()?)
+    }
+
+    pub(super) async fn forget(&self, group: &Group, key: &str) -> Result<(), ExternalError> {
+        let mut connection = self.connection().await?;
+        let gone = connection.del(idempotency_key(group, key)).await;
+        gone.map_err(failed("forget an idempotency key"))
+    }
+
+    pub(super) async fn unsent(&self, limit: usize) -> Result<Vec<Group>, ExternalError> {
+        let mut connection = self.connection().await?;
+        let members: Vec<String> = redis::cmd("SRANDMEMBER")
+            .arg(unsent_key())
+            .arg(limit)
+            .query_async(&mut connection)
+            .await
+            .map_err(failed("list messages"))?;
+        let group = |member: &String| {
+            let (function, session) = member.split_once('/')?;
+            Some(Group {
+                function: FunctionName::new(function).ok()?,
+                session: SessionName::new(session).ok()?,
+            })
+        };
+        Ok(members.iter().filter_map(group).collect())
+    }
+
+    pub(super) async fn messages(
+        &self,
+        group: &Group,
+    ) -> Result<Vec<(MessageId, MessageRecord)>, ExternalError> {
+        let mut connection = self.connection().await?;
+        let fields: Vec<(Vec<u8>, Vec<u8>)> = connection
+            .hgetall(session_key(group))
+            .await
+            .map_err(failed("read messages"))?;
+        let mut messages = Vec::new();
+        for (field, value) in fields {
+            if let Some((b'm', id)) = field.split_first() {
+                messages.push((message_id(id)?, MessageRecord::decode(&value)?));
+            }
+        }
+        messages.sort_by_key(|(id, _)| *id);
+        Ok(messages)
+    }
+
+    pub(super) async fn taken(
+        &self,
+        group: &Group,
+        ids: &[MessageId],
+    ) -> Result<(), ExternalError> {
+        let mut call = self.taken.prepare_invoke();
+        call.key(session_key(group))
+            .key(unsent_key())
+            .arg(group.to_string());
+        for id in ids {
+            call.arg(message_field(*id));
+        }
+        let mut connection = self.connection().await?;
+        let taken = call.invoke_async(&mut connection).await;
+        taken.map_err(failed("take messages"))
+    }
+
+    pub(super) async fn sessions(
+        &self,
+        function: &FunctionName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, ExternalError> {
+        let mut connection = self.connection().await?;
+        let from = after.map_or("-".to_owned(), |after| format!("({after}"));
+        connection
+            .zrangebylex_limit(sessions_key(function), from, "+", 0, limit as isize)
+            .await
+            .map_err(failed("list sessions"))
+    }
+
+    pub(super) async fn remove(&self, group: &Group) -> Result<(), ExternalError> {
+        let mut connection = self.connection().await?;
+        // Its idempotency records go when they expire: a late repetition still gets its answer.
+        redis::pipe()
+            .atomic()
+            .del(session_key(group))
+            .srem(unsent_key(), group.to_string())
+            .zrem(sessions_key(&group.function), group.session.as_str())
+            .query_async(&mut connection)
+            .await
+            .map_err(failed("remove a session"))
+    }
+}
+
+fn message_field(id: MessageId) -> String {
+    format!("m{}.{}", id.version.0, id.index)
+}
+
+fn message_id(field: &[u8]) -> Result<MessageId, ExternalError> {
+    let field = text(field)?;
+    let (version, index) = field.split_once('.').unwrap_or_default();
+    Ok(MessageId {
+        version: Version(number(version.as_bytes())?),
+        index: number(index.as_bytes())? as u32,
+    })
+}
+
+fn text(bytes: &[u8]) -> Result<String, ExternalError> {
+    String::from_utf8(bytes.to_vec())
+        .map_err(|error| ExternalError::failed("be understood", &error))
+}
+
+fn number(bytes: &[u8]) -> Result<u64, ExternalError> {
+    let number = text(bytes)?.parse();
+    number.map_err(|error: std::num::ParseIntError| ExternalError::failed("be understood", &error))
+}
