@@ -1,5 +1,6 @@
 //! `fulmar dev`: one node with everything embedded.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -41,6 +42,15 @@ pub(crate) struct Args {
     /// Live workers at once.
     #[arg(long, value_name = "COUNT", default_value_t = 2000)]
     max_workers: u32,
+    /// Store that keeps the sessions of functions with `execution_model = "external"`: redis://HOST:PORT,
+    /// postgres://USER@HOST/DATABASE, s3://BUCKET/PREFIX, or a folder.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FULMAR_EXTERNAL",
+        hide_env_values = true
+    )]
+    external: Option<String>,
     /// Time that a client has to send a request's head, and between two parts of its body.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     client_timeout: fulmar_model::Duration,
@@ -69,6 +79,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             header_timeout: args.client_timeout.get(),
             body_timeout: args.client_timeout.get(),
             threads,
+            external: args.external.clone().map(|url| (url, BTreeMap::new())),
             ..NodeOptions::default()
         };
         let listen = SocketAddr::from((args.listen, args.port));

@@ -32,6 +32,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             header_timeout: config.limits.client_timeout.get(),
             body_timeout: config.limits.client_timeout.get(),
             threads,
+            external: config
+                .external
+                .as_ref()
+                .map(|external| (external.url.clone(), external.options.clone())),
             cluster: Some(config.clone()),
             ..NodeOptions::default()
         };

@@ -58,6 +58,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
         } => {
             let mut sessions = Vec::new();
             let mut after = String::new();
+            let mut external = Vec::new();
             while sessions.len() < *limit {
                 let mut query = format!("limit={}", (limit - sessions.len()).min(1000));
                 for (name, value) in [
@@ -71,6 +72,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                 }
                 let page = client.json("GET", &format!("/admin/sessions?{query}"), None)?;
                 sessions.extend(page["sessions"].as_array().cloned().unwrap_or_default());
+                external = page["external"].as_array().cloned().unwrap_or_default();
                 match page["next"].as_str() {
                     Some(next) => after = next.to_owned(),
                     None => break,
@@ -89,6 +91,11 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                     "updated_at",
                 ],
             );
+            for function in external.iter().filter_map(|name| name.as_str()) {
+                eprintln!(
+                    "sessions of {function} are in the external store: fulmar sessions ls {function}"
+                );
+            }
         }
         Verb::Show { function, session } => {
             output::value(&client.json("GET", &path(function, session), None)?)

@@ -37,6 +37,8 @@ pub struct NodeConfig {
     pub registry: RegistryConfig,
     /// The object store.
     pub store: Option<StoreConfig>,
+    /// The external store.
+    pub external: Option<StoreConfig>,
     /// Certificates.
     pub tls: Option<Tls>,
     /// Let go without certificates and tokens although it can be reached from other machines.
@@ -136,7 +138,9 @@ pub struct RegistryConfig {
     pub lease: Duration,
 }
 
-/// `[store]`: the object store that everything is copied to which the node commits.
+/// `[store]`: the object store that everything is copied to which the node commits. `[external]`: the store that keeps
+/// the sessions of functions with `execution_model = "external"`; besides object stores `redis://HOST:PORT`,
+/// `rediss://HOST:PORT` and `postgres://USER@HOST/DATABASE`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
@@ -243,10 +247,13 @@ impl NodeConfig {
         config.check().map_err(invalid)?;
         let base = path.parent().unwrap_or(Path::new("."));
         config.data = base.join(&config.data);
-        if let Some(store) = &mut config.store
-            && !store.url.contains("://")
+        for store in [&mut config.store, &mut config.external]
+            .into_iter()
+            .flatten()
         {
-            store.url = base.join(&store.url).to_string_lossy().into_owned();
+            if !store.url.contains("://") {
+                store.url = base.join(&store.url).to_string_lossy().into_owned();
+            }
         }
         if let Some(tls) = &mut config.tls {
             for file in [&mut tls.ca, &mut tls.cert, &mut tls.key] {

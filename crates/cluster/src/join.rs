@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fulmar_model::NodeName;
-use fulmar_state::record::Record;
-use fulmar_state::{Bookkeeping, Store, StoreError, Table};
-use serde::{Deserialize, Serialize};
+use fulmar_state::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,8 +30,6 @@ const RETRY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two looks at the directory.
 const TIDY: Duration = Duration::from_secs(2);
-/// Key of the instance in the system table.
-const INSTANCE: &[u8] = b"cluster/instance";
 
 /// A node cannot join.
 #[derive(Debug, thiserror::Error)]
@@ -93,14 +89,6 @@ impl From<StoreError> for JoinError {
     }
 }
 
-/// What tells this data directory from all others.
-#[derive(Serialize, Deserialize)]
-struct InstanceRecord {
-    instance: String,
-}
-
-impl Record for InstanceRecord {}
-
 /// A node as a member of its cluster.
 pub struct Cluster {
     config: NodeConfig,
@@ -124,14 +112,6 @@ pub struct Standing {
     pub lease: bool,
     /// Why it is no member, if so.
     pub fault: Option<String>,
-}
-
-fn instance(store: &Store) -> Result<(String, bool), StoreError> {
-    if let Some(record) = store.record::<InstanceRecord>(Table::System, INSTANCE)? {
-        return Ok((record.instance, false));
-    }
-    let random = fastrand::Rng::new().u128(..);
-    Ok((format!("{random:032x}"), true))
 }
 
 /// How fast this machine computes, in thousandths of the reference machine: the best of some short
@@ -172,14 +152,7 @@ impl Cluster {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Arc<Self>, JoinError> {
-        let (instance, is_new) = instance(&store)?;
-        if is_new {
-            let mut bookkeeping = Bookkeeping::default();
-            let instance = instance.clone();
-            bookkeeping.put(Table::System, INSTANCE, &InstanceRecord { instance });
-            let stored = store.commit_durably(bookkeeping).await;
-            stored.map_err(|error| JoinError::Store(error.to_string()))?;
-        }
+        let instance = store.instance().await?;
         let tls = config.tls.as_ref();
         let identity = tls
             .map(|tls| Identity::load(&config.name, &tls.ca, &tls.cert, &tls.key))

@@ -163,6 +163,8 @@ word_enum! {
         InFunction = "in-function",
         /// In one node's data store: the state goes where the invocations are, and back.
         InEdge = "in-edge",
+        /// In a store that all nodes share and none of them keeps.
+        External = "external",
         /// In a sealed token that the client sends along.
         InClient = "in-client",
     }

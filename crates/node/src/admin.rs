@@ -3,6 +3,7 @@
 mod dead_letters;
 mod decisions;
 mod elsewhere;
+mod external;
 mod functions;
 mod health;
 mod logs;

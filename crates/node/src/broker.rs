@@ -207,10 +207,12 @@ impl ClientCall<'_> {
         for _ in 0..route::MAX_HOPS {
             let name = &self.function.name;
             let place = match (&self.session, self.idempotency_key.as_deref()) {
-                (Some(session), Some(_)) if self.is_carried_whole() => {
+                (Some(session), Some(_)) if self.is_answered_by_a_node() => {
                     route::of_key(self.core, name, session.as_str()).await?
                 }
-                (Some(_), None) if self.is_carried_whole() => Place::Here,
+                (Some(_), _) if self.is_carried_whole() || self.deployed.is_external() => {
+                    Place::Here
+                }
                 (Some(session), _) => route::of_session(self.core, self.function, session),
                 (None, Some(key)) => route::of_key(self.core, name, key).await?,
                 (None, None) => Place::Here,
@@ -246,6 +248,12 @@ impl ClientCall<'_> {
             route::MAX_HOPS
         );
         Err(Problem::new(Code::SessionMoved, detail))
+    }
+
+    /// Whether only a node remembers what it has answered for an idempotency key, and no session leads there.
+    fn is_answered_by_a_node(&self) -> bool {
+        let is_promised = self.deployed.is_external() && prefers_async(&self.head.headers);
+        self.is_carried_whole() || is_promised
     }
 
     /// Whether all that the session needs came along.

@@ -1,5 +1,6 @@
 //! What all parts of a node share: the state, the workers, the functions, the limits.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +20,7 @@ use crate::carry::StateKeys;
 use crate::continuum::InEffect;
 use crate::courier::Courier;
 use crate::execute::storage_failed;
+use crate::external::ExternalStore;
 use crate::follow::Decisions;
 use crate::functions::Functions;
 use crate::invocation::InvocationId;
@@ -53,6 +55,8 @@ pub struct NodeOptions {
     pub threads: Arc<Submitters>,
     /// How to speak TLS; none for plain HTTP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// URL and options of the external store.
+    pub external: Option<(String, BTreeMap<String, String>)>,
     /// How to be one of many nodes; none to be alone.
     pub cluster: Option<NodeConfig>,
 }
@@ -72,6 +76,7 @@ impl Default for NodeOptions {
             max_deliveries: 256,
             threads: Arc::new(Submitters::uncounted()),
             tls: None,
+            external: None,
             cluster: None,
         }
     }
@@ -85,6 +90,10 @@ pub(crate) struct Core {
     pub(crate) cluster: Option<Arc<Cluster>>,
     /// Which change of the registry is in effect here.
     pub(crate) in_effect: InEffect,
+    /// What tells this node's data directory from all others.
+    pub(crate) instance: String,
+    /// The external store; none if none is configured.
+    pub(crate) external: Option<ExternalStore>,
     pub(crate) arrivals: Moving,
     pub(crate) departures: Moving,
     /// The data directory; none when everything is in memory.

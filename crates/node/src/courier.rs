@@ -9,6 +9,7 @@
 
 mod across;
 mod adopted;
+mod external;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -42,6 +43,7 @@ const UNREACHABLE_PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) use across::receive;
 pub(crate) use adopted::{disown, owner};
+pub(crate) use external::{collect, fetch};
 
 /// A message's key: the commit that sent it and its place there.
 pub(crate) type MessageKey = [u8; 12];
@@ -353,6 +355,7 @@ async fn deliver(core: &Arc<Core>, posted: &Posted, mut message: Box<MessageReco
             Brought::Delivered => {
                 core.metrics.delivered.inc();
                 core.metrics.messages_pending.dec();
+                external::settled(core, posted, &message);
                 return Delivery::Settled;
             }
             Brought::Failed(problem) => problem,
@@ -402,6 +405,7 @@ async fn deliver(core: &Arc<Core>, posted: &Posted, mut message: Box<MessageReco
         return Delivery::Again(message, pause);
     }
     core.metrics.messages_pending.dec();
+    external::settled(core, posted, &message);
     match core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {})) {
         Ok(_) => Delivery::Settled,
         Err(_) => Delivery::Stopped,
@@ -430,6 +434,25 @@ async fn bring(
     posted: &Posted,
     message: &MessageRecord,
 ) -> Brought {
+    if let Err(problem) = external::claim(core, posted, message).await {
+        tracing::debug!(%problem, "a message waits for the external store");
+        return Brought::Later(UNREACHABLE_PAUSE);
+    }
+    if let Some(session) = &message.to.session
+        && function.current().is_external()
+    {
+        return match external::hand_in(core, function, session, posted, message).await {
+            Ok(Ok(())) => Brought::Delivered,
+            Ok(Err(problem)) => match problem.code {
+                // Whatever became of it: it is delivered once.
+                Code::ExternalStoreUnreachable | Code::OutcomeUnknown => {
+                    Brought::Later(UNREACHABLE_PAUSE)
+                }
+                _ => Brought::Failed(problem),
+            },
+            Err(execute::QueueFull) => Brought::Later(QUEUE_FULL_PAUSE),
+        };
+    }
     for _ in 0..route::MAX_HOPS {
         let session = message.to.session.as_ref();
         let place = session.map(|session| route::of_session(core, function, session));

@@ -13,11 +13,10 @@ use fulmar_state::{Bookkeeping, Table, key};
 use fulmar_worker::{Artifact, FileGrant, FunctionSettings};
 use tokio::sync::Semaphore;
 
-use crate::clock;
 use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::functions::{Deployed, Function};
-use crate::route;
+use crate::{clock, external, route};
 
 /// Longest wait for another node to take up a deployment.
 const EVERYWHERE: Duration = Duration::from_secs(30);
@@ -58,6 +57,8 @@ pub(crate) async fn deploy(
         return Err(refused);
     }
     refuse_without_store(core, &manifest)?;
+    refuse_without_external_store(core, &manifest)?;
+    refuse_lost_external_sessions(core, &manifest).await?;
     // Compiled once before anybody hears of it.
     load(core, digest).await?;
     if let Some(cluster) = core.cluster.clone() {
@@ -97,6 +98,59 @@ fn refuse_without_store(core: &Core, manifest: &Manifest) -> Result<(), Problem>
         "{wants} needs an object store; start every node with `fulmar node` and [store] in its configuration"
     );
     Err(Problem::new(Code::ManifestInvalid, detail))
+}
+
+/// What is in the external store needs one, and is as durable as that is.
+fn refuse_without_external_store(core: &Core, manifest: &Manifest) -> Result<(), Problem> {
+    if manifest.execution_model != ExecutionModel::External {
+        return Ok(());
+    }
+    let wants_more = match (manifest.durability, manifest.on_partition) {
+        (Durability::Replicated, _) => Some("durability = \"replicated\""),
+        (_, OnPartition::TakeoverAfter(_)) => Some("on_partition = \"takeover-after\""),
+        _ => None,
+    };
+    if let Some(wants_more) = wants_more {
+        let detail = format!(
+            "execution_model = \"external\" and {wants_more} contradict each other: no node keeps what could be copied or taken over; leave it out"
+        );
+        return Err(Problem::new(Code::ManifestInvalid, detail));
+    }
+    match core.external {
+        Some(_) => Ok(()),
+        None => Err(Problem::new(
+            Code::ManifestInvalid,
+            external::missing().detail,
+        )),
+    }
+}
+
+/// Sessions in the external store stay there: no other model finds them.
+async fn refuse_lost_external_sessions(core: &Core, manifest: &Manifest) -> Result<(), Problem> {
+    let was_external = core
+        .functions
+        .get(manifest.name.as_str())
+        .is_some_and(|function| function.current().is_external());
+    if !was_external || manifest.execution_model == ExecutionModel::External {
+        return Ok(());
+    }
+    let store = external::of(core).await?;
+    let sessions = store.sessions(&manifest.name, None, 1).await;
+    match sessions
+        .map_err(|error| external::problem(&error))?
+        .is_empty()
+    {
+        true => Ok(()),
+        false => Err(in_the_way(manifest, "the external store")),
+    }
+}
+
+/// Whether sessions that nodes keep would not be found any more.
+fn leaves_nodes(manifest: &Manifest) -> bool {
+    matches!(
+        manifest.execution_model,
+        ExecutionModel::InClient | ExecutionModel::External
+    )
 }
 
 /// Tells all nodes by the registry, and waits until those that can be reached have taken it up.
@@ -213,7 +267,7 @@ async fn put_into_effect(
 /// With state that clients carry, sessions that the node keeps would be overlooked from now on. (A counter of
 /// a carried session is fine: it says that there is a token.)
 async fn refuse_lost_sessions(core: &Core, manifest: &Manifest) -> Result<(), Problem> {
-    if manifest.execution_model != ExecutionModel::InClient {
+    if !leaves_nodes(manifest) {
         return Ok(());
     }
     match keeps_sessions(core, manifest.name.as_str()).await? {
@@ -227,7 +281,7 @@ async fn refuse_lost_sessions_elsewhere(
     cluster: &Cluster,
     manifest: &Manifest,
 ) -> Result<(), Problem> {
-    if manifest.execution_model != ExecutionModel::InClient {
+    if !leaves_nodes(manifest) {
         return Ok(());
     }
     for node in cluster.others() {

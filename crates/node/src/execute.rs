@@ -6,6 +6,7 @@
 //! goes away therefore never interrupts an invocation half way.
 
 mod borrowed;
+pub(crate) mod lender;
 mod outcome;
 
 use std::future::Future;
@@ -20,21 +21,19 @@ use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
 use tokio::sync::oneshot;
 
 use borrowed::GivenBack;
+use lender::Lender;
 
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::invocation::{IdempotencyKey, Invocation, Origin, StateFrom, Turn};
 use crate::sessions::{Enqueued, Session, Work};
-use crate::{carry, clock, custody, homes, route};
+use crate::{carry, clock, custody, external, homes, route};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
 const BACK_TO_BACK: usize = 32;
 /// Runs of an invocation that keeps meeting changed shared keys; reserving makes two enough, unless
 /// it wants other keys each time.
 const MAX_CONFLICTS: u32 = 32;
-
-/// Runs on borrowed state that are in vain before the invocation runs where the state is.
-const MAX_LENT_CONFLICTS: u32 = 2;
 
 /// Why an invocation was not accepted.
 pub(crate) struct QueueFull;
@@ -70,7 +69,8 @@ pub(crate) fn submit(
 fn lane(function: &Function, invocation: &Invocation) -> Option<Arc<Session>> {
     match (&invocation.session, &invocation.idempotency) {
         (Some(session), _) => {
-            let is_own = !matches!(invocation.state, StateFrom::Node(_));
+            let is_lent = matches!(invocation.state, StateFrom::Node(_));
+            let is_own = !is_lent && !function.current().is_external();
             Some(function.kept(is_own).of(session.shared()))
         }
         (None, Some(idempotency)) => Some(function.keyed.of(&idempotency.key)),
@@ -225,9 +225,9 @@ impl Run<'_> {
             origin,
             ..
         } = invocation;
-        let lender = match (&from, &self.core.cluster) {
-            (StateFrom::Node(node), Some(cluster)) => Some((node, &**cluster)),
-            _ => None,
+        let lender = match self.lender(&from, name.is_some()).await {
+            Ok(lender) => lender,
+            Err(problem) => return Err((origin, problem)),
         };
         let store = &self.core.store;
         if let Some(failure) = self.core.refuses_writes() {
@@ -244,7 +244,7 @@ impl Run<'_> {
         if let Some(refused) = custody::refuses(self.core, &self.deployed.manifest) {
             return Err((origin, refused));
         }
-        if let (Some(session), Some(name), None) = (session, &name, lender)
+        if let (Some(session), Some(name), None) = (session, &name, &lender)
             && custody::is_taken_over(&self.deployed.manifest)
             && !self.deployed.is_in_client()
             // What is remembered here of a session that is another's by now does not count.
@@ -264,10 +264,16 @@ impl Run<'_> {
                 }
             }
         };
+        if let (Some(lender), Some(name)) = (&lender, &name) {
+            origin = match self.answered(lender, name, &idempotency, origin).await? {
+                Some(origin) => origin,
+                None => return Ok(()),
+            };
+        }
         let mut tag = None;
         let mut state = match (session, &name) {
-            (Some(session), Some(name)) if let Some((lender, cluster)) = lender => {
-                match self.borrow(cluster, lender, session, name).await {
+            (Some(session), Some(name)) if let Some(lender) = &lender => {
+                match self.borrow(lender, session, name).await {
                     Ok(state) => Some(state),
                     Err(problem) => return Err((origin, problem)),
                 }
@@ -364,18 +370,16 @@ impl Run<'_> {
                 pool_key: &pool_key,
                 now_unix_ms,
             };
-            if let (Some((lender, cluster)), Some(session), Some(name)) = (lender, session, &name) {
-                let given = self.give_back(cluster, lender, session, tx, origin, finished);
+            if let (Some(lender), Some(session), Some(name)) = (&lender, session, &name) {
+                let given = self.give_back(lender, session, tx, origin, finished);
                 origin = match given.await? {
                     GivenBack::Settled => return Ok(()),
                     GivenBack::Conflict(origin) => origin,
                 };
-                if conflicts == MAX_LENT_CONFLICTS {
-                    // Where the state is nobody comes in between.
-                    let detail = "others keep changing the session";
-                    return Err((origin, Problem::new(Code::SessionMoved, detail)));
+                if let Err(problem) = lender.try_again(conflicts).await {
+                    return Err((origin, problem));
                 }
-                state = match self.borrow(cluster, lender, session, name).await {
+                state = match self.borrow(lender, session, name).await {
                     Ok(state) => Some(state),
                     Err(problem) => return Err((origin, problem)),
                 };
@@ -463,6 +467,21 @@ impl Run<'_> {
         if let Some((keys, writer)) = reserved {
             self.core.store.unreserve(&keys, writer);
         }
+    }
+
+    /// Who lends the state of the session, if somebody does.
+    async fn lender<'a>(
+        &'a self,
+        from: &'a StateFrom,
+        has_session: bool,
+    ) -> Result<Option<Lender<'a>>, Problem> {
+        Ok(match (from, &self.core.cluster) {
+            _ if has_session && self.deployed.is_external() => {
+                Some(Lender::External(self.core, external::of(self.core).await?))
+            }
+            (StateFrom::Node(node), Some(cluster)) => Some(Lender::Node(cluster, node)),
+            _ => None,
+        })
     }
 
     /// The session's state as its client sent it.

@@ -151,7 +151,7 @@ pub(crate) fn can_follow(model: ExecutionModel) -> bool {
     match model {
         ExecutionModel::Auto | ExecutionModel::InFunction => true,
         // Their invocations run where they are taken anyway.
-        ExecutionModel::InEdge | ExecutionModel::InClient => false,
+        ExecutionModel::InEdge | ExecutionModel::External | ExecutionModel::InClient => false,
     }
 }
 

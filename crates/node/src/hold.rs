@@ -4,17 +4,18 @@
 
 use std::sync::Arc;
 
-use fulmar_cluster::Home;
+use fulmar_cluster::{Home, Returned, Settled};
 use fulmar_model::{Code, Durability, Group, Problem};
 use fulmar_state::{Bookkeeping, SessionState, Transaction};
 use tokio::sync::oneshot;
 
 use crate::core::Core;
+use crate::execute::lender::Lender;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{carry, clock, custody, homes};
+use crate::{carry, clock, custody, external, homes};
 
 /// Exclusive use of a session, or use of the shared buckets.
 pub(crate) struct Hold {
@@ -40,10 +41,19 @@ impl Hold {
         if function.current().is_in_client() {
             return Err(carry::unreachable(group.function.as_str()));
         }
-        let session = function.sessions.of(group.session.shared());
+        let is_own = !function.current().is_external();
+        let session = function.kept(is_own).of(group.session.shared());
         let turn = execute::turn(core, &function, &session).await?;
         let state = match session.state() {
             Some(state) => state,
+            None if !is_own => {
+                let lent = lender(core).await?.load(group).await?;
+                let entries = lent.entries.unwrap_or_default();
+                let store = &core.store;
+                let state = store.borrow_session(group.clone(), lent.version, lent.epoch, entries);
+                session.set_state(Some(state.clone()));
+                state
+            }
             None => {
                 let state = homes::load(core, group).await?;
                 session.set_state(Some(state.clone()));
@@ -89,6 +99,11 @@ impl Hold {
         if let Some(refused) = self.core.refuses_writes() {
             return Err(refused);
         }
+        if let Some((function, ..)) = &self.session
+            && function.current().is_external()
+        {
+            return self.commit_outside(tx).await;
+        }
         let (durable, committed) = oneshot::channel();
         {
             let release = Box::new(move |result| {
@@ -112,6 +127,37 @@ impl Hold {
         safe.map_err(|failure| storage_failed(&failure))
     }
 
+    /// Commits to the external store.
+    async fn commit_outside(&self, tx: Transaction) -> Result<(), Problem> {
+        let Some(state) = &self.state else {
+            return Err(Problem::new(Code::Internal, "no session is held"));
+        };
+        let change = Returned {
+            group: state.group().clone(),
+            version: state.version(),
+            epoch: state.epoch(),
+            writes: tx.session_writes(),
+            messages: Vec::new(),
+            idempotency: None,
+            durability: Durability::Local,
+        };
+        match lender(&self.core).await?.commit(&change).await {
+            Ok(Settled::Committed(version)) => {
+                tx.committed_elsewhere(version);
+                Ok(())
+            }
+            Ok(_) => {
+                self.forget();
+                let detail = "another node has changed the session meanwhile; try again";
+                Err(Problem::new(Code::QueueFull, detail))
+            }
+            Err(problem) => {
+                self.forget();
+                Err(problem)
+            }
+        }
+    }
+
     /// Where the session is at home: here, under which epoch. None when the node is alone.
     pub(crate) fn home(&self) -> Option<Home> {
         let cluster = self.core.cluster.as_ref()?;
@@ -130,6 +176,10 @@ impl Hold {
                 .evict_session(&function.name, group.session.as_str());
         }
     }
+}
+
+async fn lender(core: &Core) -> Result<Lender<'_>, Problem> {
+    Ok(Lender::External(core, external::of(core).await?))
 }
 
 async fn wait(

@@ -14,7 +14,7 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{carry, clock, custody, homes};
+use crate::{clock, custody, external, homes};
 
 /// A session above this many bytes is not lent: its invocations run here.
 const MAX_LENT_BYTES: usize = 256 << 10;
@@ -32,8 +32,8 @@ async fn hold(core: &Arc<Core>, group: &Group) -> Result<Held, NotHere> {
         let detail = format!("no function {} is deployed", group.function);
         NotHere::Failed(Problem::new(Code::FunctionNotFound, detail))
     })?;
-    if function.current().is_in_client() {
-        return Err(NotHere::Failed(carry::unreachable(group.function.as_str())));
+    if let Some(refused) = external::on_no_node(&function.current()) {
+        return Err(NotHere::Failed(refused));
     }
     let session = function.sessions.of(group.session.shared());
     let turn = execute::turn(core, &function, &session).await;

@@ -22,6 +22,7 @@ mod custody;
 mod deploy;
 mod drain;
 mod execute;
+mod external;
 mod follow;
 mod functions;
 pub mod headers;

@@ -21,7 +21,7 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{carry, homes};
+use crate::{external, homes};
 
 /// A session above this many bytes is copied before it is held up.
 const COPY_FIRST_BYTES: usize = 256 << 10;
@@ -88,8 +88,8 @@ async fn go(
         let detail = format!("no function {} is deployed", group.function);
         Problem::new(Code::FunctionNotFound, detail)
     })?;
-    if function.current().is_in_client() {
-        return Err(carry::unreachable(group.function.as_str()));
+    if let Some(refused) = external::on_no_node(&function.current()) {
+        return Err(refused);
     }
     let way = Way {
         core,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fulmar_cluster::{Cluster, JoinError};
+use fulmar_state::external::ExternalError;
 use fulmar_state::objects::{Objects, ObjectsError};
 use fulmar_state::{DataDir, DataDirError, RunReleases, Store, StoreError};
 use fulmar_worker::{Pool, Runtime, RuntimeError, RuntimeOptions};
@@ -20,7 +21,8 @@ use crate::audit::Audit;
 use crate::carry::StateKeys;
 use crate::continuum::{self, InEffect};
 use crate::core::{Admission, Core, NodeOptions};
-use crate::courier::Courier;
+use crate::courier::{self, Courier};
+use crate::external::ExternalStore;
 use crate::follow::{self, Decisions};
 use crate::functions::Functions;
 use crate::keeper::{self, Keeper};
@@ -67,6 +69,9 @@ pub enum StartError {
     /// The object store cannot be used.
     #[error(transparent)]
     Objects(#[from] ObjectsError),
+    /// The external store cannot be used.
+    #[error(transparent)]
+    External(#[from] ExternalError),
     /// The metrics contradict each other: a fault in the node.
     #[error("cannot set up the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -99,6 +104,9 @@ impl Node {
             .and_then(|config| config.store.as_ref());
         let objects = objects.map(|store| Objects::open(&store.url, &store.options));
         let objects = objects.transpose()?;
+        let external = options.external.as_ref();
+        let external = external.map(|(url, options)| ExternalStore::open(url, options));
+        let external = external.transpose()?;
         let runtime = tokio::runtime::Handle::current();
         let run_releases: RunReleases = Arc::new(move |releases| {
             runtime.spawn(async move { releases() });
@@ -146,11 +154,14 @@ impl Node {
             peers = Some(listener);
             peer_address = Some(peer);
         }
+        let instance = store.instance().await?;
         let logs = Arc::new(Logs::default());
         let core = Arc::new(Core {
             store,
             cluster: cluster.clone(),
             in_effect: InEffect::default(),
+            instance,
+            external,
             arrivals: Moving::default(),
             departures: Moving::default(),
             data_path: Some(data.path().to_owned()),
@@ -185,6 +196,9 @@ impl Node {
             continuum::take_up_secrets(&core, cluster);
         }
         deploy::recover(&core).map_err(StartError::Recover)?;
+        if core.external.is_some() {
+            tasks.spawn(courier::collect(core.clone(), core.stopping.clone()));
+        }
         tasks.spawn(keeper::run(core.clone(), core.stopping.clone()));
         if let (Some(cluster), Some(peers)) = (cluster, peers) {
             let answers = Arc::new(continuum::Answers(core.clone()));

@@ -13,9 +13,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fulmar_model::{FunctionName, Group, Version};
+use serde::{Deserialize, Serialize};
 
 use crate::objects::ObjectsError;
-use crate::record::{IdempotencyRecord, MessageRecord, RecordError};
+use crate::record::{IdempotencyRecord, MessageRecord, Record, RecordError};
 
 /// What every name in an external store begins with.
 const NAMESPACE: &str = "fulmar";
@@ -41,7 +42,7 @@ pub struct Change<'a> {
     /// Keys with their values now; none: deleted.
     pub writes: &'a [(String, Option<Bytes>)],
     /// Messages to be sent.
-    pub messages: &'a [MessageRecord],
+    pub messages: &'a [Unsent],
     /// What makes a repetition get the first answer, with the record to keep for it.
     pub idempotency: Option<(&'a str, &'a IdempotencyRecord)>,
     /// Now, in milliseconds since the Unix epoch: records that have expired by then do not count.
@@ -61,6 +62,17 @@ impl Change<'_> {
         }
     }
 }
+
+/// A message that nobody has taken yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsent {
+    /// The data directory of the node that ran the invocation.
+    pub by: String,
+    /// The message.
+    pub message: MessageRecord,
+}
+
+impl Record for Unsent {}
 
 /// What the store made of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +118,11 @@ pub enum ExternalError {
     Objects(#[from] ObjectsError),
 }
 
+/// A new identity.
+fn some_identity() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
 impl ExternalError {
     fn failed(doing: &'static str, error: &dyn std::error::Error) -> Self {
         // What matters is often in the cause: `db error` alone says nothing.
@@ -122,14 +139,20 @@ impl ExternalError {
     }
 }
 
-/// Something that could lose what the store has acknowledged, for whoever runs it.
-pub type Caveat = String;
+/// A store that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// Tells it from every other store.
+    pub identity: String,
+    /// What could lose what it has acknowledged, for whoever runs it.
+    pub caveats: Vec<String>,
+}
 
 /// An external store.
 pub struct External(Kind);
 
 enum Kind {
-    Redis(redis::Redis),
+    Redis(Box<redis::Redis>),
     Postgres(postgres::Postgres),
     Objects(objects::Bucket),
 }
@@ -152,7 +175,7 @@ impl External {
     pub fn open(url: &str, options: &BTreeMap<String, String>) -> Result<Self, ExternalError> {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         Ok(Self(match scheme {
-            "redis" | "rediss" => Kind::Redis(redis::Redis::open(url)?),
+            "redis" | "rediss" => Kind::Redis(Box::new(redis::Redis::open(url)?)),
             "postgres" | "postgresql" => Kind::Postgres(postgres::Postgres::open(url)?),
             _ => Kind::Objects(objects::Bucket::open(url, options)?),
         }))
@@ -162,7 +185,7 @@ impl External {
     ///
     /// # Errors
     /// When it cannot be reached, or does not let us.
-    pub async fn prepare(&self) -> Result<Vec<Caveat>, ExternalError> {
+    pub async fn prepare(&self) -> Result<Ready, ExternalError> {
         each!(self, store => store.prepare())
     }
 
@@ -227,10 +250,7 @@ impl External {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub async fn messages(
-        &self,
-        group: &Group,
-    ) -> Result<Vec<(MessageId, MessageRecord)>, ExternalError> {
+    pub async fn messages(&self, group: &Group) -> Result<Vec<(MessageId, Unsent)>, ExternalError> {
         each!(self, store => store.messages(group))
     }
 

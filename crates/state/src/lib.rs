@@ -11,6 +11,7 @@ pub mod datadir;
 pub mod engine;
 pub mod external;
 pub mod fjall_engine;
+mod instance;
 pub mod key;
 pub mod memory_engine;
 pub mod objects;

@@ -109,7 +109,7 @@ pub struct MessageRecord {
 }
 
 /// An answer, kept for its idempotency key or its asynchronous invocation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredReply {
     /// HTTP status.
     pub status: u16,

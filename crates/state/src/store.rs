@@ -57,6 +57,9 @@ pub enum StoreError {
         /// This node's epoch.
         own: Epoch,
     },
+    /// A commit failed.
+    #[error(transparent)]
+    Failed(#[from] StoreFailure),
     /// A thread could not be started.
     #[error("cannot start the commit thread: {0}")]
     Thread(#[from] std::io::Error),

@@ -362,9 +362,7 @@ impl Transaction {
 
     /// What was written to the session is committed by its home, and has made this version.
     pub fn committed_elsewhere(mut self, version: Version) {
-        if let Some(session) = &self.session
-            && !self.undo.is_empty()
-        {
+        if let Some(session) = &self.session {
             session.committed_elsewhere(std::mem::take(&mut self.undo), version);
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::s3::S3;
 use common::servers::Server;
 use fulmar_model::{FunctionName, Group, SessionName, Version};
-use fulmar_state::external::{Change, External, Outcome};
+use fulmar_state::external::{Change, External, Outcome, Unsent};
 use fulmar_state::record::{Address, IdempotencyRecord, MessageRecord, StoredReply, StoredRequest};
 
 const NOW: u64 = 1_800_000_000_000;
@@ -35,12 +35,12 @@ fn answer(invocation: &str, expires_unix_ms: u64) -> IdempotencyRecord {
     }
 }
 
-fn message(body: &str) -> MessageRecord {
+fn message(body: &str) -> Unsent {
     let address = |session: &str| Address {
         function: FunctionName::new("f").unwrap(),
         session: Some(SessionName::new(session).unwrap()),
     };
-    MessageRecord {
+    let message = MessageRecord {
         from: Some(address("a")),
         to: address("b"),
         request: StoredRequest {
@@ -54,6 +54,10 @@ fn message(body: &str) -> MessageRecord {
         attempts: 0,
         error: String::new(),
         at_unix_ms: NOW,
+    };
+    Unsent {
+        by: "node".to_owned(),
+        message,
     }
 }
 
@@ -96,9 +100,10 @@ async fn entries(store: &External, group: &Group) -> (u64, BTreeMap<String, Byte
 
 /// What every store promises.
 async fn keeps_its_promises(store: &External, other: &External) {
-    let caveats = store.prepare().await.unwrap();
-    assert!(caveats.is_empty(), "{caveats:?}");
-    other.prepare().await.unwrap();
+    let ready = store.prepare().await.unwrap();
+    assert!(ready.caveats.is_empty(), "{ready:?}");
+    assert_eq!(ready.identity.len(), 32);
+    assert_eq!(other.prepare().await.unwrap(), ready);
 
     versions(store, other).await;
     answers(store, other).await;
@@ -225,12 +230,12 @@ async fn messages(store: &External, other: &External) {
         store.commit(&change).await.unwrap(),
         Outcome::Committed(Version(2))
     );
-    assert_eq!(other.unsent(100).await.unwrap(), [session.clone()]);
+    assert_eq!(other.unsent(100).await.unwrap(), std::slice::from_ref(&session));
     let found = other.messages(&session).await.unwrap();
     let (ids, found): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     assert_eq!(found, [both[0].clone(), both[1].clone(), more[0].clone()]);
     other.taken(&session, &ids[..2]).await.unwrap();
-    assert_eq!(store.unsent(100).await.unwrap(), [session.clone()]);
+    assert_eq!(store.unsent(100).await.unwrap(), std::slice::from_ref(&session));
     assert_eq!(store.messages(&session).await.unwrap().len(), 1);
     // State is not touched by it.
     assert_eq!(
@@ -357,7 +362,7 @@ async fn an_s3_server_keeps_its_promises() {
 async fn what_could_lose_writes_is_said() {
     // As it comes from the package: nothing is synced before it is acknowledged.
     let server = Server::careless_redis();
-    let caveats = open(server.url()).prepare().await.unwrap();
+    let caveats = open(server.url()).prepare().await.unwrap().caveats;
     assert!(
         caveats.iter().any(|caveat| caveat.contains("append-only")),
         "{caveats:?}"

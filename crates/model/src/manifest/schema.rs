@@ -120,13 +120,13 @@ fields! {
     /// Where the state of a session lives: `auto` lets the platform decide, `in-function` keeps it
     /// next to the session's worker, so that an invocation runs on the node that has the state; `in-edge`
     /// keeps it in one node's data store, and an invocation runs on the node that took it, with the state
-    /// fetched and given back. On a single node all three mean the same. `in-client` seals it into
-    /// the `Fulmar-State` header of the response, which the client sends with its next request.
+    /// fetched and given back. On a single node all three mean the same. `external` keeps it in Redis, PostgreSQL or
+    /// an object store, and an invocation runs on the node that took it, which needs `[external]` in its configuration
+    /// (`--external` with `fulmar dev`). `in-client` seals it into the `Fulmar-State` header of the response, which the
+    /// client sends with its next request.
     EXECUTION_MODEL = "" "execution_model" Rule::Choice {
-        allowed: &["auto", "in-function", "in-edge", "in-client"],
-        not_yet: &[
-            ("external", "it needs an external store and is not available on a single node yet"),
-        ],
+        allowed: &["auto", "in-function", "in-edge", "external", "in-client"],
+        not_yet: &[],
     };
     /// With `in-client`: refuse a token that is not the session's newest, for which the node keeps a
     /// counter for each session.

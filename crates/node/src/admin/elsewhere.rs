@@ -44,7 +44,9 @@ async fn home(core: &Core, method: Method, uri: Uri) -> Result<Option<NodeName>,
     let Some(group) = group(&uri)? else {
         return Ok(None);
     };
-    if homes::is_surely_here(core, &group)? {
+    if super::external::is_external(core, group.function.as_str())
+        || homes::is_surely_here(core, &group)?
+    {
         return Ok(None);
     }
     let found = cluster.directory().find(&group, None).await;

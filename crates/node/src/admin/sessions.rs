@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Failed, bad_request, function_name, json, no_content, page, segments, session_name,
+    Answer, Failed, bad_request, external, function_name, json, no_content, page, segments,
+    session_name,
 };
 use crate::clock;
 use crate::core::Core;
@@ -42,6 +43,15 @@ struct Options {
 
 async fn list(State(core): State<Arc<Core>>, Query(options): Query<Options>) -> Answer {
     let limit = page(options.limit);
+    if let Some(function) = &options.function
+        && external::is_external(&core, function)
+    {
+        let after = options.after.as_deref();
+        let after = after.and_then(|after| after.split_once('/'));
+        let prefix = options.prefix.as_deref().unwrap_or_default();
+        let (function, after) = (function_name(function)?, after.map(|(_, session)| session));
+        return external::list(&core, &function, prefix, after, limit).await;
+    }
     let prefix = match (
         &options.function,
         options.prefix.as_deref().unwrap_or_default(),
@@ -89,7 +99,14 @@ async fn list(State(core): State<Arc<Core>>, Query(options): Query<Options>) -> 
         };
         sessions.push(describe(&core, &group, &record, COUNTED_KEYS)?);
     }
-    Ok(json(&json!({ "sessions": sessions, "next": next })))
+    let functions = core.functions.all().into_iter();
+    let external: Vec<_> = functions
+        .filter(|function| options.function.is_none() && function.current().is_external())
+        .map(|function| function.name.clone())
+        .collect();
+    Ok(json(
+        &json!({ "sessions": sessions, "next": next, "external": external }),
+    ))
 }
 
 fn describe(
@@ -138,6 +155,9 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
         function: function_name(function)?,
         session: session_name(session)?,
     };
+    if external::is_external(&core, function) {
+        return external::one(&core, request.method().as_str(), &group).await;
+    }
     let unknown = || {
         Failed(Problem::new(
             Code::SessionNotFound,

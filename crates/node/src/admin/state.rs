@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::{any, get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use fulmar_model::{Bucket, Code, Group, Problem};
+use fulmar_model::{Bucket, Code, FunctionName, Group, Problem};
 use fulmar_state::{Bookkeeping, MAX_VALUE_BYTES, StateError, Table, key};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    Answer, Failed, bad_request, function_name, json, no_content, page, segments, session_name,
+    Answer, Failed, bad_request, external, function_name, json, no_content, page, segments,
+    session_name,
 };
 use crate::carry;
 use crate::core::Core;
@@ -210,8 +211,14 @@ struct ExportOptions {
 
 async fn export(State(core): State<Arc<Core>>, Query(options): Query<ExportOptions>) -> Answer {
     Hold::shared(&core).settled().await?;
+    let mut outside: Vec<(FunctionName, Option<Group>)> = Vec::new();
     let ranges: Vec<(Table, Vec<u8>)> = match options.scope {
-        None => vec![(Table::Shared, Vec::new()), (Table::State, Vec::new())],
+        None => {
+            let functions = core.functions.all().into_iter();
+            let functions = functions.filter(|function| function.current().is_external());
+            outside.extend(functions.map(|function| (function.name.clone(), None)));
+            vec![(Table::Shared, Vec::new()), (Table::State, Vec::new())]
+        }
         Some(scope) => {
             let segments: Option<Vec<String>> = scope
                 .split('/')
@@ -221,16 +228,34 @@ async fn export(State(core): State<Arc<Core>>, Query(options): Query<ExportOptio
                 segments.ok_or_else(|| bad_request("the scope is not percent-encoded UTF-8"))?;
             match Scope::parse(&segments)?.0 {
                 Scope::Shared(bucket) => vec![(Table::Shared, key::bucket(&bucket))],
+                Scope::Session(group) if external::is_external(&core, group.function.as_str()) => {
+                    outside.push((group.function.clone(), Some(group)));
+                    Vec::new()
+                }
                 Scope::Session(group) => vec![(Table::State, key::session_state(&group))],
             }
         }
     };
     let (lines, exported) = mpsc::channel::<Result<Bytes, std::io::Error>>(4);
-    tokio::task::spawn_blocking(move || {
+    let (from, to) = (core.clone(), lines.clone());
+    let kept_here = tokio::task::spawn_blocking(move || {
+        let (core, lines) = (from, to);
         for (table, prefix) in ranges {
             if let Err(error) = export_range(&core, table, &prefix, &lines) {
                 // Breaks the response off, so that it does not look whole.
                 let _ = lines.blocking_send(Err(std::io::Error::other(error)));
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        if kept_here.await.is_err() {
+            return;
+        }
+        for (function, session) in outside {
+            let session = session.as_ref();
+            if let Err(problem) = external::export(&core, &function, session, line, &lines).await {
+                let _ = lines.send(Err(std::io::Error::other(problem.detail))).await;
                 return;
             }
         }
@@ -275,6 +300,19 @@ fn export_range(
             return Ok(());
         }
     }
+}
+
+/// A key of a session in the external store as a line.
+fn line(group: &Group, key: &str, value: &[u8]) -> Vec<u8> {
+    let entry = Entry::Session {
+        function: group.function.to_string(),
+        session: group.session.to_string(),
+        key: key.to_owned(),
+        value: BASE64.encode(value),
+    };
+    let mut line = serde_json::to_vec(&entry).unwrap_or_default();
+    line.push(b'\n');
+    line
 }
 
 fn entry(table: Table, path: &[u8], value: &[u8]) -> Option<Entry> {

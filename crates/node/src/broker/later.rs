@@ -35,7 +35,8 @@ impl ClientCall<'_> {
         // With a key: alone in its lane, so that two with the same key become one. Among other nodes:
         // alone as well, since it is stored where the session is.
         let mut _turn = None;
-        if let (Some(session), Some(_), None) = (&self.session, &core.cluster, &self.idempotency) {
+        let has_home = core.cluster.is_some() && !self.deployed.is_external();
+        if let (Some(session), true, None) = (&self.session, has_home, &self.idempotency) {
             let lane = self.function.sessions.of(session.shared());
             _turn = Some(execute::turn(core, self.function, &lane).await?);
             self.settle_home(&lane, session).await?;
@@ -46,7 +47,7 @@ impl ClientCall<'_> {
                 None => self.function.keyed.of(&idempotency.key),
             };
             _turn = Some(execute::turn(core, self.function, &lane).await?);
-            if let (Some(session), Some(_)) = (&self.session, &core.cluster) {
+            if let (Some(session), true) = (&self.session, has_home) {
                 self.settle_home(&lane, session).await?;
             }
             if let Some(kept) = self.kept(idempotency)? {

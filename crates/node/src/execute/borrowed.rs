@@ -1,18 +1,19 @@
-//! Invocations on state that another node has lent: it is fetched, unless it was before, and what came of the
+//! Invocations on state that somebody else lends: it is fetched, unless it was before, and what came of the
 //! invocation is given back to be committed there, if nothing else was committed there meanwhile.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use fulmar_cluster::{Cluster, Home, NotHere, Returned, Settled};
-use fulmar_model::{Code, Group, NodeName, Problem, SessionName};
-use fulmar_state::record::IdempotencyRecord;
+use fulmar_cluster::{Returned, Settled};
+use fulmar_model::{Code, Problem, SessionName};
+use fulmar_state::record::{IdempotencyRecord, StoredReply};
 use fulmar_state::{SessionState, Transaction};
 
+use super::lender::Lender;
 use super::{Finished, Run};
-use crate::invocation::{Answer, Origin, restore_reply, store_reply};
-use crate::route;
+use crate::invocation::{Answer, IdempotencyKey, Origin, Receipt, restore_reply, store_reply};
 use crate::sessions::Session;
+use crate::{courier, route};
 
 /// What became of an invocation on borrowed state.
 pub(super) enum GivenBack {
@@ -23,14 +24,36 @@ pub(super) enum GivenBack {
 }
 
 impl Run<'_> {
-    /// The session's state as its home lends it: as it was lent last, or fetched now.
+    /// Answers from what the lender keeps for the invocation's key; gives the origin back if that is nothing.
+    pub(super) async fn answered(
+        &self,
+        lender: &Lender<'_>,
+        name: &SessionName,
+        idempotency: &Option<IdempotencyKey>,
+        origin: Origin,
+    ) -> Result<Option<Origin>, (Origin, Problem)> {
+        let key = match (idempotency, &origin) {
+            (Some(idempotency), _) => idempotency.key.to_string(),
+            (None, Origin::Delivery { receipt, .. }) => receipt_key(receipt),
+            (None, _) => return Ok(Some(origin)),
+        };
+        let group = route::group(&self.function.name, name);
+        match lender.answered(&group, &key).await {
+            Ok(None) => Ok(Some(origin)),
+            Ok(Some(record)) => self
+                .answer_again(origin, idempotency, record)
+                .map(|()| None),
+            Err(problem) => Err((origin, problem)),
+        }
+    }
+
+    /// The session's state as it was lent last, or is now.
     ///
     /// # Errors
     /// `session-moved` if it cannot be lent, so that the invocation is better run elsewhere.
     pub(super) async fn borrow(
         &self,
-        cluster: &Cluster,
-        lender: &NodeName,
+        lender: &Lender<'_>,
         session: &Session,
         name: &SessionName,
     ) -> Result<Arc<SessionState>, Problem> {
@@ -39,9 +62,7 @@ impl Run<'_> {
         }
         let group = route::group(&self.function.name, name);
         let started = Instant::now();
-        let loaded = cluster.load(lender, &group).await;
-        let loaded = loaded.map_err(|error| route::lost_before(&error))?;
-        let lent = loaded.map_err(|not_here| self.not_here(cluster, &group, not_here))?;
+        let lent = lender.load(&group).await?;
         let Some(entries) = lent.entries else {
             let detail = format!("{group} is too large to be lent");
             return Err(Problem::new(Code::SessionMoved, detail));
@@ -57,26 +78,10 @@ impl Run<'_> {
         Ok(state)
     }
 
-    fn not_here(&self, cluster: &Cluster, group: &Group, not_here: NotHere) -> Problem {
-        match not_here {
-            NotHere::Failed(problem) => problem,
-            NotHere::Moved(to) => {
-                match to {
-                    Some((node, epoch)) => {
-                        cluster.directory().learn(group, Home { node, epoch });
-                    }
-                    None => cluster.directory().unlearn(group),
-                }
-                Problem::new(Code::SessionMoved, format!("{group} is elsewhere"))
-            }
-        }
-    }
-
     /// Gives back what came of an invocation, and answers.
     pub(super) async fn give_back(
         &self,
-        cluster: &Cluster,
-        lender: &NodeName,
+        lender: &Lender<'_>,
         session: &Session,
         mut tx: Transaction,
         origin: Origin,
@@ -97,79 +102,135 @@ impl Run<'_> {
         };
         let manifest = &self.deployed.manifest;
         let retention = manifest.idempotency.retention.get().as_millis() as u64;
+        let record = |request, reply, expires_unix_ms| IdempotencyRecord {
+            request,
+            invocation: id.to_string(),
+            reply,
+            expires_unix_ms,
+        };
+        let kept = match (idempotency, &origin) {
+            (Some(idempotency), _) => {
+                let record = record(
+                    idempotency.request,
+                    store_reply(&reply),
+                    now_unix_ms + retention,
+                );
+                Some((idempotency.key.to_string(), record))
+            }
+            (None, Origin::Delivery { receipt, .. }) => {
+                let reply = match receipt.wants_reply {
+                    true => store_reply(&reply),
+                    false => StoredReply::default(),
+                };
+                // For as long as the message may come again.
+                Some((receipt_key(receipt), record([0; 32], reply, u64::MAX)))
+            }
+            (None, _) => None,
+        };
         let returned = Returned {
             group: state.group().clone(),
             version: state.version(),
             epoch: state.epoch(),
             writes: tx.session_writes(),
             messages: tx.take_messages(now_unix_ms),
-            idempotency: idempotency.as_ref().map(|idempotency| {
-                let record = IdempotencyRecord {
-                    request: idempotency.request,
-                    invocation: id.to_string(),
-                    reply: store_reply(&reply),
-                    expires_unix_ms: now_unix_ms + retention,
-                };
-                (idempotency.key.to_string(), record)
-            }),
+            idempotency: kept,
             durability: manifest.durability,
         };
-        let settled = match cluster.commit(lender, &returned).await {
-            Ok(Ok(settled)) => settled,
-            Ok(Err(not_here)) => {
+        let settled = match lender.commit(&returned).await {
+            Ok(settled) => settled,
+            Err(problem) => {
                 session.set_state(None);
-                return Err((origin, self.not_here(cluster, &returned.group, not_here)));
-            }
-            Err(error) => {
-                session.set_state(None);
-                return Err((origin, route::lost(&error)));
+                return Err((origin, problem));
             }
         };
-        let answer = match settled {
+        match settled {
             Settled::Committed(version) => {
                 tx.committed_elsewhere(version);
                 let expires = Instant::now() + manifest.workers.idle_ttl.get();
                 self.core
                     .pool
-                    .put(pool_key.clone(), version.0, worker, expires);
-                Answer {
+                    .put(pool_key.clone(), state.tag(), worker, expires);
+                if let Lender::External(..) = lender
+                    && !returned.messages.is_empty()
+                {
+                    courier::fetch(self.core, &returned.group);
+                }
+                let answer = Answer {
                     reply,
                     invocation: id,
                     replayed: false,
-                }
+                };
+                finish(origin, answer).map(|()| GivenBack::Settled)
             }
             Settled::Conflict => {
                 session.set_state(None);
                 self.core.metrics.conflicts.inc();
-                return Ok(GivenBack::Conflict(origin));
+                Ok(GivenBack::Conflict(origin))
             }
-            Settled::Replay(record) => {
-                // The worker goes as well: it remembers what did not happen.
-                if idempotency
-                    .as_ref()
-                    .is_some_and(|idempotency| idempotency.request != record.request)
-                {
-                    let detail = format!(
-                        "the key was used by invocation {} for another request",
-                        record.invocation
-                    );
-                    return Err((origin, Problem::new(Code::IdempotencyKeyReused, detail)));
-                }
-                self.core.metrics.replays.inc();
-                match restore_reply(record.reply) {
-                    Ok(reply) => Answer {
-                        reply,
-                        invocation: record.invocation.into(),
-                        replayed: true,
-                    },
-                    Err(problem) => return Err((origin, problem)),
-                }
-            }
-        };
-        if let Origin::Client(to) = origin {
-            // The client may be gone; the commit stands.
+            // The worker goes as well: it remembers what did not happen.
+            Settled::Replay(record) => self
+                .answer_again(origin, idempotency, record)
+                .map(|()| GivenBack::Settled),
+        }
+    }
+
+    /// Gives an answer that was given before.
+    fn answer_again(
+        &self,
+        origin: Origin,
+        idempotency: &Option<IdempotencyKey>,
+        record: IdempotencyRecord,
+    ) -> Result<(), (Origin, Problem)> {
+        if idempotency
+            .as_ref()
+            .is_some_and(|idempotency| idempotency.request != record.request)
+        {
+            let detail = format!(
+                "the key was used by invocation {} for another request",
+                record.invocation
+            );
+            return Err((origin, Problem::new(Code::IdempotencyKeyReused, detail)));
+        }
+        self.core.metrics.replays.inc();
+        if let Origin::Delivery { receipt, done } = origin {
+            // The other node may have given up; the commit stands.
+            let _ = done.send(Ok(receipt.wants_reply.then_some(record.reply)));
+            return Ok(());
+        }
+        match restore_reply(record.reply) {
+            Ok(reply) => finish(
+                origin,
+                Answer {
+                    reply,
+                    invocation: record.invocation.into(),
+                    replayed: true,
+                },
+            ),
+            Err(problem) => Err((origin, problem)),
+        }
+    }
+}
+
+/// Tells the origin what came of it.
+fn finish(origin: Origin, answer: Answer) -> Result<(), (Origin, Problem)> {
+    match origin {
+        // The client may be gone; the commit stands.
+        Origin::Client(to) => {
             let _ = to.send(Ok(answer));
         }
-        Ok(GivenBack::Settled)
+        Origin::Delivery { receipt, done } => {
+            let reply = receipt.wants_reply.then(|| store_reply(&answer.reply));
+            let _ = done.send(Ok(reply));
+        }
+        Origin::Message { .. } => {
+            let detail = "a message was handed in as if its receiver were here";
+            return Err((origin, Problem::new(Code::Internal, detail)));
+        }
     }
+    Ok(())
+}
+
+/// What stands for a delivery among the keys of a session; no client's key begins so.
+fn receipt_key(receipt: &Receipt) -> String {
+    String::from_utf8_lossy(&receipt.key).into_owned()
 }

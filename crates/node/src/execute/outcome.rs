@@ -150,17 +150,12 @@ impl Run<'_> {
             bookkeeping.put(Table::Idempotency, &key, &record);
         }
         if let Origin::Delivery { receipt, .. } = origin {
-            let empty = StoredReply {
-                status: 0,
-                headers: Vec::new(),
-                body: Vec::new(),
-            };
             let record = IdempotencyRecord {
                 request: [0; 32],
                 invocation: id.to_string(),
                 reply: match receipt.wants_reply {
                     true => store_reply(reply),
-                    false => empty,
+                    false => StoredReply::default(),
                 },
                 // For as long as the other node may send it again.
                 expires_unix_ms: u64::MAX,

@@ -13,9 +13,11 @@ use fulmar_model::{FunctionName, Group, SessionName, Version};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Caveat, Change, ExternalError, Kept, MessageId, NAMESPACE, Outcome};
+use super::{
+    Change, ExternalError, Kept, MessageId, NAMESPACE, Outcome, Ready, Unsent, some_identity,
+};
 use crate::objects::{Objects, Tag};
-use crate::record::{IdempotencyRecord, MessageRecord, Record};
+use crate::record::{IdempotencyRecord, Record};
 
 /// Objects that are remembered as they were seen last, so that a commit need not read them again.
 const REMEMBERED: usize = 1024;
@@ -32,7 +34,7 @@ struct Session {
     entries: BTreeMap<String, Vec<u8>>,
     answers: BTreeMap<String, IdempotencyRecord>,
     /// By version and place.
-    messages: BTreeMap<(u64, u32), MessageRecord>,
+    messages: BTreeMap<(u64, u32), Unsent>,
     /// Random names of the last commits.
     recent: Vec<u64>,
 }
@@ -59,7 +61,7 @@ impl Bucket {
         })
     }
 
-    pub(super) async fn prepare(&self) -> Result<Vec<Caveat>, ExternalError> {
+    pub(super) async fn prepare(&self) -> Result<Ready, ExternalError> {
         // Two writers with the same tag: only one may come through.
         let name = format!("{NAMESPACE}/probe-{:016x}", fastrand::u64(..));
         let text = |text: &'static str| Bytes::from_static(text.as_bytes());
@@ -76,7 +78,14 @@ impl Bucket {
                 reason: "it does not check `If-Match` when an object is replaced".to_owned(),
             });
         }
-        Ok(Vec::new())
+        let name = format!("{NAMESPACE}/identity");
+        let ours = Bytes::from(some_identity());
+        self.objects.create(&name, ours).await?;
+        let found = self.objects.get(&name).await?.unwrap_or_default();
+        Ok(Ready {
+            identity: String::from_utf8_lossy(&found).into_owned(),
+            caveats: Vec::new(),
+        })
     }
 
     async fn see(&self, group: &Group) -> Result<Seen, ExternalError> {
@@ -244,7 +253,7 @@ impl Bucket {
     pub(super) async fn messages(
         &self,
         group: &Group,
-    ) -> Result<Vec<(MessageId, MessageRecord)>, ExternalError> {
+    ) -> Result<Vec<(MessageId, Unsent)>, ExternalError> {
         let (_, session) = self.see(group).await?;
         let messages = session.messages.iter();
         Ok(messages

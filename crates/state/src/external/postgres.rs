@@ -12,10 +12,14 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Caveat, Change, ExternalError, Kept, MessageId, Outcome};
-use crate::record::{IdempotencyRecord, MessageRecord, Record};
+use super::{Change, ExternalError, Kept, MessageId, Outcome, Ready, Unsent, some_identity};
+use crate::record::{IdempotencyRecord, Record};
 
 const SCHEMA: &str = include_str!("schema.sql");
+/// The store's identity: what is there, or else this one.
+const IDENTITY: &str = "WITH made AS (INSERT INTO fulmar.identity SELECT $1 \
+    WHERE NOT EXISTS (SELECT FROM fulmar.identity) RETURNING identity) \
+    SELECT identity FROM made UNION ALL SELECT identity FROM fulmar.identity LIMIT 1";
 /// Connections at once: one runs one commit at a time.
 const CONNECTIONS: usize = 16;
 /// Longest wait for a connection, and for an answer.
@@ -82,7 +86,7 @@ impl Postgres {
         }
     }
 
-    pub(super) async fn prepare(&self) -> Result<Vec<Caveat>, ExternalError> {
+    pub(super) async fn prepare(&self) -> Result<Ready, ExternalError> {
         let failed =
             |error: tokio_postgres::Error| ExternalError::failed("make its tables", &error);
         let mut client = self.client().await?;
@@ -92,9 +96,11 @@ impl Postgres {
                 .execute("SELECT pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK])
                 .await?;
             transaction.batch_execute(SCHEMA).await?;
-            transaction.commit().await
+            let row = transaction.query_one(IDENTITY, &[&some_identity()]).await?;
+            transaction.commit().await?;
+            Ok(row.get(0))
         };
-        made.await.map_err(failed)?;
+        let identity = made.await.map_err(failed)?;
         let mut caveats = Vec::new();
         for setting in ["fsync", "synchronous_commit"] {
             let row = client
@@ -107,7 +113,7 @@ impl Postgres {
                 ));
             }
         }
-        Ok(caveats)
+        Ok(Ready { identity, caveats })
     }
 
     pub(super) async fn load(&self, group: &Group) -> Result<Kept, ExternalError> {
@@ -242,7 +248,7 @@ impl Postgres {
     pub(super) async fn messages(
         &self,
         group: &Group,
-    ) -> Result<Vec<(MessageId, MessageRecord)>, ExternalError> {
+    ) -> Result<Vec<(MessageId, Unsent)>, ExternalError> {
         let rows = self
             .query(
                 "read messages",
@@ -256,7 +262,7 @@ impl Postgres {
                 version: version(row, 0),
                 index: row.get::<_, i64>(1) as u32,
             };
-            Ok((id, MessageRecord::decode(row.get(2))?))
+            Ok((id, Unsent::decode(row.get(2))?))
         };
         rows.iter().map(message).collect()
     }

@@ -6,6 +6,7 @@
 //! | `fulmar:i:FUNCTION/SESSION` + 0 + KEY | the record of an idempotency key, which Redis lets expire |
 //! | `fulmar:f:FUNCTION` | a sorted set: names of the function's sessions |
 //! | `fulmar:unsent` | a set: sessions with messages |
+//! | `fulmar:identity` | what tells this store from others |
 //!
 //! A commit is one script, which Redis runs alone. The keys of one session are not in one slot of a Redis Cluster.
 
@@ -16,8 +17,10 @@ use redis::{AsyncCommands, Client, RedisError, Script};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
-use super::{Caveat, Change, ExternalError, Kept, MessageId, NAMESPACE, Outcome};
-use crate::record::{IdempotencyRecord, MessageRecord, Record};
+use super::{
+    Change, ExternalError, Kept, MessageId, NAMESPACE, Outcome, Ready, Unsent, some_identity,
+};
+use crate::record::{IdempotencyRecord, Record};
 
 /// Longest wait for a connection, and for an answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -129,7 +132,7 @@ impl Redis {
         connection.cloned().map_err(failed("be reached"))
     }
 
-    pub(super) async fn prepare(&self) -> Result<Vec<Caveat>, ExternalError> {
+    pub(super) async fn prepare(&self) -> Result<Ready, ExternalError> {
         let mut connection = self.connection().await?;
         let persistence: String = redis::cmd("INFO")
             .arg("persistence")
@@ -160,7 +163,15 @@ impl Redis {
                 _ => {}
             }
         }
-        Ok(caveats)
+        let identity = format!("{NAMESPACE}:identity");
+        let (identity,): (String,) = redis::pipe()
+            .set_nx(&identity, some_identity())
+            .ignore()
+            .get(&identity)
+            .query_async(&mut connection)
+            .await
+            .map_err(failed("be asked who it is"))?;
+        Ok(Ready { identity, caveats })
     }
 
     pub(super) async fn load(&self, group: &Group) -> Result<Kept, ExternalError> {
@@ -279,7 +290,7 @@ impl Redis {
     pub(super) async fn messages(
         &self,
         group: &Group,
-    ) -> Result<Vec<(MessageId, MessageRecord)>, ExternalError> {
+    ) -> Result<Vec<(MessageId, Unsent)>, ExternalError> {
         let mut connection = self.connection().await?;
         let fields: Vec<(Vec<u8>, Vec<u8>)> = connection
             .hgetall(session_key(group))
@@ -288,7 +299,7 @@ impl Redis {
         let mut messages = Vec::new();
         for (field, value) in fields {
             if let Some((b'm', id)) = field.split_first() {
-                messages.push((message_id(id)?, MessageRecord::decode(&value)?));
+                messages.push((message_id(id)?, Unsent::decode(&value)?));
             }
         }
         messages.sort_by_key(|(id, _)| *id);

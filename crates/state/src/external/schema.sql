@@ -1,6 +1,9 @@
 -- Everything that Fulmar keeps in a PostgreSQL database. Run by every node that starts; whatever is there stays.
 CREATE SCHEMA IF NOT EXISTS fulmar;
 
+-- What tells this store from others.
+CREATE TABLE IF NOT EXISTS fulmar.identity (identity text NOT NULL);
+
 CREATE TABLE IF NOT EXISTS fulmar.sessions (
     function text NOT NULL,
     session text COLLATE "C" NOT NULL,

@@ -119,15 +119,9 @@ fn handle(input: String) -> Result<String, Error> {
             Ok(count.to_string())
         }
         // Counts, and tells another session what the count is: both or neither.
-        "count-and-tell" => {
-            let count = COUNT.add(1)?;
-            fulmar::send(
-                "faults",
-                Some(argument(0)?),
-                format!("record {}:{count}", argument(1)?).as_bytes(),
-            )?;
-            Ok(count.to_string())
-        }
+        "count-and-tell" => count_and_tell("faults", argument(0)?, argument(1)?),
+        // The same for a session of any function.
+        "count-and-tell-to" => count_and_tell(argument(0)?, argument(1)?, argument(2)?),
         "context" => {
             let context = fulmar::context();
             Ok(serde_json::json!({
@@ -166,6 +160,13 @@ fn handle(input: String) -> Result<String, Error> {
         }),
         other => Err(Error::rejected(format!("unknown command {other:?}"))),
     }
+}
+
+fn count_and_tell(function: &str, session: &str, text: &str) -> Result<String, Error> {
+    let count = COUNT.add(1)?;
+    let body = format!("record {text}:{count}");
+    fulmar::send(function, Some(session), body.as_bytes())?;
+    Ok(count.to_string())
 }
 
 /// Recursion that the compiler cannot turn into a loop.

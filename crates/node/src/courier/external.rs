@@ -1,0 +1,236 @@
+//! Messages from and to sessions in the external store.
+//!
+//! Sent: a commit leaves them in the store, in the sender's record. A node takes them over into its local data store and
+//! delivers them from there, like those of a node that was taken over from; they go from the store when they are
+//! delivered, so that whoever sends the next ones finds those before, and the receiver gets each once, in order,
+//! whichever nodes try. A receiver without a session cannot tell what it has got before: such messages are only
+//! delivered by the node that ran the sender, and go from the store first.
+//!
+//! Received: the receiver's commit notes in the store that a message was delivered, until its sender has forgotten it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fulmar_model::{Code, Group, Problem, SessionName, Version};
+use fulmar_state::external::{MessageId, Unsent};
+use fulmar_state::record::MessageRecord;
+use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{MessageKey, Posted, adopted, request};
+use crate::core::Core;
+use crate::functions::Function;
+use crate::invocation::{Invocation, Origin, Receipt, StateFrom};
+use crate::{clock, execute, external, route};
+
+/// Pause between two looks for messages that nobody delivers.
+const LOOK: Duration = Duration::from_secs(5);
+/// Sessions with such messages that one look takes.
+const AT_ONCE: usize = 256;
+/// Pause between two rounds of deleting what has expired.
+const TIDY: Duration = Duration::from_secs(3600);
+/// Begins the origin of messages that were sent from the store; no data directory is called so.
+const ORIGIN: &str = "external/";
+
+/// The session in the external store that a message was sent from, and which message of it it is.
+fn sender(posted: &Posted, message: &MessageRecord) -> Option<(Group, MessageId)> {
+    posted.origin.as_ref()?.strip_prefix(ORIGIN)?;
+    let from = message.from.as_ref()?;
+    let group = Group {
+        function: from.function.clone(),
+        session: from.session.clone()?,
+    };
+    let (version, index) = posted.key.split_first_chunk::<8>()?;
+    let id = MessageId {
+        version: Version(u64::from_be_bytes(*version)),
+        index: u32::from_be_bytes(index.try_into().ok()?),
+    };
+    Some((group, id))
+}
+
+fn posted(group: &Group, id: MessageId) -> Posted {
+    let key: MessageKey = key::message(Ticket(id.version.0), id.index);
+    Posted::adopted(&format!("{ORIGIN}{group}"), key)
+}
+
+/// Takes up what a session has sent, soon.
+pub(crate) fn fetch(core: &Arc<Core>, group: &Group) {
+    let (core, group) = (core.clone(), group.clone());
+    tokio::spawn(async move {
+        if let Err(problem) = take_up(&core, &group).await {
+            tracing::debug!(%group, %problem, "its messages stay in the external store for now");
+        }
+    });
+}
+
+/// Takes up what nobody delivers, until stopped.
+pub(crate) async fn collect(core: Arc<Core>, stop: CancellationToken) {
+    let mut tidy_due = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let uses_it = |function: &Arc<Function>| function.current().is_external();
+        let was_used = core.external.as_ref().is_some_and(|store| store.is_ready());
+        if !was_used && !core.functions.all().iter().any(uses_it) {
+            continue;
+        }
+        if let Err(problem) = look(&core, Instant::now() >= tidy_due).await {
+            tracing::warn!(%problem, "the external store is not looked through at this moment");
+        } else if Instant::now() >= tidy_due {
+            tidy_due = Instant::now() + TIDY;
+        }
+    }
+}
+
+async fn look(core: &Arc<Core>, is_tidy_due: bool) -> Result<(), Problem> {
+    let store = external::of(core).await?;
+    let unsent = store.unsent(AT_ONCE).await;
+    for group in unsent.map_err(|error| external::problem(&error))? {
+        take_up(core, &group).await?;
+    }
+    if is_tidy_due {
+        let tidied = store.tidy(clock::unix_ms()).await;
+        tidied.map_err(|error| external::problem(&error))?;
+    }
+    Ok(())
+}
+
+/// Stores a session's messages here, to be delivered from here.
+async fn take_up(core: &Arc<Core>, group: &Group) -> Result<(), Problem> {
+    let Some(external) = &core.external else {
+        return Err(external::missing());
+    };
+    let store = external::of(core).await?;
+    let _alone = external.taking.lock().await;
+    let messages = store.messages(group).await;
+    let messages = messages.map_err(|error| external::problem(&error))?;
+    if messages.is_empty() {
+        // What says that there are some may have been left behind.
+        let taken = store.taken(group, &[]).await;
+        return taken.map_err(|error| external::problem(&error));
+    }
+    for (id, Unsent { by, message }) in messages {
+        let posted = posted(group, id);
+        if message.to.session.is_none() && by != core.instance {
+            continue;
+        }
+        let internal = |error: StoreError| Problem::new(Code::Internal, error.to_string());
+        let stored = core
+            .store
+            .record::<MessageRecord>(Table::Adopted, &posted.stored_key());
+        if stored.map_err(internal)?.is_some() {
+            continue;
+        }
+        let mut bookkeeping = Bookkeeping::default();
+        bookkeeping.put(Table::Adopted, &posted.stored_key(), &message);
+        let stored = core.store.commit_durably(bookkeeping).await;
+        stored.map_err(|failure| execute::storage_failed(&failure))?;
+        core.courier.adopt(core, posted, message);
+    }
+    Ok(())
+}
+
+/// Makes sure that nobody takes up a message again which its receiver could not tell from a new one.
+pub(super) async fn claim(
+    core: &Core,
+    posted: &Posted,
+    message: &MessageRecord,
+) -> Result<(), Problem> {
+    match sender(posted, message) {
+        Some((group, id)) if message.to.session.is_none() => remove(core, &group, id).await,
+        _ => Ok(()),
+    }
+}
+
+/// A message is delivered, or was given up: it need not be in the store any more. If it stays there it is delivered
+/// again, which its receiver sees.
+pub(super) fn settled(core: &Arc<Core>, posted: &Posted, message: &MessageRecord) {
+    let Some((group, id)) = sender(posted, message) else {
+        return;
+    };
+    let core = core.clone();
+    tokio::spawn(async move {
+        if let Err(problem) = remove(&core, &group, id).await {
+            tracing::debug!(%group, %problem, "a delivered message stays in the external store for now");
+        }
+    });
+}
+
+async fn remove(core: &Core, group: &Group, id: MessageId) -> Result<(), Problem> {
+    let Some(external) = &core.external else {
+        return Err(external::missing());
+    };
+    let store = external::of(core).await?;
+    let _alone = external.taking.lock().await;
+    let taken = store.taken(group, &[id]).await;
+    taken.map_err(|error| external::problem(&error))
+}
+
+/// Delivers a message to a session in the external store, here: any node can.
+pub(super) async fn hand_in(
+    core: &Arc<Core>,
+    function: &Arc<Function>,
+    session: &SessionName,
+    posted: &Posted,
+    message: &MessageRecord,
+) -> Result<Result<(), Problem>, execute::QueueFull> {
+    let request = match request(function, message) {
+        Ok(request) => request,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let origin = posted.origin.as_deref().unwrap_or(&core.instance);
+    let receipt = format!("\u{1}{origin}\u{1}{}", hex(&posted.key));
+    let (done, outcome) = oneshot::channel();
+    core.metrics.invocations.inc();
+    let invocation = Invocation {
+        id: core.next_id(),
+        session: Some(session.clone()),
+        request,
+        state: StateFrom::Home,
+        idempotency: None,
+        idempotency_key: message.idempotency_key.as_deref().map(Arc::from),
+        read_only: false,
+        attempt: message.attempts + 1,
+        arrived: Instant::now(),
+        origin: Origin::Delivery {
+            receipt: Box::new(Receipt {
+                key: receipt.clone().into_bytes(),
+                settled: Vec::new(),
+                wants_reply: message.invocation.is_some(),
+            }),
+            done,
+        },
+    };
+    execute::submit(core, function, invocation)?;
+    let reply = match outcome.await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(problem)) => return Ok(Err(problem)),
+        Err(_) => {
+            let gone = Problem::new(Code::ShuttingDown, "the node stops");
+            return Ok(Err(gone));
+        }
+    };
+    if let Err(problem) = adopted::finish(core, posted, message, reply).await {
+        return Ok(Err(problem));
+    }
+    if posted.origin.is_none() {
+        // Nobody else can send it, and this node will not again.
+        let group = route::group(&function.name, session);
+        let core = core.clone();
+        tokio::spawn(async move {
+            let store = external::of(&core).await;
+            let Ok(store) = store else { return };
+            if let Err(error) = store.forget(&group, &receipt).await {
+                tracing::debug!(%group, %error, "that a message was delivered stays in the external store");
+            }
+        });
+    }
+    Ok(Ok(()))
+}
+
+fn hex(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,157 @@
+//! Who lends the state of a session to the node that runs its invocation: the node that is its home, or the external
+//! store.
+
+use std::time::Duration;
+
+use fulmar_cluster::{Cluster, Home, Lent, NotHere, Returned, Settled};
+use fulmar_model::{Code, Epoch, Group, NodeName, Problem, Version};
+use fulmar_state::external::{Change, External, Outcome, Unsent};
+use fulmar_state::record::IdempotencyRecord;
+
+use crate::core::Core;
+use crate::{clock, external, route};
+
+/// The one that lends.
+pub(crate) enum Lender<'a> {
+    /// Another node.
+    Node(&'a Cluster, &'a NodeName),
+    /// The external store.
+    External(&'a Core, &'a External),
+}
+
+impl Lender<'_> {
+    /// Fetches a session's state.
+    ///
+    /// # Errors
+    /// `session-moved` if it is elsewhere.
+    pub(crate) async fn load(&self, group: &Group) -> Result<Lent, Problem> {
+        match self {
+            Self::Node(cluster, node) => {
+                let loaded = cluster.load(node, group).await;
+                let loaded = loaded.map_err(|error| route::lost_before(&error))?;
+                loaded.map_err(|not_here| elsewhere(cluster, group, not_here))
+            }
+            Self::External(_, store) => {
+                let kept = store.load(group).await;
+                let kept = kept.map_err(|error| external::problem(&error))?;
+                Ok(Lent {
+                    version: kept.version,
+                    // Nobody is home to it, so that nobody can be a later home.
+                    epoch: Epoch(0),
+                    entries: Some(kept.entries),
+                })
+            }
+        }
+    }
+
+    /// The answer that is kept for a key, where asking for it first costs less than running in vain.
+    pub(crate) async fn answered(
+        &self,
+        group: &Group,
+        key: &str,
+    ) -> Result<Option<IdempotencyRecord>, Problem> {
+        match self {
+            // It says so when it is asked to commit.
+            Self::Node(..) => Ok(None),
+            Self::External(_, store) => {
+                let answered = store.answered(group, key, clock::unix_ms()).await;
+                answered.map_err(|error| external::problem(&error))
+            }
+        }
+    }
+
+    /// After a run in vain, of how many before: waits until another one makes sense.
+    ///
+    /// # Errors
+    /// When none does.
+    pub(crate) async fn try_again(&self, conflicts: u32) -> Result<(), Problem> {
+        match self {
+            Self::Node(..) if conflicts < MAX_NODE_CONFLICTS => Ok(()),
+            Self::Node(..) => {
+                // Where the state is nobody comes in between.
+                let detail = "others keep changing the session";
+                Err(Problem::new(Code::SessionMoved, detail))
+            }
+            Self::External(..) if conflicts < MAX_STORE_CONFLICTS => {
+                let longest = Duration::from_millis(1 << conflicts.min(6));
+                tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
+                Ok(())
+            }
+            Self::External(..) => {
+                let detail = "other nodes keep changing the session in the external store";
+                Err(Problem::new(Code::QueueFull, detail))
+            }
+        }
+    }
+
+    /// Gives back what came of an invocation.
+    ///
+    /// # Errors
+    /// `session-moved` if it is elsewhere; `outcome-unknown` if nobody can say whether it took effect.
+    pub(crate) async fn commit(&self, returned: &Returned) -> Result<Settled, Problem> {
+        match self {
+            Self::Node(cluster, node) => match cluster.commit(node, returned).await {
+                Ok(Ok(settled)) => Ok(settled),
+                Ok(Err(not_here)) => Err(elsewhere(cluster, &returned.group, not_here)),
+                Err(error) => Err(route::lost(&error)),
+            },
+            Self::External(core, store) => {
+                let messages: Vec<Unsent> = returned
+                    .messages
+                    .iter()
+                    .map(|message| Unsent {
+                        by: core.instance.clone(),
+                        message: message.clone(),
+                    })
+                    .collect();
+                let idempotency = returned.idempotency.as_ref();
+                let change = Change {
+                    group: &returned.group,
+                    base: returned.version,
+                    next: after(returned.version),
+                    writes: &returned.writes,
+                    messages: &messages,
+                    idempotency: idempotency.map(|(key, record)| (key.as_str(), record)),
+                    now_unix_ms: clock::unix_ms(),
+                };
+                match store.commit(&change).await {
+                    Ok(Outcome::Committed(version)) => Ok(Settled::Committed(version)),
+                    Ok(Outcome::Conflict) => Ok(Settled::Conflict),
+                    Ok(Outcome::Replay(record)) => Ok(Settled::Replay(record)),
+                    Err(error) => Err(Problem::new(Code::OutcomeUnknown, error.to_string())),
+                }
+            }
+        }
+    }
+}
+
+/// Runs in vain on what another node lends before the invocation runs there.
+const MAX_NODE_CONFLICTS: u32 = 2;
+/// Runs in vain on what the external store has before the client is to come back: there is nowhere else to run.
+const MAX_STORE_CONFLICTS: u32 = 24;
+
+/// The next version of a session in the external store. A new one begins with the time, so that one that was removed
+/// and made again is never taken for what it was.
+fn after(version: Version) -> Version {
+    /// Commits that a session would have to see every millisecond to catch up with the time.
+    const A_MILLISECOND: u64 = 1 << 20;
+    match version {
+        Version(0) => Version(clock::unix_ms() * A_MILLISECOND + fastrand::u64(..A_MILLISECOND)),
+        version => version.next(),
+    }
+}
+
+fn elsewhere(cluster: &Cluster, group: &Group, not_here: NotHere) -> Problem {
+    match not_here {
+        NotHere::Failed(problem) => problem,
+        NotHere::Moved(to) => {
+            match to {
+                Some((node, epoch)) => {
+                    cluster.directory().learn(group, Home { node, epoch });
+                }
+                None => cluster.directory().unlearn(group),
+            }
+            Problem::new(Code::SessionMoved, format!("{group} is elsewhere"))
+        }
+    }
+}
