@@ -230,12 +230,18 @@ async fn messages(store: &External, other: &External) {
         store.commit(&change).await.unwrap(),
         Outcome::Committed(Version(2))
     );
-    assert_eq!(other.unsent(100).await.unwrap(), std::slice::from_ref(&session));
+    assert_eq!(
+        other.unsent(100).await.unwrap(),
+        std::slice::from_ref(&session)
+    );
     let found = other.messages(&session).await.unwrap();
     let (ids, found): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     assert_eq!(found, [both[0].clone(), both[1].clone(), more[0].clone()]);
     other.taken(&session, &ids[..2]).await.unwrap();
-    assert_eq!(store.unsent(100).await.unwrap(), std::slice::from_ref(&session));
+    assert_eq!(
+        store.unsent(100).await.unwrap(),
+        std::slice::from_ref(&session)
+    );
     assert_eq!(store.messages(&session).await.unwrap().len(), 1);
     // State is not touched by it.
     assert_eq!(

@@ -1,7 +1,7 @@
 //! `docs/configuration.md`: the keys of `fulmar.toml`.
 
 use anyhow::{Context, Result};
-use fulmar_model::manifest::schema::{FIELDS, Field, Rule};
+use fulmar_model::manifest::schema::{FIELDS, Field};
 use fulmar_model::{FunctionName, Manifest};
 
 const INTRODUCTION: &str = "# Configuration of a function: `fulmar.toml`
@@ -59,13 +59,7 @@ pub(super) fn page() -> Result<String> {
 
 /// The sentences on one line.
 fn about(field: &Field) -> String {
-    let mut text = field.about.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Rule::Choice { not_yet, .. } = field.rule {
-        for (word, why) in not_yet {
-            text += &format!(" `{word}` is refused: {why}.");
-        }
-    }
-    text
+    field.about.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn default_of(field: &Field, defaults: &toml::Table) -> Result<String> {

@@ -42,12 +42,7 @@ pub enum Rule {
         max: u32,
     },
     /// One of some words.
-    Choice {
-        /// Words that work.
-        allowed: &'static [&'static str],
-        /// Words that have a meaning but do not work on one node, and why.
-        not_yet: &'static [(&'static str, &'static str)],
-    },
+    Choice(&'static [&'static str]),
     /// True or false.
     Flag,
     /// A list of some words.
@@ -63,7 +58,7 @@ impl Rule {
             Self::Size { min, max } => format!("a size from {min} to {max} such as \"64MiB\""),
             Self::Time { min, max } => format!("a duration from {min} to {max} such as \"30s\""),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
-            Self::Choice { allowed, .. } => quoted(allowed),
+            Self::Choice(allowed) => quoted(allowed),
             Self::Flag => "true or false".to_owned(),
             Self::Choices(words) => format!("a list of {}", quoted(words)),
             Self::Form(text) => (*text).to_owned(),
@@ -109,10 +104,7 @@ fields! {
     /// When an invocation is acknowledged: `memory` at once (a crash of the node loses it),
     /// `local` after it is synced to the node's disk, `replicated` after it is in the object store as well,
     /// so that the loss of the node loses nothing. `replicated` needs nodes with `[store]`.
-    DURABILITY = "" "durability" Rule::Choice {
-        allowed: &["memory", "local", "replicated"],
-        not_yet: &[],
-    };
+    DURABILITY = "" "durability" Rule::Choice(&["memory", "local", "replicated"]);
     /// What becomes of sessions whose node is gone or cut off from the registry: with `keep-owner` they wait
     /// for it; with `takeover-after 30s` another node takes them over from the object store when it has been
     /// gone for so long, and the node itself stops serving them before that.
@@ -124,10 +116,7 @@ fields! {
     /// an object store, and an invocation runs on the node that took it, which needs `[external]` in its configuration
     /// (`--external` with `fulmar dev`). `in-client` seals it into the `Fulmar-State` header of the response, which the
     /// client sends with its next request.
-    EXECUTION_MODEL = "" "execution_model" Rule::Choice {
-        allowed: &["auto", "in-function", "in-edge", "external", "in-client"],
-        not_yet: &[],
-    };
+    EXECUTION_MODEL = "" "execution_model" Rule::Choice(&["auto", "in-function", "in-edge", "external", "in-client"]);
     /// With `in-client`: refuse a token that is not the session's newest, for which the node keeps a
     /// counter for each session.
     ANTI_ROLLBACK = "" "anti_rollback" Rule::Flag;

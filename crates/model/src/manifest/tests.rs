@@ -192,10 +192,6 @@ fn bad_values_say_what_is_allowed() {
         ),
         ("durability = \"lokal\"\n", "did you mean `local`?"),
         (
-            "execution_model = \"external\"\n",
-            "not available on a single node yet",
-        ),
-        (
             "execution_model = \"in-functoin\"\n",
             "did you mean `in-function`?",
         ),

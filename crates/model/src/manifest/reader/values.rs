@@ -161,7 +161,7 @@ impl Reader<'_> {
         section: &Section<'_, '_>,
         field: &Field,
     ) -> Option<&'static str> {
-        let Rule::Choice { allowed, not_yet } = field.rule else {
+        let Rule::Choice(allowed) = field.rule else {
             unreachable!("{} is a choice", field.key)
         };
         let node = section.get(field.key)?;
@@ -173,16 +173,7 @@ impl Reader<'_> {
             return Some(word);
         }
         let found = format!("{} is {:?}", label(field), shortened(text));
-        if let Some((_, why)) = not_yet.iter().find(|(word, _)| *word == *text) {
-            self.refuse(
-                node,
-                field,
-                format!("{found}: {why}"),
-                "choose one of these for now",
-            );
-        } else {
-            self.refuse(node, field, found, suggestion(text, allowed));
-        }
+        self.refuse(node, field, found, suggestion(text, allowed));
         None
     }
 
