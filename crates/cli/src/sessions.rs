@@ -36,6 +36,15 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "NODE")]
         to: String,
     },
+    /// Let one that its client carries go on from the copy that its home has kept.
+    SetModel {
+        /// The function.
+        function: String,
+        /// The session.
+        session: String,
+        /// `in-function`.
+        model: String,
+    },
     /// Remove one with all its state.
     Rm {
         /// The function.
@@ -114,6 +123,20 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                     outcome["held_seconds"]
                 ),
                 _ => format!("{function}/{session} is at {to} already"),
+            };
+            output::done(target.json, &text, &outcome);
+        }
+        Verb::SetModel {
+            function,
+            session,
+            model,
+        } => {
+            let wanted = json!({ "execution_model": model }).to_string();
+            let path = path(function, session);
+            let outcome = client.json("PATCH", &path, Some(wanted.as_bytes()))?;
+            let text = match outcome["changed"].as_bool() {
+                Some(true) => format!("{function}/{session} is {model} now"),
+                _ => format!("{function}/{session} is {model} already"),
             };
             output::done(target.json, &text, &outcome);
         }

@@ -27,7 +27,7 @@ use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, StateFrom};
 use crate::respond::{self, Body};
 use crate::route::{self, Answered, Place};
 use crate::target::Target;
-use crate::{carry, continuum, follow};
+use crate::{carry, continuum, follow, transition};
 
 pub(crate) use later::invocation_status;
 
@@ -128,7 +128,8 @@ async fn accept(
         }
     }
     let idempotency_key = idempotency_key(&head.headers)?;
-    let carried = match deployed.is_in_client() {
+    let model = transition::wanted(&head.headers, &deployed)?;
+    let carried = match deployed.is_in_client() || deployed.may_be_in_client() {
         true => carry::token(&head.headers)?,
         false if head.headers.contains_key(&carry::STATE) => {
             return Err(Problem::new(
@@ -141,7 +142,8 @@ async fn accept(
         }
         false => None,
     };
-    if deployed.is_in_client() && session.is_some() && prefers_async(&head.headers) {
+    let way = Way::of(&deployed, carried.is_some(), model.filter(|_| !read_only));
+    if way != Way::AtHome && session.is_some() && prefers_async(&head.headers) {
         return Err(carry::unreachable(function.name.as_str()));
     }
     let mut admitted = Admission::admit(core)?;
@@ -172,6 +174,8 @@ async fn accept(
         target,
         session,
         carried,
+        model,
+        way,
         idempotency,
         idempotency_key,
         read_only,
@@ -184,6 +188,31 @@ async fn accept(
     }
 }
 
+/// Where the state of a request's session is, and is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Where it is at home.
+    AtHome,
+    /// With the client.
+    Carried,
+    /// From its home to the client.
+    Leaving,
+    /// From the client to its home.
+    Returning,
+}
+
+impl Way {
+    fn of(deployed: &Deployed, has_token: bool, wanted: Option<ExecutionModel>) -> Self {
+        use ExecutionModel::{InClient, InEdge, InFunction};
+        match (deployed.is_in_client(), has_token, wanted) {
+            (false, true, Some(InFunction | InEdge)) => Self::Returning,
+            (true, _, _) | (false, true, _) => Self::Carried,
+            (false, false, Some(InClient)) => Self::Leaving,
+            (false, false, _) => Self::AtHome,
+        }
+    }
+}
+
 struct ClientCall<'a> {
     core: &'a Arc<Core>,
     function: &'a Arc<Function>,
@@ -192,6 +221,9 @@ struct ClientCall<'a> {
     target: Target<'a>,
     session: Option<SessionName>,
     carried: Option<Box<str>>,
+    /// The execution model that the request wants.
+    model: Option<ExecutionModel>,
+    way: Way,
     idempotency: Option<IdempotencyKey>,
     idempotency_key: Option<Arc<str>>,
     read_only: bool,
@@ -203,7 +235,8 @@ struct ClientCall<'a> {
 impl ClientCall<'_> {
     /// Answers here or has it answered there, wherever the session turns out to be.
     async fn anywhere(&self, cluster: &Cluster, body: Bytes) -> Result<Response<Body>, Problem> {
-        let mut may_borrow = self.deployed.manifest.execution_model == ExecutionModel::InEdge;
+        let model = self.model.unwrap_or(self.deployed.manifest.execution_model);
+        let mut may_borrow = model == ExecutionModel::InEdge && self.way == Way::AtHome;
         for _ in 0..route::MAX_HOPS {
             let name = &self.function.name;
             let place = match (&self.session, self.idempotency_key.as_deref()) {
@@ -258,7 +291,7 @@ impl ClientCall<'_> {
 
     /// Whether all that the session needs came along.
     fn is_carried_whole(&self) -> bool {
-        self.deployed.is_in_client() && !self.deployed.manifest.anti_rollback
+        self.way == Way::Carried && !self.deployed.manifest.anti_rollback
     }
 
     /// Answers here; with state that another node lends, if one is named.
@@ -275,7 +308,17 @@ impl ClientCall<'_> {
                 body,
             )?)),
         };
-        self.run(request, lender).await.map(respond::answer)
+        let had = match (self.way, &lender) {
+            _ if self.deployed.is_external() => ExecutionModel::External,
+            (Way::Carried | Way::Leaving, _) => ExecutionModel::InClient,
+            (Way::AtHome, Some(_)) => ExecutionModel::InEdge,
+            _ => ExecutionModel::InFunction,
+        };
+        let mut response = self.run(request, lender).await.map(respond::answer)?;
+        if self.model.is_some() && self.session.is_some() {
+            transition::tell(&mut response, had);
+        }
+        Ok(response)
     }
 
     /// Counts who took a request of a session that may follow its clients.
@@ -310,10 +353,12 @@ impl ClientCall<'_> {
             id: self.core.next_id(),
             session: self.session.clone(),
             request,
-            state: match (lender, &self.carried) {
-                (Some(node), _) => StateFrom::Node(node),
-                (None, Some(token)) => StateFrom::Token(token.clone()),
-                (None, None) => StateFrom::Home,
+            state: match (lender, self.way, &self.carried) {
+                (Some(node), _, _) => StateFrom::Node(node),
+                (None, Way::Returning, Some(token)) => StateFrom::Returned(token.clone()),
+                (None, Way::Leaving, _) => StateFrom::Leaving,
+                (None, _, Some(token)) => StateFrom::Token(token.clone()),
+                (None, _, None) => StateFrom::Home,
             },
             idempotency: self.idempotency.clone(),
             idempotency_key: self.idempotency_key.clone(),
@@ -380,6 +425,7 @@ fn http_request(
     respond::strip_hop_by_hop(&mut head.headers);
     // The function sees the state itself.
     head.headers.remove(&carry::STATE);
+    head.headers.remove(&transition::MODEL);
     Ok(Request::from_parts(head, body))
 }
 

@@ -43,9 +43,14 @@ pub(crate) struct Opened {
 }
 
 impl Deployed {
-    /// Whether clients carry the sessions of the function.
+    /// Whether clients carry all sessions of the function.
     pub(crate) fn is_in_client(&self) -> bool {
         self.manifest.execution_model == ExecutionModel::InClient
+    }
+
+    /// Whether clients may carry some of them, as they wish.
+    pub(crate) fn may_be_in_client(&self) -> bool {
+        self.manifest.execution_model == ExecutionModel::Auto && !self.manifest.anti_rollback
     }
 }
 
@@ -108,9 +113,10 @@ pub(crate) async fn open(
     token: Option<&str>,
 ) -> Result<Opened, Problem> {
     let carried = match token {
-        Some(token) => open_token(core, &group, token).await?,
+        Some(token) => open_token(core, deployed, &group, token).await?,
         None => Carried {
             version: Version(0),
+            left: 0,
             entries: Vec::new(),
         },
     };
@@ -137,7 +143,16 @@ pub(crate) async fn open(
     })
 }
 
-async fn open_token(core: &Core, group: &Group, token: &str) -> Result<Carried, Problem> {
+/// What a client sent of a session.
+///
+/// # Errors
+/// When it was not sealed for this session, or while the function kept its sessions elsewhere.
+pub(crate) async fn open_token(
+    core: &Core,
+    deployed: &Deployed,
+    group: &Group,
+    token: &str,
+) -> Result<Carried, Problem> {
     let known = ring(core).await?;
     let opened = match (known.open(group, token), &core.cluster) {
         (Err(SealError::UnknownKey(number)), Some(cluster)) if number > known.current() => {
@@ -149,21 +164,37 @@ async fn open_token(core: &Core, group: &Group, token: &str) -> Result<Carried, 
         }
         (opened, _) => opened,
     };
-    opened.map_err(|error| refused(&error))
+    let carried = opened.map_err(|error| refused(&error))?;
+    if (carried.left == 0) != deployed.is_in_client() {
+        let detail = format!(
+            "the state of {group} was sealed when {} had another execution model",
+            group.function
+        );
+        return Err(Problem::new(Code::SessionsInTheWay, detail));
+    }
+    Ok(carried)
 }
 
 /// Seals what the invocation leaves behind into its reply, before it is committed; a session that did
-/// not change keeps its token. Gives the new token's tag, and a counter to commit where one is kept.
+/// not change keeps its token, if it is not just leaving. Gives the new token's tag, and a counter to commit where one
+/// is kept.
 pub(crate) async fn close(
     core: &Core,
     deployed: &Deployed,
     tx: &Transaction,
+    leaving: Option<u64>,
     reply: &mut Reply,
 ) -> Result<Option<Closed>, Problem> {
-    let (Some(session), Some(carried)) = (tx.session(), tx.to_carry()) else {
+    let Some(session) = tx
+        .session()
+        .filter(|_| tx.has_written() || leaving.is_some())
+    else {
         return Ok(None);
     };
     let group = session.group();
+    let Some(carried) = tx.to_carry(leaving.unwrap_or(session.left())) else {
+        return Err(refused(&SealError::TooLarge(session.hot_bytes())));
+    };
     let token = ring(core)
         .await?
         .seal(group, &carried)

@@ -472,11 +472,19 @@ async fn bring(
             Ok(Err(problem)) if problem.code == Code::DirectoryUnreachable => {
                 return Brought::Later(UNREACHABLE_PAUSE);
             }
+            Ok(Err(problem)) if is_away(function, &problem) => {
+                return Brought::Later(UNREACHABLE_PAUSE);
+            }
             Ok(Err(problem)) => return Brought::Failed(problem),
             Err(execute::QueueFull) => return Brought::Later(QUEUE_FULL_PAUSE),
         }
     }
     Brought::Later(UNREACHABLE_PAUSE)
+}
+
+/// Whether the receiver is with its client now and will be back, as far as anybody knows.
+fn is_away(function: &Function, problem: &Problem) -> bool {
+    problem.code == Code::StateWithClient && !function.current().is_in_client()
 }
 
 /// Runs the delivery as an invocation; its commit deletes the message.

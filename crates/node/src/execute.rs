@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use fulmar_model::{Code, Group, Problem, SessionName};
+use fulmar_model::{Code, Group, Problem, SessionName, Version};
 use fulmar_state::{Cause, ReservedKeys, SessionState, StoreFailure, Transaction};
 use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
 use tokio::sync::oneshot;
@@ -27,7 +27,7 @@ use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::invocation::{IdempotencyKey, Invocation, Origin, StateFrom, Turn};
 use crate::sessions::{Enqueued, Session, Work};
-use crate::{carry, clock, custody, external, homes, route};
+use crate::{carry, clock, custody, external, homes, route, transition};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
 const BACK_TO_BACK: usize = 32;
@@ -186,19 +186,25 @@ struct Run<'a> {
     started: Instant,
 }
 
-/// What becomes of a session that its client carries.
+/// What becomes of a session that its client may carry.
 enum Carried {
+    /// It is at home, and stays there.
+    No,
     /// It keeps the token that it has, of which this is the tag.
     Unchanged { tag: u64 },
     /// It gets a new one.
     Sealed(carry::Closed),
+    /// It leaves its home.
+    Leaves(u64),
+    /// It comes back.
+    Returns,
 }
 
 /// An invocation that ran and may commit.
 struct Finished<'a> {
-    /// What its session's client carries then; of no meaning for other sessions.
+    /// What its session's client carries then.
     carried: Carried,
-    session: Option<&'a str>,
+    session: Option<&'a SessionName>,
     idempotency: &'a Option<IdempotencyKey>,
     id: Arc<str>,
     reply: Reply,
@@ -225,6 +231,7 @@ impl Run<'_> {
             origin,
             ..
         } = invocation;
+        let is_carried = self.deployed.is_in_client() || matches!(from, StateFrom::Token(_));
         let lender = match self.lender(&from, name.is_some()).await {
             Ok(lender) => lender,
             Err(problem) => return Err((origin, problem)),
@@ -246,7 +253,7 @@ impl Run<'_> {
         }
         if let (Some(session), Some(name), None) = (session, &name, &lender)
             && custody::is_taken_over(&self.deployed.manifest)
-            && !self.deployed.is_in_client()
+            && !is_carried
             // What is remembered here of a session that is another's by now does not count.
             && let Err(problem) = self.state(session, name).await
         {
@@ -270,7 +277,7 @@ impl Run<'_> {
                 None => return Ok(()),
             };
         }
-        let mut tag = None;
+        let (mut tag, mut brought) = (None, None);
         let mut state = match (session, &name) {
             (Some(session), Some(name)) if let Some(lender) = &lender => {
                 match self.borrow(lender, session, name).await {
@@ -278,7 +285,7 @@ impl Run<'_> {
                     Err(problem) => return Err((origin, problem)),
                 }
             }
-            (Some(_), Some(name)) if self.deployed.is_in_client() => {
+            (Some(_), Some(name)) if is_carried => {
                 let token = match &from {
                     StateFrom::Token(token) => Some(&**token),
                     _ => None,
@@ -291,12 +298,22 @@ impl Run<'_> {
                     Err(problem) => return Err((origin, problem)),
                 }
             }
+            (Some(session), Some(name)) if let StateFrom::Returned(token) = &from => {
+                match self.returned(session, name, token).await {
+                    Ok((state, entries)) => {
+                        brought = Some(entries);
+                        Some(state)
+                    }
+                    Err(problem) => return Err((origin, problem)),
+                }
+            }
             (Some(session), Some(name)) => match self.state(session, name).await {
                 Ok(state) => Some(state),
                 Err(problem) => return Err((origin, problem)),
             },
             _ => None,
         };
+        let leaving = matches!(from, StateFrom::Leaving).then(|| fastrand::u64(1..));
         let pool_key = PoolKey {
             function: self.function.name.clone(),
             version: self.deployed.version,
@@ -322,7 +339,12 @@ impl Run<'_> {
                 deadline_unix_ms: now_unix_ms + timeout.as_millis() as u64,
                 request: request.clone(),
             };
-            let tx = store.begin(state.clone(), read_only);
+            let mut tx = store.begin(state.clone(), read_only);
+            if let Some(brought) = &brought
+                && let Err(error) = tx.bring_back(brought.clone())
+            {
+                return Err((origin, Problem::new(Code::Internal, error.to_string())));
+            }
             let called = Instant::now();
             let (tx, result) = worker.call(call, tx).await;
             self.core
@@ -344,8 +366,9 @@ impl Run<'_> {
                 }
             };
             let mut closed = None;
-            if self.deployed.is_in_client() {
-                closed = match carry::close(self.core, &self.deployed, &tx, &mut reply).await {
+            if is_carried || leaving.is_some() {
+                let closing = carry::close(self.core, &self.deployed, &tx, leaving, &mut reply);
+                closed = match closing.await {
                     Ok(closed) => closed,
                     Err(problem) => {
                         drop((tx, worker));
@@ -361,8 +384,14 @@ impl Run<'_> {
             }
             let writer = reserved.as_ref().map_or(0, |(_, writer)| *writer);
             let finished = Finished {
-                carried: closed.map_or(Carried::Unchanged { tag }, Carried::Sealed),
-                session: name.as_ref().map(SessionName::as_str),
+                carried: match (closed, leaving, &brought) {
+                    (Some(closed), None, _) => Carried::Sealed(closed),
+                    (_, Some(left), _) => Carried::Leaves(left),
+                    (None, None, Some(_)) => Carried::Returns,
+                    (None, None, None) if is_carried => Carried::Unchanged { tag },
+                    (None, None, None) => Carried::No,
+                },
+                session: name.as_ref(),
                 idempotency: &idempotency,
                 id: id.clone(),
                 reply,
@@ -388,7 +417,17 @@ impl Run<'_> {
             let committed = self.commit(tx, writer, origin, finished);
             self.unreserve(reserved.take());
             match committed {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    if let Some(session) = session {
+                        if leaving.is_some() {
+                            // Whoever wants it now finds the note.
+                            session.set_state(None);
+                        } else if brought.is_some() {
+                            session.set_state(state);
+                        }
+                    }
+                    return Ok(());
+                }
                 Err((keys, back)) => {
                     origin = back;
                     self.core.metrics.conflicts.inc();
@@ -430,10 +469,26 @@ impl Run<'_> {
             pool_key,
             now_unix_ms,
         } = finished;
-        let mut bookkeeping =
-            self.bookkeeping(session, idempotency, &origin, &id, &reply, now_unix_ms);
-        if let Carried::Sealed(closed) = &carried {
-            closed.count(self.core, now_unix_ms, &mut bookkeeping);
+        let mut bookkeeping = self.bookkeeping(
+            session.map(SessionName::as_str),
+            idempotency,
+            &origin,
+            &id,
+            &reply,
+            now_unix_ms,
+        );
+        let group = session.map(|session| route::group(&self.function.name, session));
+        match (&carried, &group) {
+            (Carried::Sealed(closed), _) => {
+                closed.count(self.core, now_unix_ms, &mut bookkeeping);
+            }
+            (Carried::Leaves(left), Some(group)) => {
+                transition::note(group, *left, &mut bookkeeping);
+            }
+            (Carried::Returns, Some(group)) => {
+                transition::take_note_away(group, &mut bookkeeping);
+            }
+            _ => {}
         }
         let (release, done) = self.release(origin, id, reply);
         let committed = prepared.commit(
@@ -446,8 +501,8 @@ impl Run<'_> {
             Ok(committed) => {
                 let tag = match &carried {
                     Carried::Sealed(closed) => closed.tag,
-                    Carried::Unchanged { tag } if self.deployed.is_in_client() => *tag,
-                    Carried::Unchanged { .. } => committed.tag.unwrap_or_default(),
+                    Carried::Unchanged { tag } => *tag,
+                    _ => committed.tag.unwrap_or_default(),
                 };
                 let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
                 self.core.pool.put(pool_key.clone(), tag, worker, expires);
@@ -523,6 +578,28 @@ impl Run<'_> {
         self.core.keeper.loaded(state.hot_bytes());
         session.set_state(Some(state.clone()));
         Ok(state)
+    }
+
+    /// The session's state at its home, to which its client brings it back, and what it brings.
+    async fn returned(
+        &self,
+        session: &Arc<Session>,
+        name: &SessionName,
+        token: &str,
+    ) -> Result<(Arc<SessionState>, Vec<(String, Vec<u8>)>), Problem> {
+        let group = route::group(&self.function.name, name);
+        let carried = carry::open_token(self.core, &self.deployed, &group, token).await?;
+        // Its last commit may not be where it is loaded from.
+        let last = self.core.store.commits().submitted();
+        self.core.durable(last).await?;
+        let state = match session.state() {
+            Some(state) => state,
+            None => homes::load_copy(self.core, &group).await?,
+        };
+        let left = transition::left(self.core, &group);
+        let left = left.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        transition::check_return(&group, &carried, left, state.version() == Version(0))?;
+        Ok((state, carried.entries))
     }
 
     /// A live worker that knows the session's present state, or a fresh one.

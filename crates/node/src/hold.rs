@@ -30,7 +30,7 @@ impl Hold {
     /// Waits for a session's turn. Sessions of a function that is not deployed can be held as well.
     pub(crate) async fn session(core: &Arc<Core>, group: &Group) -> Result<Self, Problem> {
         let Some(function) = core.functions.get(group.function.as_str()) else {
-            let state = homes::load(core, group).await?;
+            let state = homes::load_copy(core, group).await?;
             return Ok(Self {
                 core: core.clone(),
                 state: Some(state),
@@ -46,16 +46,12 @@ impl Hold {
         let turn = execute::turn(core, &function, &session).await?;
         let state = match session.state() {
             Some(state) => state,
-            None if !is_own => {
+            None if is_own => homes::load_for_others(core, group, &session).await?,
+            None => {
                 let lent = lender(core).await?.load(group).await?;
                 let entries = lent.entries.unwrap_or_default();
                 let store = &core.store;
                 let state = store.borrow_session(group.clone(), lent.version, lent.epoch, entries);
-                session.set_state(Some(state.clone()));
-                state
-            }
-            None => {
-                let state = homes::load(core, group).await?;
                 session.set_state(Some(state.clone()));
                 state
             }

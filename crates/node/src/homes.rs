@@ -15,6 +15,8 @@ use crate::core::Core;
 use crate::courier;
 use crate::custody;
 use crate::execute::storage_failed;
+use crate::sessions::Session;
+use crate::transition;
 
 /// Keys that one commit deletes of a session that has gone.
 const PURGED_KEYS: usize = 1000;
@@ -22,8 +24,39 @@ const PURGED_KEYS: usize = 1000;
 /// The state of a session that is at home here, loaded for whoever has its turn.
 ///
 /// # Errors
-/// `session-moved` if it is elsewhere; where is in the directory's cache then.
+/// `session-moved` if it is elsewhere; where is in the directory's cache then. `state-with-client` if its client has it.
 pub(crate) async fn load(core: &Core, group: &Group) -> Result<Arc<SessionState>, Problem> {
+    let state = load_copy(core, group).await?;
+    let left = transition::left(core, group);
+    match left.map_err(|error| Problem::new(Code::Internal, error.to_string()))? {
+        None => Ok(state),
+        Some(_) => Err(transition::with_client(group)),
+    }
+}
+
+/// The state of a session in use, for whoever does not serve its clients: also if its client has it, and what is here
+/// is only a copy. That does not become hot, so that nobody is served from it.
+pub(crate) async fn load_for_others(
+    core: &Core,
+    group: &Group,
+    session: &Session,
+) -> Result<Arc<SessionState>, Problem> {
+    if let Some(state) = session.state() {
+        return Ok(state);
+    }
+    let state = load_copy(core, group).await?;
+    let left = transition::left(core, group);
+    if left
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?
+        .is_none()
+    {
+        session.set_state(Some(state.clone()));
+    }
+    Ok(state)
+}
+
+/// The state of a session that is at home here, also if its client has it.
+pub(crate) async fn load_copy(core: &Core, group: &Group) -> Result<Arc<SessionState>, Problem> {
     let epoch = match &core.cluster {
         None => core.store.epoch(),
         Some(cluster) => confirm(core, cluster, group).await?,

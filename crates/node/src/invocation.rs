@@ -64,6 +64,10 @@ pub(crate) enum StateFrom {
     Home,
     /// From the client, which sent it along.
     Token(Box<str>),
+    /// From its home, from where its client takes it along.
+    Leaving,
+    /// From the client, which brings it back to its home.
+    Returned(Box<str>),
     /// From its home, which lends it.
     Node(NodeName),
 }

@@ -42,6 +42,7 @@ mod sessions;
 mod takeover;
 pub mod target;
 pub mod tls;
+mod transition;
 
 pub use core::NodeOptions;
 pub use fulmar_cluster::{ConfigError, NodeConfig};

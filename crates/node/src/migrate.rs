@@ -136,12 +136,7 @@ pub(crate) fn next_attempt(core: &Core) -> u64 {
 
 impl Way<'_> {
     async fn state(&self, session: &Session) -> Result<Arc<SessionState>, Problem> {
-        if let Some(state) = session.state() {
-            return Ok(state);
-        }
-        let state = homes::load(self.core, self.group).await?;
-        session.set_state(Some(state.clone()));
-        Ok(state)
+        homes::load_for_others(self.core, self.group, session).await
     }
 
     fn head(&self, state: &SessionState, first: bool, last: bool) -> StageHead {

@@ -53,6 +53,15 @@ pub fn idempotency(function: &str, session: Option<&str>, key: &str) -> Vec<u8> 
 
 /// Begins what follows the session in the key of a delivery; no client's idempotency key begins so.
 const DELIVERY: u8 = 1;
+/// The same for the note that it is with its client.
+const CARRIED: u8 = 2;
+
+/// Key of the note that a session has left with its client; no client's idempotency key begins so.
+pub fn carried(group: &Group) -> Vec<u8> {
+    let mut key = session_state(group);
+    key.push(CARRIED);
+    key
+}
 
 /// Prefix of the records that messages of a data directory were delivered to a session.
 pub fn deliveries(group: &Group, instance: &str) -> Vec<u8> {

@@ -51,6 +51,8 @@ pub struct KeyRing(KeyRingRecord);
 pub struct Carried {
     /// Grows with every commit.
     pub version: Version,
+    /// When it left its home, if it has one: not a time, but a number that no other leaving has.
+    pub left: u64,
     /// Keys and values.
     pub entries: Vec<(String, Vec<u8>)>,
 }
@@ -182,6 +184,7 @@ mod tests {
     fn carried(entries: &[(&str, &[u8])]) -> Carried {
         Carried {
             version: Version(7),
+            left: 0,
             entries: entries
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), value.to_vec()))

@@ -71,6 +71,8 @@ pub struct SessionState {
     home: Home,
     /// Under which this node is home to it.
     epoch: Epoch,
+    /// When it left with its client, if its client sent it.
+    left: u64,
 }
 
 /// Where what the session commits goes.
@@ -133,6 +135,7 @@ impl SessionState {
             hot: Mutex::new(hot),
             home: Home::Store,
             epoch,
+            left: 0,
         })
     }
 
@@ -143,6 +146,7 @@ impl SessionState {
         applied: Arc<AtomicU64>,
         home: Home,
         (version, epoch): (Version, Epoch),
+        left: u64,
         entries: impl Iterator<Item = (String, Bytes)>,
     ) -> Self {
         let mut hot = Hot::new(version);
@@ -158,6 +162,7 @@ impl SessionState {
             hot: Mutex::new(hot),
             home,
             epoch,
+            left,
         }
     }
 
@@ -170,22 +175,28 @@ impl SessionState {
         self.home
     }
 
-    /// What a client carries once the running invocation is committed.
-    pub(crate) fn to_carry(&self) -> Carried {
+    /// What a client carries once the running invocation is committed; none if not all of it is in memory.
+    pub(crate) fn to_carry(&self, left: u64) -> Option<Carried> {
         let hot = self.hot.lock();
         let present = hot.entries.iter().filter_map(|(key, entry)| {
             let value = entry.value.as_ref()?;
             Some((key.to_string(), value.to_vec()))
         });
-        Carried {
+        hot.complete.then(|| Carried {
             version: hot.version.next(),
+            left,
             entries: present.collect(),
-        }
+        })
     }
 
     /// Under which this node is home to it.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// When it left with its client, if its client sent it.
+    pub fn left(&self) -> u64 {
+        self.left
     }
 
     /// Which session this is.

@@ -217,7 +217,7 @@ impl Store {
         let position = (carried.version, Epoch(0));
         let entries = carried.entries.into_iter();
         let entries = entries.map(|(key, value)| (key, value.into()));
-        self.give_session(group, Home::Client, position, entries)
+        self.give_session(group, Home::Client, position, carried.left, entries)
     }
 
     /// A session that another node has lent.
@@ -228,7 +228,8 @@ impl Store {
         epoch: Epoch,
         entries: Vec<(String, Bytes)>,
     ) -> Arc<SessionState> {
-        self.give_session(group, Home::Node, (version, epoch), entries.into_iter())
+        let position = (version, epoch);
+        self.give_session(group, Home::Node, position, 0, entries.into_iter())
     }
 
     fn give_session(
@@ -236,11 +237,12 @@ impl Store {
         group: Group,
         home: Home,
         position: (Version, Epoch),
+        left: u64,
         entries: impl Iterator<Item = (String, Bytes)>,
     ) -> Arc<SessionState> {
         let engine = self.engine.clone();
         let applied = self.commit.applied_counter();
-        let state = SessionState::given(group, engine, applied, home, position, entries);
+        let state = SessionState::given(group, engine, applied, home, position, left, entries);
         Arc::new(state)
     }
 

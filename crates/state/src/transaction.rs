@@ -120,10 +120,31 @@ impl Transaction {
         self.session.as_ref()
     }
 
-    /// What the session's client has to carry from the commit on; none if the session did not change.
-    pub fn to_carry(&self) -> Option<Carried> {
-        let session = self.session.as_ref().filter(|_| !self.undo.is_empty());
-        session.map(|session| session.to_carry())
+    /// Whether the invocation has written to its session.
+    pub fn has_written(&self) -> bool {
+        !self.undo.is_empty()
+    }
+
+    /// What the session's client has to carry from the commit on; none if not all of it is in memory.
+    pub fn to_carry(&self, left: u64) -> Option<Carried> {
+        self.session.as_ref()?.to_carry(left)
+    }
+
+    /// Lets the session be what its client brings back, and nothing else.
+    ///
+    /// # Errors
+    /// When what is there cannot be listed, or what comes is too much.
+    pub fn bring_back(&mut self, entries: Vec<(String, Vec<u8>)>) -> Result<(), StateError> {
+        let present = self.private()?.keys("", None, usize::MAX)?;
+        for key in present {
+            if !entries.iter().any(|(brought, _)| *brought == key) {
+                self.delete(Bucket::Session, &key)?;
+            }
+        }
+        for (key, value) in entries {
+            self.set(Bucket::Session, &key, value.into())?;
+        }
+        Ok(())
     }
 
     /// Whether there is anything to commit.

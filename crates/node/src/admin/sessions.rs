@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::routing::{any, get, post};
-use fulmar_model::{Bucket, Code, Group, NodeName, Problem};
+use fulmar_model::{Bucket, Code, ExecutionModel, Group, NodeName, Problem};
 use fulmar_state::record::{Record, SessionRecord};
-use fulmar_state::{Table, key};
+use fulmar_state::{Bookkeeping, Table, key};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,7 +19,7 @@ use super::{
 use crate::clock;
 use crate::core::Core;
 use crate::hold::Hold;
-use crate::{migrate, route};
+use crate::{migrate, route, transition};
 
 /// Keys counted when a session is listed; of a larger one the numbers are left out.
 const COUNTED_KEYS: usize = 1000;
@@ -139,9 +140,53 @@ fn describe(
         "hot": hot.is_some(),
         "hot_bytes": hot.map_or(0, |hot| hot.hot_bytes()),
         "epoch": record.epoch.0,
+        "execution_model": execution_model(core, group)?,
         "home": core.cluster.as_ref().map(|cluster| cluster.name()),
         "updated_at": clock::rfc3339(record.updated_unix_ms),
     }))
+}
+
+/// Where the session's state is, if the platform does not decide it from request to request.
+fn execution_model(core: &Core, group: &Group) -> Result<ExecutionModel, Failed> {
+    if transition::left(core, group)?.is_some() {
+        return Ok(ExecutionModel::InClient);
+    }
+    let function = core.functions.get(group.function.as_str());
+    Ok(function.map_or(ExecutionModel::Auto, |function| {
+        function.current().manifest.execution_model
+    }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    execution_model: String,
+}
+
+/// Changes the model of a session that the caller holds.
+async fn set_model(core: &Core, hold: &Hold, group: &Group, body: Body) -> Answer {
+    let body = super::read(body, MAX_WANTED_BYTES).await?;
+    let change: Change = serde_json::from_slice(&body)
+        .map_err(|error| bad_request(format!("the change is not as expected: {error}")))?;
+    let refused = |detail: String| Failed(Problem::new(Code::ExecutionModelRefused, detail));
+    let Some(model) = ExecutionModel::parse(&change.execution_model) else {
+        let detail = format!("{:?} is no execution model", change.execution_model);
+        return Err(refused(detail));
+    };
+    let present = execution_model(core, group)?;
+    if model == present {
+        return Ok(json(&json!({ "execution_model": model, "changed": false })));
+    }
+    if (present, model) != (ExecutionModel::InClient, ExecutionModel::InFunction) {
+        return Err(refused(format!(
+            "{group} is {present}, and does not become {model} from outside: its requests choose with Fulmar-Execution-Model"
+        )));
+    }
+    let mut bookkeeping = Bookkeeping::default();
+    transition::take_note_away(group, &mut bookkeeping);
+    hold.commit(hold.begin(), bookkeeping).await?;
+    hold.forget();
+    Ok(json(&json!({ "execution_model": model, "changed": true })))
 }
 
 async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
@@ -171,6 +216,12 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
             let record = core.store.session_record(&group)?.ok_or_else(unknown)?;
             Ok(json(&describe(&core, &group, &record, usize::MAX)?))
         }
+        "PATCH" => {
+            let hold = Hold::session(&core, &group).await?;
+            hold.settled().await?;
+            core.store.session_record(&group)?.ok_or_else(unknown)?;
+            set_model(&core, &hold, &group, request.into_body()).await
+        }
         "DELETE" => {
             let hold = Hold::session(&core, &group).await?;
             hold.settled().await?;
@@ -185,9 +236,10 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
                         .map_err(super::state::problem)?;
                 }
                 let last = keys.len() < DELETED_KEYS;
-                let mut bookkeeping = fulmar_state::Bookkeeping::default();
+                let mut bookkeeping = Bookkeeping::default();
                 if last {
                     bookkeeping.delete(Table::Sessions, &key::session(&group));
+                    transition::take_note_away(&group, &mut bookkeeping);
                 }
                 hold.commit(tx, bookkeeping).await?;
                 if last {
@@ -204,7 +256,7 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
         }
         other => Err(Failed(Problem::new(
             Code::MethodNotAllowed,
-            format!("{other} is not allowed here; GET and DELETE are"),
+            format!("{other} is not allowed here; GET, PATCH and DELETE are"),
         ))),
     }
 }

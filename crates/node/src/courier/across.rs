@@ -13,7 +13,8 @@ use fulmar_state::{Bookkeeping, Table, key};
 use tokio::sync::oneshot;
 
 use super::{
-    Brought, MessageKey, Posted, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, adopted, commit_of, request,
+    Brought, MessageKey, Posted, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, adopted, commit_of, is_away,
+    request,
 };
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
@@ -68,6 +69,9 @@ pub(super) async fn send(
         }
         Ok(Delivered::Failed(problem)) if problem.code == Code::QueueFull => {
             Some(Brought::Later(QUEUE_FULL_PAUSE))
+        }
+        Ok(Delivered::Failed(problem)) if is_away(function, &problem) => {
+            Some(Brought::Later(UNREACHABLE_PAUSE))
         }
         Ok(Delivered::Failed(problem)) => match problem.code {
             // The other node's trouble, not the receiver's.
