@@ -4,22 +4,20 @@
 //! a slow client holds its connection and nothing else.
 
 mod later;
+mod request;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fulmar_cluster::{Cluster, Forwarded, Home};
 use fulmar_model::{Code, ExecutionModel, NodeName, Problem, SessionName};
-use fulmar_state::record::StoredRequest;
 use fulmar_worker::{Request as WorkerRequest, World};
 use http::{Method, Request, Response};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
-use sha2::{Digest, Sha256};
+use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use crate::core::{Admission, Admitted, Core};
+use crate::core::{Admission, Core};
 use crate::execute::{self, QueueFull};
 use crate::functions::{Deployed, Function};
 use crate::headers::{idempotency_key, prefers_async};
@@ -29,10 +27,9 @@ use crate::route::{self, Answered, Place};
 use crate::target::Target;
 use crate::{carry, continuum, follow, transition};
 
-pub(crate) use later::invocation_status;
+use request::{http_request, read_body, request_digest, stored_request, too_large};
 
-/// Bytes a second that a client has to send at least, on average, once it has begun.
-const MIN_BODY_RATE: u64 = 16 << 10;
+pub(crate) use later::invocation_status;
 
 /// Answers an invocation by a client.
 pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Response<Body> {
@@ -384,128 +381,4 @@ fn queue_full(function: &Function) -> Problem {
         Code::QueueFull,
         format!("{max} invocations of {} wait already", function.name),
     )
-}
-
-fn request_digest(method: &Method, path: &str, body: &[u8]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(method.as_str());
-    hash.update([0]);
-    hash.update(path);
-    hash.update([0]);
-    hash.update(body);
-    hash.finalize().into()
-}
-
-/// Path and query as the function sees them: below its own path.
-fn inner_path(head: &http::request::Parts, target: &Target<'_>) -> String {
-    match head.uri.query() {
-        Some(query) => format!("{}?{query}", target.rest),
-        None => target.rest.to_owned(),
-    }
-}
-
-fn http_request(
-    mut head: http::request::Parts,
-    target: &Target<'_>,
-    body: Bytes,
-) -> Result<http::Request<Bytes>, Problem> {
-    let path = inner_path(&head, target);
-    let authority = head
-        .headers
-        .get("host")
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or("localhost")
-        .to_owned();
-    head.uri = http::Uri::builder()
-        .scheme("http")
-        .authority(authority)
-        .path_and_query(path)
-        .build()
-        .map_err(|error| Problem::new(Code::BadRequest, format!("the request's URI: {error}")))?;
-    respond::strip_hop_by_hop(&mut head.headers);
-    // The function sees the state itself.
-    head.headers.remove(&carry::STATE);
-    head.headers.remove(&transition::MODEL);
-    Ok(Request::from_parts(head, body))
-}
-
-fn stored_request(head: &http::request::Parts, target: &Target<'_>, body: &Bytes) -> StoredRequest {
-    let mut headers = head.headers.clone();
-    respond::strip_hop_by_hop(&mut headers);
-    headers.remove("prefer");
-    StoredRequest {
-        method: head.method.as_str().to_owned(),
-        path: inner_path(head, target),
-        headers: headers
-            .iter()
-            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-            .collect(),
-        body: body.to_vec(),
-    }
-}
-
-fn too_large(max: usize) -> Problem {
-    Problem::new(
-        Code::BodyTooLarge,
-        format!("the body is larger than the function's limit of {max} bytes"),
-    )
-}
-
-/// Reads a body of at most `max` bytes, from a client that keeps sending.
-async fn read_body(
-    core: &Arc<Core>,
-    mut body: Incoming,
-    max: usize,
-    admitted: &mut Admitted,
-) -> Result<Bytes, Problem> {
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
-    if body.size_hint().lower() > max as u64 {
-        return Err(too_large(max));
-    }
-    let timeout = core.options.body_timeout;
-    let timed_out = || {
-        let detail = format!(
-            "the body has to come without a pause of {timeout:?} and at {MIN_BODY_RATE} bytes a second"
-        );
-        Problem::new(Code::BodyTimeout, detail)
-    };
-    let started = Instant::now();
-    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
-    let mut size = 0;
-    while !body.is_end_stream() {
-        let Some(frame) = tokio::time::timeout(timeout, body.frame())
-            .await
-            .map_err(|_| timed_out())?
-        else {
-            break;
-        };
-        let frame = frame.map_err(|error| {
-            Problem::new(Code::BadRequest, format!("the body broke off: {error}"))
-        })?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        size += data.len();
-        if size > max {
-            return Err(too_large(max));
-        }
-        admitted.hold(data.len())?;
-        if first.is_empty() {
-            first = data;
-        } else {
-            rest.extend_from_slice(&data);
-        }
-        let elapsed = started.elapsed();
-        if elapsed > timeout && (size as u64) < MIN_BODY_RATE * elapsed.as_secs() {
-            return Err(timed_out());
-        }
-    }
-    if rest.is_empty() {
-        return Ok(first);
-    }
-    let mut whole = BytesMut::from(first);
-    whole.unsplit(rest);
-    Ok(whole.freeze())
 }

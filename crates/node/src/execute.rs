@@ -6,8 +6,10 @@
 //! goes away therefore never interrupts an invocation half way.
 
 mod borrowed;
+mod commit;
 pub(crate) mod lender;
 mod outcome;
+mod source;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,19 +17,19 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use fulmar_model::{Code, Group, Problem, SessionName, Version};
-use fulmar_state::{Cause, ReservedKeys, SessionState, StoreFailure, Transaction};
+use fulmar_model::{Code, Problem, SessionName};
+use fulmar_state::{Cause, ReservedKeys, StoreFailure};
 use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
 use tokio::sync::oneshot;
 
 use borrowed::GivenBack;
-use lender::Lender;
+use commit::{Carried, Finished};
 
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
-use crate::invocation::{IdempotencyKey, Invocation, Origin, StateFrom, Turn};
+use crate::invocation::{Invocation, Origin, StateFrom, Turn};
 use crate::sessions::{Enqueued, Session, Work};
-use crate::{carry, clock, custody, external, homes, route, transition};
+use crate::{carry, clock, custody, homes, route};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
 const BACK_TO_BACK: usize = 32;
@@ -184,33 +186,6 @@ struct Run<'a> {
     function: &'a Arc<Function>,
     deployed: Arc<Deployed>,
     started: Instant,
-}
-
-/// What becomes of a session that its client may carry.
-enum Carried {
-    /// It is at home, and stays there.
-    No,
-    /// It keeps the token that it has, of which this is the tag.
-    Unchanged { tag: u64 },
-    /// It gets a new one.
-    Sealed(carry::Closed),
-    /// It leaves its home.
-    Leaves(u64),
-    /// It comes back.
-    Returns,
-}
-
-/// An invocation that ran and may commit.
-struct Finished<'a> {
-    /// What its session's client carries then.
-    carried: Carried,
-    session: Option<&'a SessionName>,
-    idempotency: &'a Option<IdempotencyKey>,
-    id: Arc<str>,
-    reply: Reply,
-    worker: Worker,
-    pool_key: &'a PoolKey,
-    now_unix_ms: u64,
 }
 
 impl Run<'_> {
@@ -445,161 +420,10 @@ impl Run<'_> {
         Err((origin, Problem::new(Code::Internal, detail)))
     }
 
-    /// Commits what ran, lets its worker wait for the next, posts its messages. If something that it
-    /// depends on changed meanwhile, gives back what the next try needs.
-    fn commit(
-        &self,
-        tx: Transaction,
-        writer: u64,
-        origin: Origin,
-        finished: Finished<'_>,
-    ) -> Result<(), (ReservedKeys, Origin)> {
-        let prepared = match self.core.store.prepare(tx, writer) {
-            Ok(prepared) => prepared,
-            // The worker goes as well: it remembers writes that did not happen.
-            Err(keys) => return Err((keys, origin)),
-        };
-        let Finished {
-            carried,
-            session,
-            idempotency,
-            id,
-            reply,
-            worker,
-            pool_key,
-            now_unix_ms,
-        } = finished;
-        let mut bookkeeping = self.bookkeeping(
-            session.map(SessionName::as_str),
-            idempotency,
-            &origin,
-            &id,
-            &reply,
-            now_unix_ms,
-        );
-        let group = session.map(|session| route::group(&self.function.name, session));
-        match (&carried, &group) {
-            (Carried::Sealed(closed), _) => {
-                closed.count(self.core, now_unix_ms, &mut bookkeeping);
-            }
-            (Carried::Leaves(left), Some(group)) => {
-                transition::note(group, *left, &mut bookkeeping);
-            }
-            (Carried::Returns, Some(group)) => {
-                transition::take_note_away(group, &mut bookkeeping);
-            }
-            _ => {}
-        }
-        let (release, done) = self.release(origin, id, reply);
-        let committed = prepared.commit(
-            self.deployed.manifest.durability,
-            bookkeeping,
-            now_unix_ms,
-            release,
-        );
-        let result = match committed {
-            Ok(committed) => {
-                let tag = match &carried {
-                    Carried::Sealed(closed) => closed.tag,
-                    Carried::Unchanged { tag } => *tag,
-                    _ => committed.tag.unwrap_or_default(),
-                };
-                let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
-                self.core.pool.put(pool_key.clone(), tag, worker, expires);
-                self.core.courier.post(self.core, committed.messages);
-                Ok(())
-            }
-            Err(failure) => Err(storage_failed(&failure)),
-        };
-        if let Some(done) = done {
-            // The courier may have stopped listening; what is committed stays so.
-            let _ = done.send(result);
-        }
-        Ok(())
-    }
-
     fn unreserve(&self, reserved: Option<(ReservedKeys, u64)>) {
         if let Some((keys, writer)) = reserved {
             self.core.store.unreserve(&keys, writer);
         }
-    }
-
-    /// Who lends the state of the session, if somebody does.
-    async fn lender<'a>(
-        &'a self,
-        from: &'a StateFrom,
-        has_session: bool,
-    ) -> Result<Option<Lender<'a>>, Problem> {
-        Ok(match (from, &self.core.cluster) {
-            _ if has_session && self.deployed.is_external() => {
-                Some(Lender::External(self.core, external::of(self.core).await?))
-            }
-            (StateFrom::Node(node), Some(cluster)) => Some(Lender::Node(cluster, node)),
-            _ => None,
-        })
-    }
-
-    /// The session's state as its client sent it.
-    async fn carried(
-        &self,
-        origin: &Origin,
-        name: &SessionName,
-        token: Option<&str>,
-    ) -> Result<carry::Opened, Problem> {
-        if !matches!(origin, Origin::Client(_)) {
-            return Err(carry::unreachable(self.function.name.as_str()));
-        }
-        let group = Group {
-            function: self.function.name.clone(),
-            session: name.clone(),
-        };
-        carry::open(self.core, &self.deployed, group, token).await
-    }
-
-    /// The session's state: hot, or loaded now.
-    async fn state(
-        &self,
-        session: &Arc<Session>,
-        name: &SessionName,
-    ) -> Result<Arc<SessionState>, Problem> {
-        if let Some(state) = session.state() {
-            return Ok(state);
-        }
-        let group = Group {
-            function: self.function.name.clone(),
-            session: name.clone(),
-        };
-        let started = Instant::now();
-        let state = homes::load(self.core, &group).await?;
-        self.core
-            .metrics
-            .load_seconds
-            .observe(started.elapsed().as_secs_f64());
-        self.core.keeper.loaded(state.hot_bytes());
-        session.set_state(Some(state.clone()));
-        Ok(state)
-    }
-
-    /// The session's state at its home, to which its client brings it back, and what it brings.
-    async fn returned(
-        &self,
-        session: &Arc<Session>,
-        name: &SessionName,
-        token: &str,
-    ) -> Result<(Arc<SessionState>, Vec<(String, Vec<u8>)>), Problem> {
-        let group = route::group(&self.function.name, name);
-        let carried = carry::open_token(self.core, &self.deployed, &group, token).await?;
-        // Its last commit may not be where it is loaded from.
-        let last = self.core.store.commits().submitted();
-        self.core.durable(last).await?;
-        let state = match session.state() {
-            Some(state) => state,
-            None => homes::load_copy(self.core, &group).await?,
-        };
-        let left = transition::left(self.core, &group);
-        let left = left.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-        transition::check_return(&group, &carried, left, state.version() == Version(0))?;
-        Ok((state, carried.entries))
     }
 
     /// A live worker that knows the session's present state, or a fresh one.

@@ -9,8 +9,9 @@ use fulmar_model::{Code, Problem, SessionName};
 use fulmar_state::record::{IdempotencyRecord, StoredReply};
 use fulmar_state::{SessionState, Transaction};
 
+use super::Run;
+use super::commit::Finished;
 use super::lender::Lender;
-use super::{Finished, Run};
 use crate::invocation::{Answer, IdempotencyKey, Origin, Receipt, restore_reply, store_reply};
 use crate::sessions::Session;
 use crate::{courier, route};

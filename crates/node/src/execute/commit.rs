@@ -1,0 +1,115 @@
+//! An invocation that ran here, on what is at home here or came with its client: committed, its messages posted, its
+//! worker put by.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fulmar_model::SessionName;
+use fulmar_state::{ReservedKeys, Transaction};
+use fulmar_worker::{Key as PoolKey, Reply, Worker};
+
+use super::{Run, storage_failed};
+use crate::invocation::{IdempotencyKey, Origin};
+use crate::{carry, route, transition};
+
+/// What becomes of a session that its client may carry.
+pub(super) enum Carried {
+    /// It is at home, and stays there.
+    No,
+    /// It keeps the token that it has, of which this is the tag.
+    Unchanged { tag: u64 },
+    /// It gets a new one.
+    Sealed(carry::Closed),
+    /// It leaves its home.
+    Leaves(u64),
+    /// It comes back.
+    Returns,
+}
+
+/// An invocation that ran and may commit.
+pub(super) struct Finished<'a> {
+    /// What its session's client carries then.
+    pub(super) carried: Carried,
+    pub(super) session: Option<&'a SessionName>,
+    pub(super) idempotency: &'a Option<IdempotencyKey>,
+    pub(super) id: Arc<str>,
+    pub(super) reply: Reply,
+    pub(super) worker: Worker,
+    pub(super) pool_key: &'a PoolKey,
+    pub(super) now_unix_ms: u64,
+}
+
+impl Run<'_> {
+    /// Commits what ran, lets its worker wait for the next, posts its messages. If something that it
+    /// depends on changed meanwhile, gives back what the next try needs.
+    pub(super) fn commit(
+        &self,
+        tx: Transaction,
+        writer: u64,
+        origin: Origin,
+        finished: Finished<'_>,
+    ) -> Result<(), (ReservedKeys, Origin)> {
+        let prepared = match self.core.store.prepare(tx, writer) {
+            Ok(prepared) => prepared,
+            // The worker goes as well: it remembers writes that did not happen.
+            Err(keys) => return Err((keys, origin)),
+        };
+        let Finished {
+            carried,
+            session,
+            idempotency,
+            id,
+            reply,
+            worker,
+            pool_key,
+            now_unix_ms,
+        } = finished;
+        let mut bookkeeping = self.bookkeeping(
+            session.map(SessionName::as_str),
+            idempotency,
+            &origin,
+            &id,
+            &reply,
+            now_unix_ms,
+        );
+        let group = session.map(|session| route::group(&self.function.name, session));
+        match (&carried, &group) {
+            (Carried::Sealed(closed), _) => {
+                closed.count(self.core, now_unix_ms, &mut bookkeeping);
+            }
+            (Carried::Leaves(left), Some(group)) => {
+                transition::note(group, *left, &mut bookkeeping);
+            }
+            (Carried::Returns, Some(group)) => {
+                transition::take_note_away(group, &mut bookkeeping);
+            }
+            _ => {}
+        }
+        let (release, done) = self.release(origin, id, reply);
+        let committed = prepared.commit(
+            self.deployed.manifest.durability,
+            bookkeeping,
+            now_unix_ms,
+            release,
+        );
+        let result = match committed {
+            Ok(committed) => {
+                let tag = match &carried {
+                    Carried::Sealed(closed) => closed.tag,
+                    Carried::Unchanged { tag } => *tag,
+                    _ => committed.tag.unwrap_or_default(),
+                };
+                let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
+                self.core.pool.put(pool_key.clone(), tag, worker, expires);
+                self.core.courier.post(self.core, committed.messages);
+                Ok(())
+            }
+            Err(failure) => Err(storage_failed(&failure)),
+        };
+        if let Some(done) = done {
+            // The courier may have stopped listening; what is committed stays so.
+            let _ = done.send(result);
+        }
+        Ok(())
+    }
+}

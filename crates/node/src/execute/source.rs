@@ -1,0 +1,93 @@
+//! Where the state of an invocation's session comes from: memory, the local data store, whoever lends it, or the client.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fulmar_model::{Code, Group, Problem, SessionName, Version};
+use fulmar_state::SessionState;
+
+use super::Run;
+use super::lender::Lender;
+use crate::invocation::{Origin, StateFrom};
+use crate::sessions::Session;
+use crate::{carry, external, homes, route, transition};
+
+impl Run<'_> {
+    /// Who lends the state of the session, if somebody does.
+    pub(super) async fn lender<'a>(
+        &'a self,
+        from: &'a StateFrom,
+        has_session: bool,
+    ) -> Result<Option<Lender<'a>>, Problem> {
+        Ok(match (from, &self.core.cluster) {
+            _ if has_session && self.deployed.is_external() => {
+                Some(Lender::External(self.core, external::of(self.core).await?))
+            }
+            (StateFrom::Node(node), Some(cluster)) => Some(Lender::Node(cluster, node)),
+            _ => None,
+        })
+    }
+
+    /// The session's state as its client sent it.
+    pub(super) async fn carried(
+        &self,
+        origin: &Origin,
+        name: &SessionName,
+        token: Option<&str>,
+    ) -> Result<carry::Opened, Problem> {
+        if !matches!(origin, Origin::Client(_)) {
+            return Err(carry::unreachable(self.function.name.as_str()));
+        }
+        let group = Group {
+            function: self.function.name.clone(),
+            session: name.clone(),
+        };
+        carry::open(self.core, &self.deployed, group, token).await
+    }
+
+    /// The session's state: hot, or loaded now.
+    pub(super) async fn state(
+        &self,
+        session: &Arc<Session>,
+        name: &SessionName,
+    ) -> Result<Arc<SessionState>, Problem> {
+        if let Some(state) = session.state() {
+            return Ok(state);
+        }
+        let group = Group {
+            function: self.function.name.clone(),
+            session: name.clone(),
+        };
+        let started = Instant::now();
+        let state = homes::load(self.core, &group).await?;
+        self.core
+            .metrics
+            .load_seconds
+            .observe(started.elapsed().as_secs_f64());
+        self.core.keeper.loaded(state.hot_bytes());
+        session.set_state(Some(state.clone()));
+        Ok(state)
+    }
+
+    /// The session's state at its home, to which its client brings it back, and what it brings.
+    pub(super) async fn returned(
+        &self,
+        session: &Arc<Session>,
+        name: &SessionName,
+        token: &str,
+    ) -> Result<(Arc<SessionState>, Vec<(String, Vec<u8>)>), Problem> {
+        let group = route::group(&self.function.name, name);
+        let carried = carry::open_token(self.core, &self.deployed, &group, token).await?;
+        // Its last commit may not be where it is loaded from.
+        let last = self.core.store.commits().submitted();
+        self.core.durable(last).await?;
+        let state = match session.state() {
+            Some(state) => state,
+            None => homes::load_copy(self.core, &group).await?,
+        };
+        let left = transition::left(self.core, &group);
+        let left = left.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        transition::check_return(&group, &carried, left, state.version() == Version(0))?;
+        Ok((state, carried.entries))
+    }
+}
