@@ -5,6 +5,7 @@ mod bench;
 mod ca;
 mod client;
 mod dead_letters;
+mod demo;
 mod deploy;
 mod dev;
 mod explain;
@@ -49,6 +50,8 @@ enum Command {
     Dev(dev::Args),
     /// Start one of many nodes.
     Node(node::Args),
+    /// See an edge-cloud continuum at work: seven nodes, a car, a factory, and a table at the end.
+    Demo(demo::Args),
     /// The nodes of the cluster.
     Nodes {
         #[command(subcommand)]
@@ -154,6 +157,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::New { language } => new::run(target, &language),
         Command::Deploy(args) => deploy::run(target, &args),
         Command::Invoke(args) => invoke::run(target, &args),
+        Command::Demo(args) => demo::run(target.json, &args),
         Command::Functions { verb } => functions::run(target, &verb),
         Command::Sessions { verb } => sessions::run(target, &verb),
         Command::State { verb } => state::run(target, &verb),

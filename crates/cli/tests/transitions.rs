@@ -250,6 +250,27 @@ fn each_model_runs_where_it_is_meant_to() {
     assert_eq!(n1.invoke("counter/a", "1"), "7");
 }
 
+#[test]
+fn a_session_comes_back_to_where_its_client_is() {
+    let cluster = Cluster::following(2, "on");
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes")
+    };
+    n1.deploy("counter", "counter", "");
+    let left = model("in-client").send(n1, "counter/a", "1");
+    let one = token(&left, "1");
+    let came = back(&one).send(n2, "counter/a", "1");
+    assert_eq!((ran_at(&came), came.text().as_str()), ("n2", "2"));
+    let through_the_other = Ask::default().send(n1, "counter/a", "1");
+    assert_eq!(
+        (
+            ran_at(&through_the_other),
+            through_the_other.text().as_str()
+        ),
+        ("n2", "3")
+    );
+}
+
 /// Clients that change the model of their sessions all the time, through all nodes, while nodes die and sessions move.
 #[test]
 fn whatever_changes_every_increment_counts_once() {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,32 +65,81 @@ impl Link {
 
 /// The links to all peers, which may change at any time.
 #[derive(Default)]
-pub struct Links(Mutex<HashMap<NodeName, watch::Sender<Link>>>);
+pub struct Links(Mutex<HashMap<NodeName, Way>>);
+
+/// A link, and what has gone over it.
+struct Way {
+    link: watch::Sender<Link>,
+    carried: Arc<Carried>,
+}
+
+#[derive(Default)]
+struct Carried {
+    bytes_out: AtomicU64,
+    bytes_in: AtomicU64,
+}
+
+impl Way {
+    fn new() -> Self {
+        Self {
+            link: watch::Sender::new(Link::default()),
+            carried: Arc::default(),
+        }
+    }
+}
+
+/// How a link is, and how many bytes have gone over it since the node started, by connections that this node made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Usage {
+    /// The other end.
+    pub to: NodeName,
+    /// How it is.
+    pub link: Link,
+    /// Bytes to there.
+    pub bytes_out: u64,
+    /// Bytes from there.
+    pub bytes_in: u64,
+}
 
 impl Links {
     /// Changes the link to a peer, for the connections that there are as well.
     pub fn set(&self, peer: &NodeName, link: Link) {
         let mut links = self.0.lock();
-        links
-            .entry(peer.clone())
-            .or_insert_with(|| watch::Sender::new(link))
-            .send_replace(link);
+        let way = links.entry(peer.clone()).or_insert_with(Way::new);
+        way.link.send_replace(link);
     }
 
     /// All links that were ever set or used.
-    pub fn all(&self) -> Vec<(NodeName, Link)> {
+    pub fn all(&self) -> Vec<Usage> {
         let links = self.0.lock();
-        let all = links.iter();
-        all.map(|(peer, link)| (peer.clone(), *link.borrow()))
-            .collect()
+        let usage = |(to, way): (&NodeName, &Way)| Usage {
+            to: to.clone(),
+            link: *way.link.borrow(),
+            bytes_out: way.carried.bytes_out.load(Ordering::Relaxed),
+            bytes_in: way.carried.bytes_in.load(Ordering::Relaxed),
+        };
+        links.iter().map(usage).collect()
     }
 
-    fn to(&self, peer: &NodeName) -> watch::Receiver<Link> {
+    fn to(&self, peer: &NodeName) -> (watch::Receiver<Link>, Arc<Carried>) {
         let mut links = self.0.lock();
-        links
-            .entry(peer.clone())
-            .or_insert_with(|| watch::Sender::new(Link::default()))
-            .subscribe()
+        let way = links.entry(peer.clone()).or_insert_with(Way::new);
+        (way.link.subscribe(), way.carried.clone())
+    }
+
+    /// Waits for as long as so many bytes are on their way to something that is reached by other means than a
+    /// connection of [`Links::shape`], and counts them.
+    pub async fn there(&self, to: &NodeName, bytes: usize) {
+        let (link, carried) = self.to(to);
+        carried.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+        travel(link, bytes, |link| link.cut_out).await;
+    }
+
+    /// The same for bytes from there.
+    pub async fn back(&self, from: &NodeName, bytes: usize) {
+        let (link, carried) = self.to(from);
+        carried.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+        travel(link, bytes, |link| link.cut_in).await;
     }
 
     /// A connection to a peer by way of its link.
@@ -100,12 +150,27 @@ impl Links {
         let (user, link_end) = tokio::io::duplex(PIPE);
         let (from_user, to_user) = tokio::io::split(link_end);
         let (from_peer, to_peer) = tokio::io::split(stream);
-        tokio::spawn(direction(from_user, to_peer, self.to(peer), |link| {
-            link.cut_out
-        }));
-        tokio::spawn(direction(from_peer, to_user, self.to(peer), |link| {
-            link.cut_in
-        }));
+        let (link, carried) = self.to(peer);
+        let out = {
+            let carried = carried.clone();
+            move |bytes| _ = carried.bytes_out.fetch_add(bytes, Ordering::Relaxed)
+        };
+        let back = move |bytes| _ = carried.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+        let (there, here) = (link.clone(), link);
+        tokio::spawn(direction(
+            from_user,
+            to_peer,
+            there,
+            |link| link.cut_out,
+            out,
+        ));
+        tokio::spawn(direction(
+            from_peer,
+            to_user,
+            here,
+            |link| link.cut_in,
+            back,
+        ));
         user
     }
 }
@@ -116,15 +181,17 @@ async fn direction(
     mut to: impl AsyncWrite + Unpin,
     mut link: watch::Receiver<Link>,
     is_cut: impl Fn(&Link) -> bool,
+    count: impl Fn(u64) + Send + 'static,
 ) {
     let (send, mut arriving) = mpsc::channel::<(Instant, Bytes)>(SEGMENTS);
     let shape = link.clone();
     let reading = tokio::spawn(async move {
         let mut last = Instant::now();
         let mut segment = vec![0; SEGMENT];
-        while let Ok(count @ 1..) = from.read(&mut segment).await {
-            let arrives = arrival(&shape.borrow(), count, &mut last);
-            let bytes = Bytes::copy_from_slice(&segment[..count]);
+        while let Ok(read @ 1..) = from.read(&mut segment).await {
+            let arrives = arrival(&shape.borrow(), read, &mut last);
+            let bytes = Bytes::copy_from_slice(&segment[..read]);
+            count(read as u64);
             if send.send((arrives, bytes)).await.is_err() {
                 return;
             }
@@ -144,6 +211,14 @@ async fn direction(
     if carried.is_err() {
         reading.abort();
     }
+}
+
+/// Waits for as long as bytes are on their way that nothing is before.
+async fn travel(mut link: watch::Receiver<Link>, bytes: usize, is_cut: impl Fn(&Link) -> bool) {
+    let arrives = arrival(&link.borrow_and_update(), bytes, &mut Instant::now());
+    wait_until(arrives).await;
+    // Whoever changes links is there as long as the node.
+    let _ = link.wait_for(|link| !is_cut(link)).await;
 }
 
 /// When a segment arrives that is sent now, after those before it.

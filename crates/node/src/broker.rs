@@ -7,10 +7,10 @@ mod later;
 mod request;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fulmar_cluster::{Cluster, Forwarded, Home};
+use fulmar_cluster::{Cluster, FollowClients, Forwarded, Home};
 use fulmar_model::{Code, ExecutionModel, NodeName, Problem, SessionName};
 use fulmar_worker::{Request as WorkerRequest, World};
 use http::{Method, Request, Response};
@@ -30,6 +30,9 @@ use crate::{carry, continuum, follow, transition};
 use request::{http_request, read_body, request_digest, stored_request, too_large};
 
 pub(crate) use later::invocation_status;
+
+/// Longest wait for the home of a session that comes back.
+const MOVING: Duration = Duration::from_secs(5);
 
 /// Answers an invocation by a client.
 pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Response<Body> {
@@ -234,6 +237,9 @@ impl ClientCall<'_> {
     async fn anywhere(&self, cluster: &Cluster, body: Bytes) -> Result<Response<Body>, Problem> {
         let model = self.model.unwrap_or(self.deployed.manifest.execution_model);
         let mut may_borrow = model == ExecutionModel::InEdge && self.way == Way::AtHome;
+        // What the client brings back is all that there is to move.
+        let mut may_move =
+            self.way == Way::Returning && cluster.config().follow_clients == FollowClients::On;
         for _ in 0..route::MAX_HOPS {
             let name = &self.function.name;
             let place = match (&self.session, self.idempotency_key.as_deref()) {
@@ -260,6 +266,10 @@ impl ClientCall<'_> {
                         outcome => return outcome,
                     }
                 }
+                Place::There(node) if may_move => {
+                    may_move = false;
+                    self.move_here(cluster, &node).await;
+                }
                 Place::There(node) => {
                     let session = self.session.as_ref();
                     let group = session.map(|session| route::group(name, session));
@@ -278,6 +288,26 @@ impl ClientCall<'_> {
             route::MAX_HOPS
         );
         Err(Problem::new(Code::SessionMoved, detail))
+    }
+
+    /// Has the session's home move to this node, where its client is; if it does not, it comes back to where it was.
+    async fn move_here(&self, cluster: &Cluster, home: &NodeName) {
+        let wanted = serde_json::json!({
+            "function": self.function.name,
+            "session": self.session,
+            "to": cluster.name(),
+        });
+        let request = Request::post("/admin/migrations")
+            .header(route::RELAYED, "1")
+            .body(Bytes::from(wanted.to_string()));
+        let Ok(request) = request else { return };
+        if let Err(error) = cluster.forward(home, request, MOVING).await {
+            tracing::debug!(%error, "a session comes back to where it was");
+        }
+        if let Some(session) = &self.session {
+            let group = route::group(&self.function.name, session);
+            cluster.directory().unlearn(&group);
+        }
     }
 
     /// Whether only a node remembers what it has answered for an idempotency key, and no session leads there.

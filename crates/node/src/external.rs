@@ -2,9 +2,11 @@
 //! other nodes use.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use fulmar_model::{Code, ExecutionModel, Problem};
+use fulmar_cluster::links::Links;
+use fulmar_model::{Code, ExecutionModel, NodeName, Problem};
 use fulmar_state::external::{External, ExternalError};
 use tokio::sync::{Mutex, OnceCell};
 
@@ -95,6 +97,28 @@ pub(crate) async fn of(core: &Core) -> Result<&External, Problem> {
         Some(external) => external.ready(core).await,
         None => Err(missing()),
     }
+}
+
+/// What stands for the store among emulated links.
+const LINK: &str = "external-store";
+
+/// Waits for as long as bytes are on their way to the store, where links are emulated.
+pub(crate) async fn there(core: &Core, bytes: usize) {
+    if let Some((links, store)) = link(core) {
+        links.there(&store, bytes).await;
+    }
+}
+
+/// The same for bytes from the store.
+pub(crate) async fn back(core: &Core, bytes: usize) {
+    if let Some((links, store)) = link(core) {
+        links.back(&store, bytes).await;
+    }
+}
+
+fn link(core: &Core) -> Option<(&Arc<Links>, NodeName)> {
+    let links = core.cluster.as_ref()?.peers().links()?;
+    Some((links, NodeName::new(LINK).ok()?))
 }
 
 /// That this node has no external store.

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::routing::{delete, get, post, put};
-use fulmar_cluster::links::Link;
+use fulmar_cluster::links::{Link, Links};
 use fulmar_cluster::view::Member;
 use fulmar_cluster::{Cluster, Copying};
 use fulmar_model::{Code, NodeName, Problem};
@@ -27,6 +27,7 @@ pub(super) fn routes() -> Router<Arc<Core>> {
         .route("/admin/nodes", get(list))
         .route("/admin/nodes/{name}", delete(forget))
         .route("/admin/nodes/{name}/drain", post(drain_node))
+        .route("/admin/links", get(links))
         .route("/admin/links/{name}", put(link))
 }
 
@@ -112,14 +113,23 @@ async fn forget(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answ
 /// Largest description of a link in bytes.
 const MAX_LINK_BYTES: usize = 4 << 10;
 
-/// Changes the emulated link from this node to another.
-async fn link(State(core): State<Arc<Core>>, Path(name): Path<String>, body: Body) -> Answer {
-    let cluster = cluster(&core)?;
-    let Some(links) = cluster.peers().links() else {
-        return Err(bad_request(
+fn emulated(core: &Core) -> Result<&Arc<Links>, Failed> {
+    cluster(core)?.peers().links().ok_or_else(|| {
+        bad_request(
             "links are not emulated here; start the node with emulate_links = true for that",
-        ));
-    };
+        )
+    })
+}
+
+/// The emulated links of this node, with what has gone over them.
+async fn links(State(core): State<Arc<Core>>) -> Answer {
+    let links = emulated(&core)?.all();
+    Ok(json(&json!({ "links": links })))
+}
+
+/// Changes the emulated link from this node to another, or to the external store.
+async fn link(State(core): State<Arc<Core>>, Path(name): Path<String>, body: Body) -> Answer {
+    let links = emulated(&core)?;
     let name = NodeName::new(&name).map_err(|error| bad_request(error.to_string()))?;
     let body = super::read(body, MAX_LINK_BYTES).await?;
     let link: Link = serde_json::from_slice(&body)

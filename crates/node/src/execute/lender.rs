@@ -31,9 +31,13 @@ impl Lender<'_> {
                 let loaded = loaded.map_err(|error| route::lost_before(&error))?;
                 loaded.map_err(|not_here| elsewhere(cluster, group, not_here))
             }
-            Self::External(_, store) => {
+            Self::External(core, store) => {
+                external::there(core, ASKING_BYTES).await;
                 let kept = store.load(group).await;
                 let kept = kept.map_err(|error| external::problem(&error))?;
+                let entries = kept.entries.iter();
+                let bytes = entries.map(|(key, value)| key.len() + value.len());
+                external::back(core, ASKING_BYTES + bytes.sum::<usize>()).await;
                 Ok(Lent {
                     version: kept.version,
                     // Nobody is home to it, so that nobody can be a later home.
@@ -53,8 +57,10 @@ impl Lender<'_> {
         match self {
             // It says so when it is asked to commit.
             Self::Node(..) => Ok(None),
-            Self::External(_, store) => {
+            Self::External(core, store) => {
+                external::there(core, ASKING_BYTES).await;
                 let answered = store.answered(group, key, clock::unix_ms()).await;
+                external::back(core, ASKING_BYTES).await;
                 answered.map_err(|error| external::problem(&error))
             }
         }
@@ -114,7 +120,13 @@ impl Lender<'_> {
                     idempotency: idempotency.map(|(key, record)| (key.as_str(), record)),
                     now_unix_ms: clock::unix_ms(),
                 };
-                match store.commit(&change).await {
+                let writes = returned.writes.iter();
+                let bytes = writes
+                    .map(|(key, value)| key.len() + value.as_ref().map_or(0, bytes::Bytes::len));
+                external::there(core, ASKING_BYTES + bytes.sum::<usize>()).await;
+                let outcome = store.commit(&change).await;
+                external::back(core, ASKING_BYTES).await;
+                match outcome {
                     Ok(Outcome::Committed(version)) => Ok(Settled::Committed(version)),
                     Ok(Outcome::Conflict) => Ok(Settled::Conflict),
                     Ok(Outcome::Replay(record)) => Ok(Settled::Replay(record)),
@@ -129,6 +141,9 @@ impl Lender<'_> {
 const MAX_NODE_CONFLICTS: u32 = 2;
 /// Runs in vain on what the external store has before the client is to come back: there is nowhere else to run.
 const MAX_STORE_CONFLICTS: u32 = 24;
+
+/// What a request to the external store has besides the state, about, in bytes, for emulated links.
+const ASKING_BYTES: usize = 200;
 
 /// The next version of a session in the external store. A new one begins with the time, so that one that was removed
 /// and made again is never taken for what it was.
