@@ -266,3 +266,29 @@ fn begin(folder: &Path, name: &str, site: &str, registry: &str) -> anyhow::Resul
         .spawn()
         .with_context(|| format!("cannot start the node {name}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After a change of the source: `cargo xtask guests`, copy `target/wasm32-wasip2/release/twin.wasm` to here, and set
+    /// this.
+    const BUILT_FROM: &str = "0c25a1300765676e462bd9679a11876b7f791833599df6950c0f99969cb78bef";
+
+    #[test]
+    fn the_component_is_built_from_the_source_that_there_is() {
+        let source = include_bytes!("../../../../examples/twin/src/lib.rs");
+        let digest = Sha256::digest(source);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, BUILT_FROM);
+    }
+
+    #[test]
+    fn the_cloud_is_the_furthest_from_everywhere() {
+        for (one, other) in [("road", "road"), ("plant", "plant"), ("road", "plant")] {
+            assert!(way(one, other).0 < way(one, "cloud").0);
+        }
+        assert_eq!(way("road", "cloud"), way("cloud", "road"));
+        assert_eq!(way("road", STORE), way("road", "cloud"));
+    }
+}
