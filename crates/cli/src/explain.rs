@@ -44,6 +44,9 @@ fn lines(decision: &Value) -> Vec<String> {
     let text = |key: &str| decision[key].as_str().unwrap_or("?");
     let number = |value: &Value| value.as_f64().unwrap_or(0.0);
     let to = decision["to"].as_str().map(|to| format!(" to {to}"));
+    if let Some(estimates) = decision["estimates"].as_array() {
+        return invocation(decision, to.unwrap_or_default(), estimates);
+    }
     let mut lines = vec![format!(
         "{} {}/{} at {}: {}{} ({:.1} requests/s are taken there, {} bytes of state)",
         text("at"),
@@ -68,6 +71,34 @@ fn lines(decision: &Value) -> Vec<String> {
     }
     if let Some(error) = decision["error"].as_str() {
         lines.push(format!("    {error}"));
+    }
+    lines
+}
+
+/// A decision about one invocation in words.
+fn invocation(decision: &Value, to: String, estimates: &[Value]) -> Vec<String> {
+    let text = |key: &str| decision[key].as_str().unwrap_or("?");
+    let session = match text("session") {
+        "" => String::new(),
+        session => format!("/{session}"),
+    };
+    let mut lines = vec![format!(
+        "{} {}{session} at {}: {}{to}",
+        text("at"),
+        text("function"),
+        text("node"),
+        text("verdict"),
+    )];
+    for estimate in estimates {
+        let ms = |key: &str| estimate[key].as_f64().unwrap_or(f64::INFINITY) * 1e3;
+        let rejected = estimate["rejected"].as_str();
+        lines.push(format!(
+            "    {}: an answer is expected after {:.1} ms, {:.1} ms of them for an access to the state{}",
+            estimate["node"].as_str().unwrap_or("?"),
+            ms("response_seconds"),
+            ms("data_seconds"),
+            rejected.map_or(String::new(), |why| format!("; {why}")),
+        ));
     }
     lines
 }

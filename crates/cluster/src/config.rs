@@ -50,6 +50,9 @@ pub struct NodeConfig {
     /// Whether sessions at home here move to the nodes that take their requests.
     #[serde(default)]
     pub follow_clients: FollowClients,
+    /// Whether invocations of functions with an SLO run on the node that is expected to answer soonest.
+    #[serde(default)]
+    pub offload: Offload,
     /// Shape the links to other nodes as `fulmar nodes link` says, for demonstrations and tests on one
     /// machine.
     #[serde(default)]
@@ -119,6 +122,19 @@ pub enum FollowClients {
     /// What would be done is only remembered.
     Observe,
     /// Nobody looks.
+    Off,
+}
+
+/// Whether invocations are offloaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Offload {
+    /// They are, and refused where no node is expected to be in time.
+    #[default]
+    On,
+    /// What would be done is only remembered.
+    Observe,
+    /// Nobody asks.
     Off,
 }
 

@@ -123,6 +123,9 @@ pub type Entries = BoxStream<'static, Result<Vec<StageEntry>, String>>;
 /// What a node does when another calls it.
 #[tonic::async_trait]
 pub trait Handler: Send + Sync + 'static {
+    /// How long functions with an SLO take here, in seconds: the mean of the last executions.
+    fn execution_times(&self) -> Vec<(String, f64)>;
+
     /// Answers a client's request that another node took.
     async fn forward(&self, from: &NodeName, request: http::Request<Bytes>) -> Forwarded;
 

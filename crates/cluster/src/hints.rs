@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::join::Cluster;
+use crate::peers::Hello;
 
 /// Pause between two probes of all nodes.
 const EVERY: Duration = Duration::from_secs(1);
@@ -31,11 +32,13 @@ pub struct Way {
     pub bandwidth: f64,
 }
 
-/// What is known of the ways to all nodes.
+/// What is known of all nodes and of the ways to them.
 #[derive(Debug, Default)]
 pub struct Hints {
     round_trips: Mutex<HashMap<NodeName, f64>>,
     bandwidths: Mutex<HashMap<NodeName, f64>>,
+    /// What they have said last.
+    told: Mutex<HashMap<NodeName, Hello>>,
 }
 
 fn smooth(known: &Mutex<HashMap<NodeName, f64>>, node: &NodeName, value: f64) {
@@ -53,6 +56,24 @@ impl Hints {
             round_trip,
             bandwidth: bandwidth.unwrap_or(BANDWIDTH),
         })
+    }
+
+    /// How far all nodes are that have answered, in seconds there and back.
+    pub fn round_trips(&self) -> HashMap<NodeName, f64> {
+        self.round_trips.lock().clone()
+    }
+
+    /// How far two other nodes are from each other, in seconds there and back, as one of them has said.
+    pub fn between(&self, one: &NodeName, other: &NodeName) -> Option<f64> {
+        let told = self.told.lock();
+        let says = |from: &NodeName, to: &NodeName| told.get(from)?.round_trips.get(to).copied();
+        says(one, other).or_else(|| says(other, one))
+    }
+
+    /// How long a function takes on a node, in seconds, as that has said.
+    pub fn execution_time(&self, node: &NodeName, function: &str) -> Option<f64> {
+        let told = self.told.lock();
+        told.get(node)?.execution_times.get(function).copied()
     }
 
     /// So many bytes have gone to a node in so much time.
@@ -73,9 +94,15 @@ pub(crate) async fn probe(cluster: Arc<Cluster>, stop: CancellationToken) {
             let cluster = cluster.clone();
             async move {
                 let asked = Instant::now();
-                if cluster.peers().hello(&node, DEADLINE).await.is_ok() {
-                    let took = asked.elapsed().as_secs_f64();
-                    smooth(&cluster.hints().round_trips, &node, took);
+                let hints = cluster.hints();
+                match cluster.peers().hello(&node, DEADLINE).await {
+                    Ok(hello) => {
+                        let took = asked.elapsed().as_secs_f64();
+                        smooth(&hints.round_trips, &node, took);
+                        hints.told.lock().insert(node, hello);
+                    }
+                    // What it said is too old before long; how far it is stays so.
+                    Err(_) => _ = hints.told.lock().remove(&node),
                 }
             }
         });

@@ -26,7 +26,7 @@ pub mod transport;
 pub mod view;
 pub mod wire;
 
-pub use config::{ConfigError, FollowClients, NodeConfig};
+pub use config::{ConfigError, FollowClients, NodeConfig, Offload};
 pub use custody::{Custody, LogRecord, TakeoverRecord};
 pub use directory::{DirectoryError, Home};
 pub use handler::{

@@ -187,15 +187,11 @@ impl Peers {
             .map_err(|status| classify(node, &status))
     }
 
-    /// Asks a node for its name and its protocol; how its copy in the object store is, if it has one.
+    /// Asks a node for its name and its protocol, and how it is.
     ///
     /// # Errors
     /// When it does not answer, or speaks a protocol of which this version knows nothing.
-    pub async fn hello(
-        &self,
-        node: &NodeName,
-        deadline: Duration,
-    ) -> Result<Option<Copying>, PeerError> {
+    pub async fn hello(&self, node: &NodeName, deadline: Duration) -> Result<Hello, PeerError> {
         let message = wire::HelloRequest {
             node: self.own.to_string(),
             protocol: wire::PROTOCOL,
@@ -224,12 +220,37 @@ impl Peers {
         if reply.node != node.as_str() {
             return Err(refused(format!("it calls itself {}", reply.node)));
         }
-        Ok(reply.copying.map(|copying| Copying {
+        let copying = reply.copying.map(|copying| Copying {
             is_open: copying.open,
             behind: Duration::from_millis(copying.behind_ms),
             fault: (!copying.fault.is_empty()).then_some(copying.fault),
-        }))
+        });
+        let is_time = |seconds: &f64| seconds.is_finite() && *seconds >= 0.0;
+        let times = reply.functions.into_iter();
+        let round_trips = reply.round_trips.into_iter();
+        Ok(Hello {
+            copying,
+            execution_times: times
+                .map(|time| (time.function, time.seconds))
+                .filter(|(_, seconds)| is_time(seconds))
+                .collect(),
+            round_trips: round_trips
+                .filter_map(|trip| Some((NodeName::new(&trip.node).ok()?, trip.seconds)))
+                .filter(|(_, seconds)| is_time(seconds))
+                .collect(),
+        })
     }
+}
+
+/// How a node is, by its own words.
+#[derive(Debug, Clone, Default)]
+pub struct Hello {
+    /// How its copy in the object store is, if it has one.
+    pub copying: Option<Copying>,
+    /// How long functions with an SLO take there, in seconds.
+    pub execution_times: HashMap<String, f64>,
+    /// How far other nodes are from there, in seconds there and back.
+    pub round_trips: HashMap<NodeName, f64>,
 }
 
 /// How a node's copy in the object store is.

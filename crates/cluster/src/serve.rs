@@ -119,6 +119,22 @@ impl wire::peer_server::Peer for Service {
                 behind_ms: copying.behind.as_millis() as u64,
                 fault: copying.fault.unwrap_or_default(),
             }),
+            functions: self
+                .handler
+                .execution_times()
+                .into_iter()
+                .map(|(function, seconds)| wire::FunctionTime { function, seconds })
+                .collect(),
+            round_trips: self
+                .cluster
+                .hints()
+                .round_trips()
+                .into_iter()
+                .map(|(node, seconds)| wire::RoundTrip {
+                    node: node.to_string(),
+                    seconds,
+                })
+                .collect(),
         }))
     }
 

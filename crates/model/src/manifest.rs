@@ -41,6 +41,8 @@ pub struct Manifest {
     pub execution_model: ExecutionModel,
     /// Whether a carried state that is not the newest is refused.
     pub anti_rollback: bool,
+    /// What invocations are promised.
+    pub slo: Slo,
     /// Methods whose invocations only read, in upper case.
     pub read_only_methods: BTreeSet<String>,
     /// Limits of one invocation.
@@ -76,6 +78,7 @@ impl Manifest {
             on_partition: OnPartition::default(),
             execution_model: ExecutionModel::default(),
             anti_rollback: false,
+            slo: Slo::default(),
             read_only_methods: BTreeSet::new(),
             limits: Limits::default(),
             workers: Workers::default(),
@@ -213,6 +216,37 @@ impl std::fmt::Display for OnPartition {
 impl Serialize for OnPartition {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// `[slo]`: what invocations are promised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Slo {
+    /// Longest response time.
+    pub max_response: Duration,
+    /// Longest mean time of an access to data.
+    pub max_data_access: Duration,
+    /// What each second costs that a response is late.
+    pub penalty_per_second: u32,
+    /// Whether an invocation runs although no node is expected to keep the promise.
+    pub best_effort: bool,
+}
+
+impl Slo {
+    /// Whether anything is promised.
+    pub fn promises(&self) -> bool {
+        self.max_response < limits::MAX_SLO || self.max_data_access < limits::MAX_SLO
+    }
+}
+
+impl Default for Slo {
+    fn default() -> Self {
+        Self {
+            max_response: limits::MAX_SLO,
+            max_data_access: limits::MAX_SLO,
+            penalty_per_second: limits::DEFAULT_PENALTY,
+            best_effort: false,
+        }
     }
 }
 

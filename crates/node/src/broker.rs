@@ -13,8 +13,8 @@ use bytes::Bytes;
 use fulmar_cluster::{Cluster, FollowClients, Forwarded, Home};
 use fulmar_model::{Code, ExecutionModel, NodeName, Problem, SessionName};
 use fulmar_worker::{Request as WorkerRequest, World};
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Request, Response};
+use hyper::body::{Body as _, Incoming};
 use tokio::sync::oneshot;
 
 use crate::core::{Admission, Core};
@@ -24,6 +24,7 @@ use crate::headers::{idempotency_key, prefers_async};
 use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, StateFrom};
 use crate::respond::{self, Body};
 use crate::route::{self, Answered, Place};
+use crate::schedule::{self, Choice};
 use crate::target::Target;
 use crate::{carry, continuum, follow, transition};
 
@@ -37,7 +38,9 @@ const MOVING: Duration = Duration::from_secs(5);
 /// Answers an invocation by a client.
 pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Response<Body> {
     let arrived = Instant::now();
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    // Only nodes say so.
+    head.headers.remove(&route::OFFLOADED);
     let response = match accept(core, &head, Source::Client(body), arrived).await {
         Ok(response) => response,
         Err(problem) => respond::problem(&problem),
@@ -183,8 +186,12 @@ async fn accept(
         arrived,
     };
     match &core.cluster {
-        Some(cluster) if call.taken_by.is_none() => call.anywhere(cluster, body).await,
-        _ => call.here(body, None).await,
+        Some(cluster) if call.taken_by.is_none() => call.scheduled(cluster, body).await,
+        Some(_) => call.here(body, call.lender()?).await,
+        None => {
+            call.promised(call.here(body.clone(), None), body.len())
+                .await
+        }
     }
 }
 
@@ -233,10 +240,114 @@ struct ClientCall<'a> {
 }
 
 impl ClientCall<'_> {
+    /// Answers where the function's SLO is kept best.
+    async fn scheduled(&self, cluster: &Cluster, body: Bytes) -> Result<Response<Body>, Problem> {
+        let is_free = self.way == Way::AtHome && !prefers_async(&self.head.headers);
+        let choice = match is_free {
+            true => schedule::choose(
+                self.core,
+                cluster,
+                self.function,
+                &self.deployed,
+                self.session.as_ref(),
+            ),
+            false => Ok(Choice::AsUsual),
+        };
+        let size = body.len();
+        let answer = async {
+            match choice? {
+                Choice::AsUsual => self.anywhere(cluster, body, false).await,
+                Choice::Here => self.anywhere(cluster, body, true).await,
+                Choice::At { node, home } => {
+                    let offloaded = self.offload(cluster, &node, home, body.clone());
+                    match offloaded.await? {
+                        Answered::Response(response) => Ok(response),
+                        Answered::Elsewhere => self.anywhere(cluster, body, false).await,
+                    }
+                }
+            }
+        };
+        self.promised(answer, size).await
+    }
+
+    /// Has it run on a node that borrows the session's state, or needs none.
+    async fn offload(
+        &self,
+        cluster: &Cluster,
+        node: &NodeName,
+        home: Option<NodeName>,
+        body: Bytes,
+    ) -> Result<Answered, Problem> {
+        let session = self.session.as_ref();
+        let group = session.map(|session| route::group(&self.function.name, session));
+        let timeout = self.deployed.manifest.limits.timeout.get();
+        let mut head = self.head.clone();
+        let lender = home.as_ref().filter(|home| *home != node);
+        let lender = lender.map_or("", |home| home.as_str());
+        let lender = HeaderValue::from_str(lender)
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        head.headers.insert(route::OFFLOADED, lender);
+        route::send(cluster, node, group.as_ref(), &head, body, timeout).await
+    }
+
+    /// The node that lends the session's state, if another node has decided so.
+    fn lender(&self) -> Result<Option<NodeName>, Problem> {
+        let Some(lender) = self.head.headers.get(route::OFFLOADED) else {
+            return Ok(None);
+        };
+        match lender.to_str() {
+            Ok("") => Ok(None),
+            Ok(name) => match NodeName::new(name) {
+                Ok(name) => Ok(Some(name)),
+                Err(error) => Err(Problem::new(Code::BadRequest, error.to_string())),
+            },
+            Err(error) => Err(Problem::new(Code::BadRequest, error.to_string())),
+        }
+    }
+
+    /// Counts how the function's SLO is kept.
+    async fn promised(
+        &self,
+        answer: impl Future<Output = Result<Response<Body>, Problem>>,
+        input_bytes: usize,
+    ) -> Result<Response<Body>, Problem> {
+        let answered = answer.await;
+        let slo = &self.deployed.manifest.slo;
+        if !slo.promises() {
+            return answered;
+        }
+        let output_bytes = match &answered {
+            Ok(response) => response.body().size_hint().lower() as usize,
+            Err(_) => 0,
+        };
+        self.function.profile.taken(input_bytes, output_bytes);
+        let late = self
+            .arrived
+            .elapsed()
+            .saturating_sub(slo.max_response.get());
+        let is_refused = matches!(&answered, Err(problem) if problem.code == Code::SloUnattainable);
+        let is_late = !late.is_zero() || is_refused;
+        self.core.metrics.promised(
+            self.function.name.as_str(),
+            is_late.then_some(late.as_secs_f64()),
+            slo.penalty_per_second,
+        );
+        if is_refused {
+            self.core.metrics.failed(Code::SloUnattainable);
+        }
+        answered
+    }
+
     /// Answers here or has it answered there, wherever the session turns out to be.
-    async fn anywhere(&self, cluster: &Cluster, body: Bytes) -> Result<Response<Body>, Problem> {
+    async fn anywhere(
+        &self,
+        cluster: &Cluster,
+        body: Bytes,
+        borrows: bool,
+    ) -> Result<Response<Body>, Problem> {
         let model = self.model.unwrap_or(self.deployed.manifest.execution_model);
-        let mut may_borrow = model == ExecutionModel::InEdge && self.way == Way::AtHome;
+        let is_lent = borrows || model == ExecutionModel::InEdge;
+        let mut may_borrow = is_lent && self.way == Way::AtHome;
         // What the client brings back is all that there is to move.
         let mut may_move =
             self.way == Way::Returning && cluster.config().follow_clients == FollowClients::On;
@@ -373,7 +484,8 @@ impl ClientCall<'_> {
     ) -> Result<Answer, Problem> {
         let (reply, outcome) = oneshot::channel();
         self.core.metrics.invocations.inc();
-        if lender.is_none() {
+        let is_own = lender.is_none();
+        if is_own {
             self.note_taker();
         }
         let invocation = Invocation {
@@ -396,12 +508,17 @@ impl ClientCall<'_> {
         };
         execute::submit(self.core, self.function, invocation)
             .map_err(|QueueFull| queue_full(self.function))?;
-        outcome.await.unwrap_or_else(|_| {
+        let handed_in = Instant::now();
+        let outcome = outcome.await.unwrap_or_else(|_| {
             Err(Problem::new(
                 Code::ShuttingDown,
                 "the node stopped before the invocation ran",
             ))
-        })
+        });
+        if is_own && outcome.is_ok() && self.deployed.manifest.slo.promises() {
+            self.function.profile.executed(handed_in.elapsed());
+        }
+        outcome
     }
 }
 

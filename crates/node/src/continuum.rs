@@ -22,7 +22,7 @@ use tower::ServiceExt;
 use crate::core::Core;
 use crate::respond::{self, Body};
 use crate::target;
-use crate::{access, admin, arrive, broker, courier, deploy, lend};
+use crate::{access, admin, arrive, broker, courier, deploy, lend, schedule};
 
 /// Longest wait until what the registry says is in effect: fetching and compiling a large component.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -83,6 +83,10 @@ impl Handler for Answers {
             response: whole(response).await,
             moved: None,
         }
+    }
+
+    fn execution_times(&self) -> Vec<(String, f64)> {
+        schedule::execution_times(&self.0)
     }
 
     async fn deliver(&self, delivery: Delivery) -> Delivered {

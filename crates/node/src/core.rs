@@ -27,6 +27,7 @@ use crate::invocation::InvocationId;
 use crate::keeper::Keeper;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::schedule::Ways;
 
 /// Limits of a node; the defaults suit a machine with 512 MB.
 #[derive(Debug, Clone)]
@@ -111,6 +112,7 @@ pub(crate) struct Core {
     pub(crate) keeper: Keeper,
     pub(crate) logs: Arc<Logs>,
     pub(crate) decisions: Decisions,
+    pub(crate) ways: Ways,
     /// The same, as workers see it.
     pub(crate) log_sink: Arc<dyn LogSink>,
     pub(crate) metrics: Arc<Metrics>,

@@ -20,6 +20,7 @@ use crate::clock;
 use crate::core::Core;
 use crate::functions::Function;
 use crate::migrate;
+use crate::schedule::Expected;
 use crate::sessions::Session;
 
 /// Pause between two looks at who takes what.
@@ -100,12 +101,16 @@ pub(crate) struct Decision {
     pub(crate) node: NodeName,
     pub(crate) function: FunctionName,
     pub(crate) session: String,
-    /// `moved`, `stays`, `would-move`, `failed`.
+    /// `moved`, `stays`, `would-move`, `failed`; of an invocation `as-usual`, `here`, `offloaded`, `refused`,
+    /// `would-...`.
     pub(crate) verdict: &'static str,
     pub(crate) to: Option<NodeName>,
     pub(crate) requests_per_second_here: f64,
     pub(crate) state_bytes: usize,
     pub(crate) candidates: Vec<Candidate>,
+    /// What was expected of each node, for an invocation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) estimates: Vec<Expected>,
     pub(crate) error: Option<String>,
 }
 
@@ -127,7 +132,7 @@ pub(crate) struct Candidate {
 pub(crate) struct Decisions(Mutex<VecDeque<Decision>>);
 
 impl Decisions {
-    fn remember(&self, decision: Decision) {
+    pub(crate) fn remember(&self, decision: Decision) {
         let mut decisions = self.0.lock();
         if decisions.len() == REMEMBERED {
             decisions.pop_front();
@@ -253,6 +258,7 @@ fn look(
         requests_per_second_here: seen.at_home,
         state_bytes: state.hot_bytes(),
         candidates: candidates.collect(),
+        estimates: Vec::new(),
         error: None,
     };
     let Some(to) = to.filter(|_| !observes) else {

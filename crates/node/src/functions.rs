@@ -12,6 +12,8 @@ use fulmar_worker::{Artifact, FunctionSettings, World};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
+use crate::profile::Profile;
+use crate::schedule::Told;
 use crate::sessions::Sessions;
 
 /// One deployed version of a function.
@@ -41,6 +43,10 @@ pub(crate) struct Function {
     /// Sessions that other nodes lend: in queues of their own, so that what waits for a lender never holds
     /// up what other nodes ask of this one.
     pub(crate) borrowed: Sessions,
+    /// How long it takes and how large it is.
+    pub(crate) profile: Profile,
+    /// What was decided about its invocations last.
+    pub(crate) told: Told,
     /// Sessionless invocations by idempotency key, so that two with the same key run one by one.
     pub(crate) keyed: Sessions,
     /// Sessions at home here of which other nodes take requests.
@@ -146,6 +152,8 @@ impl Functions {
             borrowed: Sessions::default(),
             keyed: Sessions::default(),
             followed: Followed::default(),
+            profile: Profile::default(),
+            told: Told::default(),
             waiting: AtomicUsize::new(0),
         });
         functions.insert(name, function.clone());

@@ -6,8 +6,8 @@ use std::time::Duration;
 use fulmar_model::Code;
 use fulmar_state::CommitObserver;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 /// Upper bounds of the latency buckets: 10 us to 10 s, three a decade.
@@ -46,6 +46,9 @@ pub(crate) struct Metrics {
     batch_commits: Histogram,
     batch_bytes: IntCounter,
     sync_seconds: Histogram,
+    slo_invocations: IntCounterVec,
+    slo_misses: IntCounterVec,
+    slo_penalty: CounterVec,
     pub(crate) hot_sessions: IntGauge,
     pub(crate) hot_bytes: IntGauge,
     pub(crate) cold_sessions: IntGauge,
@@ -88,12 +91,36 @@ impl Metrics {
             &["code"],
         )?;
         registry.register(Box::new(failures.clone()))?;
+        let by_function = |name: &str, help: &str| -> Result<IntCounterVec, prometheus::Error> {
+            let metric = IntCounterVec::new(Opts::new(name, help), &["function"])?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let slo_invocations = by_function(
+            "fulmar_slo_invocations_total",
+            "Invocations of functions with an SLO that this node took.",
+        )?;
+        let slo_misses = by_function(
+            "fulmar_slo_misses_total",
+            "Of those: answered too late, or refused because no node was expected to be in time.",
+        )?;
+        let slo_penalty = CounterVec::new(
+            Opts::new(
+                "fulmar_slo_penalty_total",
+                "What being late has cost, by the functions' manifests.",
+            ),
+            &["function"],
+        )?;
+        registry.register(Box::new(slo_penalty.clone()))?;
         Ok(Arc::new(Self {
             invocations: counter(
                 "invocations_total",
                 "Invocations accepted, deliveries included.",
             )?,
             failures,
+            slo_invocations,
+            slo_misses,
+            slo_penalty,
             replays: counter(
                 "idempotent_replays_total",
                 "Answers repeated for an idempotency key.",
@@ -146,6 +173,28 @@ impl Metrics {
     /// Counts a failed invocation.
     pub(crate) fn failed(&self, code: Code) {
         self.failures.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// Counts an invocation of a function with an SLO: late by so many seconds, or not; refused: for as long as nobody
+    /// can say.
+    pub(crate) fn promised(&self, function: &str, late: Option<f64>, penalty_per_second: u32) {
+        let function = &[function];
+        self.slo_invocations.with_label_values(function).inc();
+        if let Some(late) = late {
+            self.slo_misses.with_label_values(function).inc();
+            let penalty = late * f64::from(penalty_per_second);
+            self.slo_penalty.with_label_values(function).inc_by(penalty);
+        }
+    }
+
+    /// How a function's SLO is kept: invocations, misses, penalty.
+    pub(crate) fn kept(&self, function: &str) -> (u64, u64, f64) {
+        let function = &[function];
+        (
+            self.slo_invocations.with_label_values(function).get(),
+            self.slo_misses.with_label_values(function).get(),
+            self.slo_penalty.with_label_values(function).get(),
+        )
     }
 
     /// Everything as text.

@@ -28,6 +28,7 @@ use crate::functions::Functions;
 use crate::keeper::{self, Keeper};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::schedule::Ways;
 use crate::{admin, custody, deploy, ingress, takeover};
 
 /// A node cannot start.
@@ -179,6 +180,7 @@ impl Node {
             courier: Courier::new(options.max_deliveries),
             keeper: Keeper::default(),
             decisions: Decisions::default(),
+            ways: Ways::default(),
             log_sink: logs.clone(),
             logs,
             metrics,

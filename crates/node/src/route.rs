@@ -19,6 +19,8 @@ use crate::respond::{self, Body};
 
 /// Marks a request that another node passed on: it is not passed on again.
 pub(crate) const RELAYED: HeaderName = HeaderName::from_static("fulmar-relayed");
+/// Marks a request that another node passed on to run here: with the node that lends its session's state, or nothing.
+pub(crate) const OFFLOADED: HeaderName = HeaderName::from_static("fulmar-offloaded");
 /// Homes that are asked for one request, each because the one before said that it is not it.
 pub(crate) const MAX_HOPS: usize = 6;
 /// What an answer may take besides the function's own time: waiting in queues, loading, the way.

@@ -27,6 +27,17 @@ impl Cluster {
         Self::start_all(count, "", more)
     }
 
+    /// The same with further keys at the top of each one's configuration.
+    pub fn start_with_top(count: usize, top: impl Fn(usize) -> String) -> Self {
+        let cluster = Self::prepare(count, "", |_| String::new());
+        for at in 0..count {
+            let config = cluster.path().join(format!("n{}.toml", at + 1));
+            let text = std::fs::read_to_string(&config).unwrap();
+            std::fs::write(config, top(at) + &text).unwrap();
+        }
+        Self::run(cluster, count)
+    }
+
     /// The same with links that can be changed.
     pub fn with_links(count: usize) -> Self {
         Self::start_all(count, "emulate_links = true\n", |_| String::new())

@@ -53,6 +53,13 @@ pub(super) fn write(manifest: &Manifest) -> String {
         manifest.idempotency.retention
     );
 
+    let slo = &manifest.slo;
+    let _ = write!(
+        out,
+        "\n[slo]\nmax_response = \"{}\"\nmax_data_access = \"{}\"\npenalty_per_second = {}\nbest_effort = {}\n",
+        slo.max_response, slo.max_data_access, slo.penalty_per_second, slo.best_effort
+    );
+
     for (table, entries) in [("env", &manifest.env), ("config", &manifest.config)] {
         let _ = writeln!(out, "\n[{table}]");
         for (key, value) in entries {

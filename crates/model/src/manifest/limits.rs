@@ -62,6 +62,14 @@ pub const DEFAULT_BACKOFF_INITIAL: Duration = Duration::from_millis(100);
 /// Pauses double up to this one.
 pub const DEFAULT_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// Shortest promise.
+pub const MIN_SLO: Duration = Duration::from_millis(1);
+/// Longest promise, which promises nothing.
+pub const MAX_SLO: Duration = Duration::from_hours(24);
+/// Highest penalty for each second.
+pub const MAX_PENALTY: u32 = 1_000_000;
+/// Penalty for each second.
+pub const DEFAULT_PENALTY: u32 = 1;
 /// Shortest memory of an idempotency key: long enough for one retry.
 pub const MIN_RETENTION: Duration = Duration::from_secs(1);
 /// Longest memory of an idempotency key: every one of them is a stored response.

@@ -139,6 +139,17 @@ impl Reader<'_> {
             &mut manifest.idempotency.retention,
         );
 
+        let slo = self.section(root, "slo");
+        self.time(&slo, &schema::SLO_RESPONSE, &mut manifest.slo.max_response);
+        self.time(&slo, &schema::SLO_DATA, &mut manifest.slo.max_data_access);
+        let penalty = &mut manifest.slo.penalty_per_second;
+        self.count(&slo, &schema::SLO_PENALTY, penalty);
+        self.flag(
+            &slo,
+            &schema::SLO_BEST_EFFORT,
+            &mut manifest.slo.best_effort,
+        );
+
         manifest.env = self.entries(root, &schema::ENV, env_name_fault);
         manifest.config = self.entries(root, &schema::CONFIG, config_key_fault);
         manifest.grants = self.grants(root);

@@ -91,6 +91,10 @@ const SIZE_OF_BODY: Rule = Rule::Size {
     min: limits::MIN_BODY,
     max: limits::MAX_BODY,
 };
+const SLO: Rule = Rule::Time {
+    min: limits::MIN_SLO,
+    max: limits::MAX_SLO,
+};
 const BACKOFF: Rule = Rule::Time {
     min: limits::MIN_BACKOFF,
     max: limits::MAX_BACKOFF,
@@ -150,6 +154,18 @@ fields! {
 
     /// How long the response to an `Idempotency-Key` is kept and replayed.
     RETENTION = "idempotency" "retention" Rule::Time { min: limits::MIN_RETENTION, max: limits::MAX_RETENTION };
+
+    /// Longest response time, from the arrival of a request at its node to the answer; a later answer is a miss. Among
+    /// other nodes an invocation runs where it is expected soonest, and is refused with `slo-unattainable` where none is
+    /// expected to be in time. `24h` promises nothing.
+    SLO_RESPONSE = "slo" "max_response" SLO;
+    /// Longest mean time of an access to the session's state: nodes that are further from it are out of the question. `24h`
+    /// promises nothing.
+    SLO_DATA = "slo" "max_data_access" SLO;
+    /// What each second costs that an answer is late, in units of your own; summed up in the metrics.
+    SLO_PENALTY = "slo" "penalty_per_second" Rule::Count { min: 0, max: limits::MAX_PENALTY };
+    /// Run an invocation also if no node is expected to be in time.
+    SLO_BEST_EFFORT = "slo" "best_effort" Rule::Flag;
 
     /// Environment variables that the function sees; it sees no others.
     ENV = "env" "" Rule::Form("NAME = \"value\"; names of letters, digits and _, not starting with a digit; values of up to 64 KiB");

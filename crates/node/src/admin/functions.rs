@@ -130,6 +130,10 @@ async fn show(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer
     let mut shown = summary(&function);
     let current = function.current();
     shown["manifest"] = json!(current.manifest);
+    if current.manifest.slo.promises() {
+        let (invocations, misses, penalty) = core.metrics.kept(function.name.as_str());
+        shown["slo"] = json!({ "invocations": invocations, "misses": misses, "penalty": penalty });
+    }
     Ok(json(&shown))
 }
 

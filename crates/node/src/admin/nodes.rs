@@ -54,7 +54,10 @@ async fn describe(core: &Core, cluster: &Cluster, member: Member) -> Value {
     let started = Instant::now();
     let hello = match is_own {
         true => Ok(Copying::of(&core.store)),
-        false => cluster.peers().hello(&member.name, HELLO).await,
+        false => {
+            let hello = cluster.peers().hello(&member.name, HELLO).await;
+            hello.map(|hello| hello.copying)
+        }
     };
     let round_trip = (!is_own && hello.is_ok()).then(|| started.elapsed().as_secs_f64());
     let copying = hello.as_ref().ok().cloned().flatten();

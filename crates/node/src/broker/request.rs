@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::core::{Admitted, Core};
 use crate::target::Target;
-use crate::{carry, respond, transition};
+use crate::{carry, respond, route, transition};
 
 /// Bytes a second that a client has to send at least, on average, once it has begun.
 const MIN_BODY_RATE: u64 = 16 << 10;
@@ -59,6 +59,7 @@ pub(super) fn http_request(
     // The function sees the state itself.
     head.headers.remove(&carry::STATE);
     head.headers.remove(&transition::MODEL);
+    head.headers.remove(&route::OFFLOADED);
     Ok(Request::from_parts(head, body))
 }
 

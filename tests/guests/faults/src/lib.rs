@@ -69,6 +69,10 @@ fn handle(input: String) -> Result<String, Error> {
             COUNT.add(argument(0)?.parse()?)?;
             Err(Error::failed("told to fail after counting"))
         }
+        "sleep-and-count" => {
+            std::thread::sleep(std::time::Duration::from_millis(number(0)?));
+            Ok(COUNT.add(1)?.to_string())
+        }
         "record" => Ok(ITEMS.push(arguments.join(" "))?.to_string()),
         "record-padded" => Ok(ITEMS.push("x".repeat(number(0)? as usize))?.to_string()),
         "items" => Ok(ITEMS.iter().collect::<Result<Vec<_>, _>>()?.join(",")),

@@ -1,0 +1,153 @@
+//! Functions with an SLO: counted, offloaded to where an answer is expected soonest, refused where none is in time.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::cluster::Cluster;
+use common::{Connection, Node, Reply};
+
+fn post(node: &Node, path: &str, body: &str) -> Reply {
+    node.request("POST", &format!("/fn/{path}"), &[], body.as_bytes())
+}
+
+/// The node that ran an invocation.
+fn ran_at(reply: &Reply) -> String {
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let invocation = reply.header("fulmar-invocation").unwrap();
+    invocation.split('-').next().unwrap().to_owned()
+}
+
+#[test]
+fn what_is_late_is_counted_and_costs_its_penalty() {
+    let node = Node::start(&[]);
+    let slo = "[slo]\nmax_response = \"10ms\"\npenalty_per_second = 100\n";
+    node.deploy("faults", "guest-faults", slo);
+    for _ in 0..3 {
+        assert_eq!(post(&node, "faults/s", "sleep 30").text(), "slept");
+    }
+    let slo = node.get("/admin/functions/faults").json()["slo"].clone();
+    assert_eq!(
+        (&slo["invocations"], &slo["misses"]),
+        (&3.into(), &3.into()),
+        "{slo}"
+    );
+    // Three times at least 20 ms too late, at 100 a second.
+    assert!(slo["penalty"].as_f64().unwrap() >= 6.0, "{slo}");
+    let metrics = node.get("/metrics").text();
+    assert!(
+        metrics.contains("fulmar_slo_misses_total{function=\"faults\"} 3"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn what_no_node_can_answer_in_time_is_refused() {
+    let cluster = Cluster::with_links(2);
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes")
+    };
+    let slo = "[slo]\nmax_response = \"150ms\"\n";
+    n1.deploy("strict", "guest-faults", slo);
+    n1.deploy(
+        "lenient",
+        "guest-faults",
+        &format!("{slo}best_effort = true\n"),
+    );
+    let far = serde_json::json!({ "latency_ms": 100.0 });
+    for function in ["strict", "lenient"] {
+        assert_eq!(n1.invoke(&format!("{function}/s"), "count 1"), "1");
+    }
+    cluster.link(0, 1, &far);
+    cluster.link(1, 0, &far);
+    // The state is 200 ms away, wherever it runs; once that has been noticed.
+    n2.eventually("it is refused", |node| {
+        let reply = post(node, "strict/s", "count 0");
+        reply.status == 503 && reply.json()["code"] == "slo-unattainable"
+    });
+    let explained = n2.get("/admin/decisions?function=strict").json();
+    let last = explained["decisions"]
+        .as_array()
+        .unwrap()
+        .last()
+        .unwrap()
+        .clone();
+    assert_eq!(last["verdict"], "refused", "{last}");
+    assert_eq!(last["estimates"].as_array().unwrap().len(), 2, "{last}");
+    assert!(
+        last["estimates"][0]["rejected"]
+            .as_str()
+            .unwrap()
+            .contains("late"),
+        "{last}"
+    );
+    // At home it is in time, and best effort is made anywhere.
+    assert_eq!(n1.invoke("strict/s", "count 0"), "1");
+    assert_eq!(n2.invoke("lenient/s", "count 0"), "1");
+}
+
+#[test]
+fn an_invocation_runs_on_the_fast_node_and_commits_at_its_home() {
+    let cluster = Cluster::start_with_top(3, |at| {
+        let speed_up = if at == 2 { 100.0 } else { 1.0 };
+        format!("speed_up = {speed_up:?}\n")
+    });
+    let [n1, n2, _] = &cluster.nodes[..] else {
+        panic!("three nodes")
+    };
+    n1.deploy("faults", "guest-faults", "[slo]\nmax_response = \"10s\"\n");
+    let mut count = 0;
+    let mut next = |node: &Node| {
+        count += 1;
+        let reply = post(node, "faults/s", "sleep-and-count 20");
+        assert_eq!(reply.text(), count.to_string());
+        ran_at(&reply)
+    };
+    assert_eq!(next(n1), "n1");
+    n1.eventually("it is offloaded", |node| next(node) == "n3");
+    // Asked of the node that is neither home nor fast as well.
+    n2.eventually("it is offloaded", |node| next(node) == "n3");
+    assert_eq!(cluster.sessions_at(0, "faults"), ["s"]);
+}
+
+/// One worker at a time makes a node busy; the other one helps, unless it only watches.
+#[test]
+fn a_busy_node_is_helped() {
+    for mode in ["on", "observe"] {
+        let cluster = Cluster::start_with_top(2, |_| format!("offload = {mode:?}\n"));
+        let n1 = &cluster.nodes[0];
+        n1.deploy(
+            "faults",
+            "guest-faults",
+            "[slo]\nmax_response = \"60s\"\n[workers]\nmax = 1\n",
+        );
+        for _ in 0..5 {
+            n1.invoke("faults", "sleep 20");
+        }
+        let helped = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let mut connection = Connection::open(n1.port);
+                    for _ in 0..20 {
+                        let reply = connection.request("POST", "/fn/faults", &[], b"sleep 20");
+                        if ran_at(&reply.unwrap()) == "n2" {
+                            helped.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        let helped = helped.into_inner();
+        let explained = n1.get("/admin/decisions?function=faults").text();
+        match mode {
+            "on" => assert!(helped > 10, "{helped}: {explained}"),
+            _ => assert!(
+                helped == 0 && explained.contains("would-offload"),
+                "{explained}"
+            ),
+        }
+    }
+}

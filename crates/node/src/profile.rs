@@ -1,0 +1,100 @@
+//! How long a function takes and how large what goes in and out is: means of what was seen last.
+
+use std::time::{Duration, Instant};
+
+use fulmar_policy::estimate::Smoothed;
+use parking_lot::Mutex;
+
+/// Weight of the newest observation.
+const NEWEST: f64 = 0.1;
+/// What was seen longer ago says nothing about how busy the node is now.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// What was seen of a function on this node.
+#[derive(Debug, Default)]
+pub(crate) struct Profile(Mutex<Option<Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    execution: Smoothed,
+    /// Shortest mean so far: what it takes when nothing is in the way.
+    best: f64,
+    input: Smoothed,
+    output: Smoothed,
+    at: Instant,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self {
+            execution: Smoothed::new(NEWEST),
+            best: f64::INFINITY,
+            input: Smoothed::new(NEWEST),
+            output: Smoothed::new(NEWEST),
+            at: Instant::now(),
+        }
+    }
+}
+
+impl Profile {
+    /// It was executed here, in so much time.
+    pub(crate) fn executed(&self, took: Duration) {
+        let mut seen = self.0.lock();
+        let seen = seen.get_or_insert_with(Seen::new);
+        let mean = seen.execution.see(took.as_secs_f64());
+        seen.best = seen.best.min(mean);
+        seen.at = Instant::now();
+    }
+
+    /// An invocation was taken here, wherever it ran.
+    pub(crate) fn taken(&self, input_bytes: usize, output_bytes: usize) {
+        let mut seen = self.0.lock();
+        let seen = seen.get_or_insert_with(Seen::new);
+        seen.input.see(input_bytes as f64);
+        seen.output.see(output_bytes as f64);
+    }
+
+    /// Seconds of an execution, if it was executed here: as of late, or, if that is long ago, as it was at best.
+    pub(crate) fn execution_seconds(&self) -> Option<f64> {
+        let seen = self.0.lock();
+        let seen = seen.as_ref().filter(|seen| seen.best.is_finite())?;
+        Some(match seen.at.elapsed() < FRESH {
+            true => seen.execution.value(),
+            false => seen.best,
+        })
+    }
+
+    /// Seconds of an execution when nothing was in the way, if it was executed here.
+    pub(crate) fn best_seconds(&self) -> Option<f64> {
+        let seen = self.0.lock();
+        let best = seen.as_ref().map(|seen| seen.best);
+        best.filter(|best| best.is_finite())
+    }
+
+    /// Mean bytes in and out.
+    pub(crate) fn bytes(&self) -> (f64, f64) {
+        let seen = self.0.lock();
+        let bytes = |seen: &Seen| (seen.input.value(), seen.output.value());
+        seen.as_ref().map_or((0.0, 0.0), bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_follows_what_is_seen() {
+        let profile = Profile::default();
+        assert_eq!(profile.execution_seconds(), None);
+        profile.taken(100, 10);
+        assert_eq!(profile.execution_seconds(), None);
+        assert_eq!(profile.bytes(), (100.0, 10.0));
+        profile.executed(Duration::from_millis(10));
+        assert_eq!(profile.execution_seconds(), Some(0.01));
+        for _ in 0..100 {
+            profile.executed(Duration::from_millis(30));
+        }
+        assert!((profile.execution_seconds().unwrap() - 0.03).abs() < 1e-4);
+    }
+}

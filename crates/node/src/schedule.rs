@@ -1,0 +1,157 @@
+//! Where an invocation of a function with an SLO runs: on the node that is expected to answer soonest, or nowhere.
+//!
+//! The decision is [`fulmar_policy::offload`]'s; here is what it is taken from: how long the function takes on each node,
+//! as that says itself, and how far nodes are from each other and from the session's state.
+
+mod world;
+
+use std::time::{Duration, Instant};
+
+use fulmar_cluster::{Cluster, Offload};
+use fulmar_model::{Code, NodeName, Problem, SessionName};
+use fulmar_policy::offload::Estimate;
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::core::Core;
+use crate::follow::Decision;
+use crate::functions::{Deployed, Function};
+
+pub(crate) use world::{Expected, Ways};
+use world::{HERE, World};
+
+/// A node has to be expected this much sooner than the usual one, in parts of its time: what is expected varies.
+const CLEARLY: f64 = 0.1;
+/// Decisions like the last one about a function are told this often.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// Where an invocation is to run.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Choice {
+    /// Where it would run without an SLO.
+    AsUsual,
+    /// Here, on state that the session's home lends.
+    Here,
+    /// On a node that has to borrow the state from its home, if there is a session; or has all that it needs.
+    At {
+        node: NodeName,
+        home: Option<NodeName>,
+    },
+}
+
+/// When and how a function was decided about last.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Mutex<Option<(Instant, &'static str)>>);
+
+impl Told {
+    fn is_to_be_told(&self, verdict: &'static str) -> bool {
+        let mut last = self.0.lock();
+        let is_new =
+            last.is_none_or(|(at, before)| before != verdict || at.elapsed() >= TOLD_EVERY);
+        if is_new {
+            *last = Some((Instant::now(), verdict));
+        }
+        is_new
+    }
+}
+
+/// How long functions with an SLO take here, for other nodes.
+pub(crate) fn execution_times(core: &Core) -> Vec<(String, f64)> {
+    let functions = core.functions.all().into_iter();
+    let times = functions.filter(|function| function.current().manifest.slo.promises());
+    times
+        .filter_map(|function| {
+            let seconds = function.profile.execution_seconds()?;
+            Some((function.name.to_string(), seconds))
+        })
+        .collect()
+}
+
+/// Decides about an invocation that this node took.
+///
+/// # Errors
+/// `slo-unattainable` if no node is expected to answer in time.
+pub(crate) fn choose(
+    core: &Core,
+    cluster: &Cluster,
+    function: &Function,
+    deployed: &Deployed,
+    session: Option<&SessionName>,
+) -> Result<Choice, Problem> {
+    let slo = &deployed.manifest.slo;
+    let mode = cluster.config().offload;
+    if !slo.promises() || mode == Offload::Off {
+        return Ok(Choice::AsUsual);
+    }
+    let Some(world) = World::around(core, cluster, function, deployed, session) else {
+        // Nobody knows how long it takes before it has run somewhere.
+        return Ok(Choice::AsUsual);
+    };
+    let estimates = world.estimates(function, slo);
+    let usual = world.home.unwrap_or(HERE);
+    let is_possible = |estimate: &&Estimate| estimate.rejected.is_none();
+    let soonest = |one: &&Estimate, other: &&Estimate| {
+        one.response_seconds.total_cmp(&other.response_seconds)
+    };
+    let best = estimates.iter().filter(is_possible).min_by(soonest);
+    let at_usual = estimates.iter().find(|estimate| estimate.node == usual);
+    let (verdict, choice) = match (best, at_usual) {
+        (None, _) if slo.best_effort => ("as-usual", Ok(Choice::AsUsual)),
+        (None, _) => ("refused", Err(unattainable(function, &estimates))),
+        (Some(best), Some(usual))
+            if usual.rejected.is_none()
+                && best.response_seconds > usual.response_seconds * (1.0 - CLEARLY) =>
+        {
+            ("as-usual", Ok(Choice::AsUsual))
+        }
+        (Some(best), _) if best.node == usual => ("as-usual", Ok(Choice::AsUsual)),
+        (Some(best), _) if best.node == HERE => ("here", Ok(Choice::Here)),
+        (Some(best), _) => {
+            let home = world.home.map(|home| world.name(home));
+            let node = world.name(best.node);
+            ("offloaded", Ok(Choice::At { node, home }))
+        }
+    };
+    let verdict = match (mode, verdict) {
+        (Offload::Observe, "refused") => "would-refuse",
+        (Offload::Observe, "here") => "would-run-here",
+        (Offload::Observe, "offloaded") => "would-offload",
+        (_, verdict) => verdict,
+    };
+    if function.told.is_to_be_told(verdict) {
+        core.decisions.remember(Decision {
+            at: clock::rfc3339(clock::unix_ms()),
+            node: cluster.name().clone(),
+            function: function.name.clone(),
+            session: session.map(ToString::to_string).unwrap_or_default(),
+            verdict,
+            to: match &choice {
+                Ok(Choice::At { node, .. }) => Some(node.clone()),
+                _ => None,
+            },
+            requests_per_second_here: 0.0,
+            state_bytes: 0,
+            candidates: Vec::new(),
+            estimates: world.expected(&estimates),
+            error: None,
+        });
+    }
+    match mode {
+        Offload::Observe => Ok(Choice::AsUsual),
+        _ => choice,
+    }
+}
+
+fn unattainable(function: &Function, estimates: &[Estimate]) -> Problem {
+    let soonest = estimates
+        .iter()
+        .map(|estimate| estimate.response_seconds)
+        .fold(f64::INFINITY, f64::min);
+    let detail = format!(
+        "of {} nodes none is expected to keep the SLO of {}; the soonest answer is expected after {:.1} ms",
+        estimates.len(),
+        function.name,
+        soonest * 1000.0
+    );
+    Problem::new(Code::SloUnattainable, detail)
+}

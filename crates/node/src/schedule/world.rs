@@ -1,0 +1,232 @@
+//! What a decision is taken from: the nodes around this one, how fast each runs the function, how far it is from there
+//! to the session's state.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fulmar_cluster::Cluster;
+use fulmar_model::manifest::Slo;
+use fulmar_model::{NodeName, SessionName};
+use fulmar_policy::offload::{Arrival, Estimate, Rejection, Rule};
+use fulmar_policy::view::{self, Network, NodeIndex};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::core::Core;
+use crate::functions::{Deployed, Function};
+use crate::route::{self, Place};
+
+/// Nodes that one decision looks at besides this one: the closest.
+const MAX_CANDIDATES: usize = 100;
+/// Fixed time of handing an invocation on, in seconds, measured over loopback.
+const OVERHEAD: f64 = 170e-6;
+/// Hints change once a second.
+const FRESH: Duration = Duration::from_millis(500);
+/// This node in a view.
+pub(super) const HERE: NodeIndex = NodeIndex(0);
+
+/// What was expected of a node, for people.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Expected {
+    node: NodeName,
+    response_seconds: f64,
+    data_seconds: f64,
+    /// Why it is out of the question.
+    rejected: Option<String>,
+}
+
+/// The nodes around this one and the ways between them, as last put together.
+#[derive(Debug, Default)]
+pub(crate) struct Ways(Mutex<Option<(Instant, Arc<Around>)>>);
+
+#[derive(Debug)]
+struct Around {
+    /// This node first, then the others, the closest first.
+    names: Vec<NodeName>,
+    network: Network,
+    speed_up: Vec<f64>,
+}
+
+impl Ways {
+    fn around(&self, cluster: &Cluster) -> Arc<Around> {
+        let mut last = self.0.lock();
+        if let Some((made, around)) = &*last
+            && made.elapsed() < FRESH
+        {
+            return around.clone();
+        }
+        let around = Arc::new(Around::look(cluster));
+        *last = Some((Instant::now(), around.clone()));
+        around
+    }
+}
+
+impl Around {
+    fn look(cluster: &Cluster) -> Self {
+        let hints = cluster.hints();
+        let round_trips = hints.round_trips();
+        let members = cluster.view().members();
+        let mut others: Vec<(&NodeName, f64)> = members
+            .iter()
+            .filter(|member| member.live && member.name != *cluster.name())
+            .filter_map(|member| Some((&member.name, *round_trips.get(&member.name)?)))
+            .collect();
+        others.sort_by(|one, other| one.1.total_cmp(&other.1));
+        others.truncate(MAX_CANDIDATES);
+        let mut names = vec![cluster.name().clone()];
+        names.extend(others.iter().map(|(name, _)| (*name).clone()));
+        let speed_up = |name: &NodeName| {
+            let member = members.iter().find(|member| member.name == *name);
+            let thousandths = member.map_or(1000, |member| member.info.speed_up_thousandths);
+            thousandths.max(1) as f64 / 1000.0
+        };
+        let nodes = names.len();
+        let mut latency = vec![f64::INFINITY; nodes * nodes];
+        let mut bandwidth = vec![f64::INFINITY; nodes * nodes];
+        for from in 0..nodes {
+            for to in 0..nodes {
+                let round_trip = match (from, to) {
+                    (from, to) if from == to => Some(0.0),
+                    (0, other) | (other, 0) => round_trips.get(&names[other]).copied(),
+                    _ => hints.between(&names[from], &names[to]),
+                };
+                latency[from * nodes + to] = round_trip.unwrap_or(f64::INFINITY) / 2.0;
+                let other = if from == 0 { to } else { from };
+                if let Some(way) = hints.way(&names[other]).filter(|_| from == 0 || to == 0) {
+                    bandwidth[from * nodes + to] = way.bandwidth;
+                }
+            }
+        }
+        Self {
+            speed_up: names.iter().map(speed_up).collect(),
+            network: Network::new(nodes, latency, bandwidth),
+            names,
+        }
+    }
+}
+
+/// What one decision is taken from.
+pub(super) struct World {
+    around: Arc<Around>,
+    /// Speed of each node for this function: executions a second.
+    speed: Vec<f64>,
+    /// Seconds that an access to the session's state takes on each node.
+    data: Vec<f64>,
+    /// The home of the session, if it has one.
+    pub(super) home: Option<NodeIndex>,
+}
+
+impl World {
+    /// None if nobody knows how long the function takes, or the session's home is too far to be looked at.
+    pub(super) fn around(
+        core: &Core,
+        cluster: &Cluster,
+        function: &Function,
+        deployed: &Deployed,
+        session: Option<&SessionName>,
+    ) -> Option<Self> {
+        let around = core.ways.around(cluster);
+        let has_home = !deployed.is_external();
+        let home = match session.filter(|_| has_home) {
+            None => None,
+            Some(session) => match route::of_session(core, function, session) {
+                // A session that is nowhere begins here.
+                Place::Here => Some(HERE),
+                Place::There(home) => {
+                    let at = around.names.iter().position(|name| *name == home)?;
+                    Some(NodeIndex::from(at))
+                }
+            },
+        };
+        let hints = cluster.hints();
+        let execution: Vec<Option<f64>> = around
+            .names
+            .iter()
+            .enumerate()
+            .map(|(at, name)| match at {
+                0 => function.profile.execution_seconds(),
+                _ => hints.execution_time(name, function.name.as_str()),
+            })
+            .collect();
+        // Where it never ran it takes what it takes elsewhere when nothing is in the way, by the speed of the nodes.
+        let best = function.profile.best_seconds().map(|best| (0, best));
+        let told = || {
+            let times = execution.iter().enumerate();
+            let times = times.filter_map(|(at, seconds)| Some((at, (*seconds)?)));
+            let reference = |&(at, seconds): &(usize, f64)| seconds * around.speed_up[at];
+            times.min_by(|one, other| reference(one).total_cmp(&reference(other)))
+        };
+        let (known, seconds) = best.or_else(told)?;
+        let reference = seconds * around.speed_up[known];
+        let speed = execution
+            .iter()
+            .zip(&around.speed_up)
+            .map(|(known, speed_up)| 1.0 / known.unwrap_or(reference / speed_up).max(1e-9))
+            .collect();
+        let nodes = (0..around.names.len()).map(NodeIndex::from);
+        let access = |node| home.map_or(0.0, |home| around.network.access(node, home, 0.0));
+        Some(Self {
+            speed,
+            data: nodes.map(access).collect(),
+            home,
+            around,
+        })
+    }
+
+    pub(super) fn name(&self, node: NodeIndex) -> NodeName {
+        self.around.names[node.at()].clone()
+    }
+
+    /// What each node is expected to take.
+    pub(super) fn estimates(&self, function: &Function, slo: &Slo) -> Vec<Estimate> {
+        let seconds = |duration: fulmar_model::Duration| duration.get().as_secs_f64();
+        let (input_bytes, output_bytes) = function.profile.bytes();
+        let profile = view::Function {
+            name: function.name.as_str().into(),
+            // What a node says of itself already holds how fast and how busy it is.
+            exec_seconds: 1.0,
+            memory_bytes: 0,
+            input_bytes,
+            output_bytes,
+            slo: view::Slo {
+                max_data_access_seconds: seconds(slo.max_data_access),
+                max_response_seconds: seconds(slo.max_response),
+                penalty_per_second: f64::from(slo.penalty_per_second),
+            },
+        };
+        let candidates: Vec<NodeIndex> = (1..self.speed.len()).map(NodeIndex::from).collect();
+        let arrival = Arrival {
+            here: HERE,
+            function: &profile,
+            network: &self.around.network,
+            speed_up: &self.speed,
+            data_seconds: &self.data,
+            remote_bytes: &self.data,
+            candidates: &candidates,
+            closest_cloud: None,
+            fits_here: true,
+            overhead_seconds: OVERHEAD,
+            wait_seconds: &[],
+            cold_start_seconds: &[],
+            may_offload: true,
+        };
+        arrival.decide(Rule::SloAware).estimates
+    }
+
+    /// The same for people.
+    pub(super) fn expected(&self, estimates: &[Estimate]) -> Vec<Expected> {
+        let expected = estimates.iter().map(|estimate| Expected {
+            node: self.name(estimate.node),
+            response_seconds: estimate.response_seconds,
+            data_seconds: estimate.data_seconds,
+            rejected: estimate.rejected.map(|rejection| match rejection {
+                Rejection::DataTooFar(by) => {
+                    format!("the session's state is too far by {:.1} ms", by * 1000.0)
+                }
+                Rejection::TooSlow(by) => format!("late by {:.1} ms", by * 1000.0),
+                Rejection::NoMemory => "no memory for another worker".to_owned(),
+            }),
+        });
+        expected.collect()
+    }
+}
