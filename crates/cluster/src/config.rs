@@ -30,6 +30,9 @@ pub struct NodeConfig {
     /// Where others find it, if not where it listens.
     #[serde(default)]
     pub advertise: Advertise,
+    /// No other node can dial this one, which then keeps connections open over which they reach it.
+    #[serde(default)]
+    pub behind_nat: bool,
     /// Other nodes and their peer addresses, `HOST:PORT`; at least the one with the embedded registry.
     #[serde(default)]
     pub peers: BTreeMap<NodeName, String>,
@@ -299,6 +302,9 @@ impl NodeConfig {
             }
             _ => {}
         }
+        if self.behind_nat && registry.embedded.as_ref() == Some(&self.name) {
+            return Err("behind_nat: nobody could reach the registry that this node keeps; let another node keep it".into());
+        }
         if self.peers.contains_key(&self.name) {
             return Err(format!("[peers] names {} itself; leave it out", self.name));
         }
@@ -370,6 +376,10 @@ mod tests {
             (
                 "[registry]\nembedded = \"a\"\n[listen]\npeer = \"0.0.0.0:1\"",
                 "in the clear",
+            ),
+            (
+                "behind_nat = true\n[registry]\nembedded = \"a\"",
+                "let another node keep it",
             ),
             (
                 "[registry]\nembedded = \"a\"\n[peers]\na = \"x:1\"",

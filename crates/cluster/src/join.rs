@@ -177,7 +177,11 @@ impl Cluster {
             run: fastrand::u64(..),
             site: config.site.clone(),
             zone: config.zone.to_string(),
-            peer: config.advertise.peer.clone().unwrap_or(peer.to_string()),
+            peer: match (config.behind_nat, &config.advertise.peer) {
+                (true, _) => String::new(),
+                (false, Some(address)) => address.clone(),
+                (false, None) => peer.to_string(),
+            },
             http: config.advertise.http.clone().unwrap_or(http),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             speed_up_thousandths: speed_up.unwrap_or_else(measure),

@@ -23,6 +23,7 @@ pub mod peers;
 pub mod registry;
 mod serve;
 pub mod transport;
+mod tunnel;
 pub mod view;
 pub mod wire;
 

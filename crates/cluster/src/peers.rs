@@ -7,13 +7,15 @@ use std::time::Duration;
 use fulmar_model::NodeName;
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::transport::{self, ConnectError};
-use crate::wire::{self, NODE};
+use crate::tunnel::{self, Opened};
+use crate::wire::{self, Chunk, NODE};
 
 /// How often a silent connection is tried, and how long the answer may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
@@ -69,6 +71,8 @@ pub struct Peers {
     configured: HashMap<NodeName, String>,
     advertised: RwLock<HashMap<NodeName, String>>,
     channels: Mutex<HashMap<NodeName, (String, Channel)>>,
+    /// Of nodes that nobody can dial.
+    tunnels: Mutex<HashMap<NodeName, Arc<Opened>>>,
     links: Option<Arc<Links>>,
 }
 
@@ -86,6 +90,7 @@ impl Peers {
             configured,
             advertised: RwLock::default(),
             channels: Mutex::default(),
+            tunnels: Mutex::default(),
             links,
         }
     }
@@ -104,6 +109,24 @@ impl Peers {
         *self.advertised.write() = addresses;
     }
 
+    /// Whether the node can be dialled, as far as is known.
+    pub(crate) fn can_dial(&self, node: &NodeName) -> bool {
+        self.configured.contains_key(node) || self.advertised.read().contains_key(node)
+    }
+
+    /// A node has called and lets itself be called over that call: what goes to it.
+    pub(crate) fn reached_by(
+        &self,
+        node: &NodeName,
+        from: Streaming<Chunk>,
+    ) -> ReceiverStream<Chunk> {
+        let mut tunnels = self.tunnels.lock();
+        let number = tunnels.get(node).map_or(1, |before| before.number + 1);
+        let (opened, back) = tunnel::accept(number, from);
+        tunnels.insert(node.clone(), Arc::new(opened));
+        back
+    }
+
     /// A connection to the node, which may still have to be made.
     ///
     /// # Errors
@@ -112,11 +135,10 @@ impl Peers {
         // What is configured for a node is how it is reached from here.
         let address = match self.configured.get(node) {
             Some(address) => address.clone(),
-            None => {
-                let advertised = self.advertised.read();
-                let unknown = || PeerError::Unknown(node.clone());
-                advertised.get(node).cloned().ok_or_else(unknown)?
-            }
+            None => match self.advertised.read().get(node) {
+                Some(address) => address.clone(),
+                None => return self.by_tunnel(node),
+            },
         };
         let mut channels = self.channels.lock();
         if let Some((known, channel)) = channels.get(node)
@@ -125,6 +147,31 @@ impl Peers {
             return Ok(channel.clone());
         }
         let channel = self.connect(node.clone(), address.clone());
+        channels.insert(node.clone(), (address, channel.clone()));
+        Ok(channel)
+    }
+
+    /// A connection to a node that nobody can dial, through the tunnel that it has opened last.
+    fn by_tunnel(&self, node: &NodeName) -> Result<Channel, PeerError> {
+        let opened = self.tunnels.lock().get(node).cloned();
+        let opened = opened.ok_or_else(|| PeerError::Unknown(node.clone()))?;
+        let address = format!("tunnel {}", opened.number);
+        let mut channels = self.channels.lock();
+        if let Some((known, channel)) = channels.get(node)
+            && *known == address
+        {
+            return Ok(channel.clone());
+        }
+        let (to, through) = (node.clone(), address.clone());
+        let connector = tower::service_fn(move |_| {
+            let stream = opened.take().ok_or_else(|| ConnectError {
+                node: to.clone(),
+                address: through.clone(),
+                reason: "it is gone, and the node has not opened another one yet".to_owned(),
+            });
+            async move { stream.map(TokioIo::new) }
+        });
+        let channel = endpoint().connect_with_connector_lazy(connector);
         channels.insert(node.clone(), (address, channel.clone()));
         Ok(channel)
     }
@@ -141,14 +188,7 @@ impl Peers {
                 Ok::<_, ConnectError>(TokioIo::new(connection))
             }
         });
-        // The connector knows where to go; the name is only for the requests' authority.
-        Endpoint::from_static("http://peer")
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(CALL_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .connect_with_connector_lazy(connector)
+        endpoint().connect_with_connector_lazy(connector)
     }
 
     /// A message with its sender and its deadline.
@@ -240,6 +280,16 @@ impl Peers {
                 .collect(),
         })
     }
+}
+
+/// How connections are used. The connector knows where to go; the name is only for the requests' authority.
+fn endpoint() -> Endpoint {
+    Endpoint::from_static("http://peer")
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
 }
 
 /// How a node is, by its own words.

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -23,6 +24,7 @@ use crate::peers::Copying;
 use crate::registry::embedded::Embedded;
 use crate::registry::{LeaseId, Registry, RegistryError, Written};
 use crate::transport::{self, Caller};
+use crate::tunnel;
 use crate::wire::{
     self, AskReply, AskRequest, CatchUpReply, CatchUpRequest, Chunk, CommitReply, CommitRequest,
     DeleteRequest, DeliverReply, DeliverRequest, FetchArtifactRequest, ForwardReply,
@@ -34,6 +36,8 @@ use crate::wire::{
 
 /// Bytes of an artefact that go at once.
 const CHUNK: usize = 256 << 10;
+/// Connections by tunnels that wait to be taken.
+const TUNNELS: usize = 64;
 /// Calls at once of one connection.
 const MAX_CALLS: u32 = 4096;
 /// How often a silent connection is tried, and how long the answer may take.
@@ -46,7 +50,12 @@ pub(crate) async fn serve(
     listener: TcpListener,
     stop: CancellationToken,
 ) {
-    let connections = transport::incoming(listener, cluster.peers().identity(), stop.clone());
+    let (by_tunnel, tunnels) = mpsc::channel(TUNNELS);
+    if cluster.config().behind_nat {
+        tokio::spawn(tunnel::keep(cluster.clone(), by_tunnel, stop.clone()));
+    }
+    let identity = cluster.peers().identity();
+    let connections = transport::incoming(listener, identity, tunnels, stop.clone());
     let service = Service { cluster, handler };
     let peer = wire::peer_server::PeerServer::new(service.clone())
         .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
@@ -87,6 +96,12 @@ fn caller<T>(request: &Request<T>) -> Result<NodeName, Status> {
         .extensions()
         .get::<Caller>()
         .and_then(|caller| caller.certificate.clone());
+    let caller = request.extensions().get::<Caller>();
+    if let Some(node) = caller.and_then(|caller| caller.node.as_ref())
+        && *node != name
+    {
+        return Err(refused(format!("the connection is to {node}, not {name}")));
+    }
     if let Some(certificate) = certificate
         && !identity::is_for(&CertificateDer::from(&certificate[..]), &name)
     {
@@ -262,6 +277,18 @@ impl wire::peer_server::Peer for Service {
         let (attempt, arrived) = (message.attempt, message.arrived);
         self.handler.settle(&group, epoch, attempt, arrived).await;
         Ok(Response::new(SettleReply {}))
+    }
+
+    type TunnelStream = BoxStream<'static, Result<Chunk, Status>>;
+
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<Chunk>>,
+    ) -> Result<Response<Self::TunnelStream>, Status> {
+        let from = caller(&request)?;
+        let peers = self.cluster.peers();
+        let back = peers.reached_by(&from, request.into_inner());
+        Ok(Response::new(back.map(Ok).boxed()))
     }
 
     type FetchArtifactStream = BoxStream<'static, Result<Chunk, Status>>;

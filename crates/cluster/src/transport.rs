@@ -8,10 +8,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fulmar_model::NodeName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures_util::StreamExt;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
@@ -46,6 +49,19 @@ pub struct Connection {
     stream: Box<dyn Duplex>,
     /// The other side's certificate, if it showed one.
     certificate: Option<Arc<[u8]>>,
+    /// The other side, if it is known otherwise.
+    node: Option<NodeName>,
+}
+
+impl Connection {
+    /// One inside a connection to a node.
+    pub(crate) fn through_tunnel(stream: DuplexStream, node: NodeName) -> Self {
+        Self {
+            stream: Box::new(stream),
+            certificate: None,
+            node: Some(node),
+        }
+    }
 }
 
 /// What a service gets to know of the connection that a call came over.
@@ -53,6 +69,8 @@ pub struct Connection {
 pub struct Caller {
     /// The other side's certificate, DER; none without TLS.
     pub certificate: Option<Arc<[u8]>>,
+    /// The other side, if the connection is inside one that was made to it.
+    pub node: Option<NodeName>,
 }
 
 impl Connected for Connection {
@@ -61,6 +79,7 @@ impl Connected for Connection {
     fn connect_info(&self) -> Caller {
         Caller {
             certificate: self.certificate.clone(),
+            node: self.node.clone(),
         }
     }
 }
@@ -121,6 +140,7 @@ pub async fn connect(
             return Ok(Connection {
                 stream,
                 certificate: None,
+                node: None,
             });
         };
         let name = Identity::server_name(node);
@@ -131,6 +151,7 @@ pub async fn connect(
         Ok(Connection {
             stream: Box::new(stream),
             certificate: None,
+            node: None,
         })
     };
     match tokio::time::timeout(CONNECT, connecting).await {
@@ -139,13 +160,14 @@ pub async fn connect(
     }
 }
 
-/// Connections from peers, handshakes done; those that fail are logged and left out.
+/// Connections from peers, handshakes done; those that fail are logged and left out. With those that come by tunnels.
 pub(crate) fn incoming(
     listener: TcpListener,
     identity: Option<Arc<Identity>>,
+    tunnels: mpsc::Receiver<Connection>,
     stop: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
-    let (accepted, connections) = tokio::sync::mpsc::channel(ACCEPTED);
+    let (accepted, connections) = mpsc::channel(ACCEPTED);
     tokio::spawn(async move {
         loop {
             let accepting = tokio::select! {
@@ -169,7 +191,9 @@ pub(crate) fn incoming(
             });
         }
     });
-    tokio_stream::wrappers::ReceiverStream::new(connections)
+    let tunnels = ReceiverStream::new(tunnels).map(Ok);
+    // An end of the tunnels is not the end.
+    futures_util::stream::select(ReceiverStream::new(connections), tunnels)
 }
 
 async fn handshake(
@@ -182,6 +206,7 @@ async fn handshake(
         return Some(Connection {
             stream: Box::new(stream),
             certificate: None,
+            node: None,
         });
     };
     let accepting = TlsAcceptor::from(identity.server()).accept(stream);
@@ -193,6 +218,7 @@ async fn handshake(
             Some(Connection {
                 stream: Box::new(stream),
                 certificate,
+                node: None,
             })
         }
         Ok(Err(error)) => {
