@@ -59,6 +59,19 @@ pub(crate) fn run(json: bool, args: &Args) -> anyhow::Result<()> {
     continuum.settle()?;
     let script = script::script(args.seconds as f64);
     let mut outcomes = Vec::new();
+    eprintln!("rehearsing ...");
+    let unseen = Arc::new(Recorder::open(None)?);
+    for model in MODELS {
+        let board = Arc::new(Board::new(model, unseen.clone()));
+        play::play(
+            &continuum,
+            &script::rehearsal(),
+            &board,
+            &mut Screen::Dark,
+            &stop,
+        )?;
+    }
+    continuum.settle()?;
     let mut screen = Screen::open(args.plain || json)?;
     for model in MODELS {
         let board = Arc::new(Board::new(model, recorder.clone()));

@@ -17,6 +17,8 @@ const LINE: Duration = Duration::from_secs(2);
 
 /// Where it is shown.
 pub(super) enum Screen {
+    /// Nowhere.
+    Dark,
     /// Lines on standard error.
     Lines { next: Instant },
     /// A whole terminal, given back when dropped.
@@ -36,6 +38,7 @@ impl Screen {
     /// Shows it; true if whoever looks has seen enough.
     pub(super) fn show(&mut self, board: &Board) -> anyhow::Result<bool> {
         match self {
+            Self::Dark => Ok(false),
             Self::Lines { next } => {
                 for text in board.news() {
                     eprintln!("{text}");
