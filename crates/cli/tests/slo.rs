@@ -112,6 +112,35 @@ fn an_invocation_runs_on_the_fast_node_and_commits_at_its_home() {
     assert_eq!(cluster.sessions_at(0, "faults"), ["s"]);
 }
 
+/// A key without a session is remembered where it was used first, however fast another node is.
+#[test]
+fn a_key_without_a_session_has_its_effect_once() {
+    let cluster = Cluster::start_with_top(2, |at| {
+        let speed_up = if at == 1 { 100.0 } else { 1.0 };
+        format!("speed_up = {speed_up:?}\n")
+    });
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes")
+    };
+    n1.deploy("faults", "guest-faults", "[slo]\nmax_response = \"10s\"\n");
+    n1.eventually("it is offloaded", |node| {
+        ran_at(&post(node, "faults", "sleep 20")) == "n2"
+    });
+    const KEYS: usize = 12;
+    for key in 0..KEYS {
+        let key = format!("k{key}");
+        let headers = [("idempotency-key", key.as_str())];
+        let body = b"send faults all 1 count 1";
+        let [first, again] =
+            [n1, n2].map(|node| node.request("POST", "/fn/faults", &headers, body));
+        assert_eq!((first.status, again.status), (200, 200), "{}", again.text());
+        assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    }
+    n1.eventually("all are there", |node| {
+        node.invoke("faults/all", "count 0") == KEYS.to_string()
+    });
+}
+
 /// One worker at a time makes a node busy; the other one helps, unless it only watches.
 #[test]
 fn a_busy_node_is_helped() {

@@ -271,6 +271,63 @@ fn a_session_comes_back_to_where_its_client_is() {
     );
 }
 
+/// A worker that remembers the session as it was when it left is of no use when it comes back, also if the home counts
+/// both as the same version: after as many commits as one record of the session covers.
+#[test]
+fn a_worker_from_before_is_not_used_again() {
+    let cluster = Cluster::start(2);
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes")
+    };
+    n1.deploy("counter", "counter", "");
+    let mut connection = Connection::open(n1.port);
+    for _ in 0..255 {
+        connection
+            .request("POST", "/fn/counter/a", &[], b"1")
+            .unwrap();
+    }
+    let left = token(&model("in-client").send(n1, "counter/a", "1"), "256");
+    let away = token(&carried(&left).send(n2, "counter/a", "1"), "257");
+    let came = back(&away).send(n1, "counter/a", "1");
+    assert_eq!((ran_at(&came), came.text().as_str()), ("n1", "258"));
+    assert_eq!(n1.invoke("counter/a", "1"), "259");
+}
+
+/// The same where others may take over, and every node has to be sure that it is still the home.
+#[test]
+fn sessions_that_may_be_taken_over_go_and_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::with_store(2, folder.path());
+    let manifest = "durability = \"replicated\"\non_partition = \"takeover-after 2s\"\n";
+    cluster.nodes[0].deploy("counter", "counter", manifest);
+    cluster.nodes[1].invoke("counter/a", "1");
+    let leave = Ask {
+        key: Some("leave"),
+        ..model("in-client")
+    };
+    let two = token(&leave.send(&cluster.nodes[0], "counter/a", "1"), "2");
+    assert_eq!(
+        token(&leave.send(&cluster.nodes[1], "counter/a", "1"), "2"),
+        two
+    );
+    let three = token(
+        &carried(&two).send(&cluster.nodes[0], "counter/a", "1"),
+        "3",
+    );
+    // Its home is lost while it is away; whoever takes over knows that it is.
+    cluster.nodes[1].crash();
+    let survivor = &cluster.nodes[0];
+    survivor.eventually("it is taken over", |node| {
+        let reply = Ask::default().send(node, "counter/a", "1");
+        reply.status == 409 && reply.json()["code"] == "state-with-client"
+    });
+    assert_eq!(back(&three).send(survivor, "counter/a", "1").text(), "4");
+    assert_eq!(survivor.invoke("counter/a", "1"), "5");
+    back(&three)
+        .send(survivor, "counter/a", "1")
+        .expect_problem(409, "state-token-stale");
+}
+
 /// Clients that change the model of their sessions all the time, through all nodes, while nodes die and sessions move.
 #[test]
 fn whatever_changes_every_increment_counts_once() {

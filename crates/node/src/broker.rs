@@ -242,7 +242,9 @@ struct ClientCall<'a> {
 impl ClientCall<'_> {
     /// Answers where the function's SLO is kept best.
     async fn scheduled(&self, cluster: &Cluster, body: Bytes) -> Result<Response<Body>, Problem> {
-        let is_free = self.way == Way::AtHome && !prefers_async(&self.head.headers);
+        // Without a session a key is remembered where it was used first.
+        let is_bound = self.session.is_none() && self.idempotency_key.is_some();
+        let is_free = self.way == Way::AtHome && !is_bound && !prefers_async(&self.head.headers);
         let choice = match is_free {
             true => schedule::choose(
                 self.core,

@@ -96,7 +96,7 @@ fn refused(error: &SealError) -> Problem {
 }
 
 /// Odd, so that it is never [`NO_TAG`].
-fn tag(token: &str) -> u64 {
+pub(crate) fn tag(token: &str) -> u64 {
     let digest = Sha256::digest(token);
     digest
         .iter()

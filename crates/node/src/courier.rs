@@ -383,7 +383,7 @@ async fn deliver(core: &Arc<Core>, posted: &Posted, mut message: Box<MessageReco
         tracing::warn!(from = ?message.from, to = ?message.to, error = message.error, "a message is parked as a dead letter");
         message.at_unix_ms = clock::unix_ms();
         bookkeeping.delete(posted.table(), &posted.stored_key());
-        bookkeeping.put(Table::DeadLetters, &posted.key, &*message);
+        bookkeeping.put(Table::DeadLetters, &posted.letter_key(), &*message);
         core.metrics.parked.inc();
         core.metrics.dead_letters.inc();
     } else {

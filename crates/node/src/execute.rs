@@ -215,7 +215,7 @@ impl Run<'_> {
         if let Some(failure) = self.core.refuses_writes() {
             // What this node cannot do the session's home may.
             let moved = match (&name, &from) {
-                (Some(name), StateFrom::Home) => {
+                (Some(name), StateFrom::Home | StateFrom::Leaving | StateFrom::Returned(_)) => {
                     let group = route::group(&self.function.name, name);
                     homes::elsewhere(self.core, &group).await
                 }
@@ -230,7 +230,7 @@ impl Run<'_> {
             && custody::is_taken_over(&self.deployed.manifest)
             && !is_carried
             // What is remembered here of a session that is another's by now does not count.
-            && let Err(problem) = self.state(session, name).await
+            && let Err(problem) = self.confirm(session, name).await
         {
             return Err((origin, problem));
         }
@@ -275,9 +275,11 @@ impl Run<'_> {
             }
             (Some(session), Some(name)) if let StateFrom::Returned(token) = &from => {
                 match self.returned(session, name, token).await {
-                    Ok((state, entries)) => {
+                    Ok((opened, entries)) => {
+                        // A worker may remember what the token has, never what the home has.
+                        tag = Some(opened.tag);
                         brought = Some(entries);
-                        Some(state)
+                        Some(opened.state)
                     }
                     Err(problem) => return Err((origin, problem)),
                 }
@@ -361,10 +363,10 @@ impl Run<'_> {
             let finished = Finished {
                 carried: match (closed, leaving, &brought) {
                     (Some(closed), None, _) => Carried::Sealed(closed),
-                    (_, Some(left), _) => Carried::Leaves(left),
-                    (None, None, Some(_)) => Carried::Returns,
-                    (None, None, None) if is_carried => Carried::Unchanged { tag },
-                    (None, None, None) => Carried::No,
+                    (Some(closed), Some(left), _) => Carried::Leaves(closed, left),
+                    (None, _, Some(_)) => Carried::Returns,
+                    (None, _, None) if is_carried => Carried::Unchanged { tag },
+                    (None, _, None) => Carried::No,
                 },
                 session: name.as_ref(),
                 idempotency: &idempotency,

@@ -10,6 +10,7 @@ use fulmar_cluster::{Delivered, Delivery};
 use fulmar_model::{Code, Group, Problem};
 use fulmar_state::record::{HomeRecord, InvocationRecord, MessageRecord, Record, StoredReply};
 use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
+use sha2::{Digest, Sha256};
 
 use super::across::{self, answered};
 use super::{MessageKey, Posted, commit_of};
@@ -43,6 +44,19 @@ impl Posted {
             None => Table::Messages,
             Some(_) => Table::Adopted,
         }
+    }
+
+    /// Under which key it is kept when it was given up: its own, or, since another data directory may have a message of
+    /// the same key, one that no other message has.
+    pub(super) fn letter_key(&self) -> MessageKey {
+        if self.origin.is_none() {
+            return self.key;
+        }
+        let digest = Sha256::digest(self.stored_key());
+        let mut key = MessageKey::default();
+        let bytes = digest.iter().take(key.len());
+        key.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        key
     }
 
     /// Under which key.
@@ -224,5 +238,23 @@ async fn delete_where<R: Record>(
             Some((last, _)) if found.len() + 1 == DISOWNED_AT_ONCE => after = Some(last),
             _ => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_different_origins_do_not_share_a_dead_letter() {
+        let key = [7; 12];
+        let posted = [
+            Posted { origin: None, key },
+            Posted::adopted("one", key),
+            Posted::adopted("other", key),
+        ];
+        let keys: HashSet<MessageKey> = posted.iter().map(Posted::letter_key).collect();
+        assert_eq!(keys.len(), posted.len());
+        assert_eq!(posted[0].letter_key(), key);
     }
 }

@@ -21,7 +21,7 @@ pub(super) enum Carried {
     /// It gets a new one.
     Sealed(carry::Closed),
     /// It leaves its home.
-    Leaves(u64),
+    Leaves(carry::Closed, u64),
     /// It comes back.
     Returns,
 }
@@ -77,7 +77,7 @@ impl Run<'_> {
             (Carried::Sealed(closed), _) => {
                 closed.count(self.core, now_unix_ms, &mut bookkeeping);
             }
-            (Carried::Leaves(left), Some(group)) => {
+            (Carried::Leaves(_, left), Some(group)) => {
                 transition::note(group, *left, &mut bookkeeping);
             }
             (Carried::Returns, Some(group)) => {
@@ -95,7 +95,7 @@ impl Run<'_> {
         let result = match committed {
             Ok(committed) => {
                 let tag = match &carried {
-                    Carried::Sealed(closed) => closed.tag,
+                    Carried::Sealed(closed) | Carried::Leaves(closed, _) => closed.tag,
                     Carried::Unchanged { tag } => *tag,
                     _ => committed.tag.unwrap_or_default(),
                 };

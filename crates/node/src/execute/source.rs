@@ -28,6 +28,17 @@ impl Run<'_> {
         })
     }
 
+    /// Makes sure that the session is at home here, with its client or not.
+    pub(super) async fn confirm(
+        &self,
+        session: &Arc<Session>,
+        name: &SessionName,
+    ) -> Result<(), Problem> {
+        let group = route::group(&self.function.name, name);
+        let loaded = homes::load_for_others(self.core, &group, session).await;
+        loaded.map(|_| ())
+    }
+
     /// The session's state as its client sent it.
     pub(super) async fn carried(
         &self,
@@ -75,7 +86,7 @@ impl Run<'_> {
         session: &Arc<Session>,
         name: &SessionName,
         token: &str,
-    ) -> Result<(Arc<SessionState>, Vec<(String, Vec<u8>)>), Problem> {
+    ) -> Result<(carry::Opened, Vec<(String, Vec<u8>)>), Problem> {
         let group = route::group(&self.function.name, name);
         let carried = carry::open_token(self.core, &self.deployed, &group, token).await?;
         // Its last commit may not be where it is loaded from.
@@ -88,6 +99,10 @@ impl Run<'_> {
         let left = transition::left(self.core, &group);
         let left = left.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         transition::check_return(&group, &carried, left, state.version() == Version(0))?;
-        Ok((state, carried.entries))
+        let opened = carry::Opened {
+            state,
+            tag: carry::tag(token),
+        };
+        Ok((opened, carried.entries))
     }
 }
