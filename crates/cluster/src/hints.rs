@@ -14,6 +14,8 @@ use crate::peers::Hello;
 
 /// Pause between two probes of all nodes.
 const EVERY: Duration = Duration::from_secs(1);
+/// One probe of so many asks how far others are.
+const ALL_EVERY: u64 = 5;
 /// Longest wait for an answer to a probe.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Weight of the newest measurement.
@@ -70,10 +72,11 @@ impl Hints {
         says(one, other).or_else(|| says(other, one))
     }
 
-    /// How long a function takes on a node, in seconds, as that has said.
-    pub fn execution_time(&self, node: &NodeName, function: &str) -> Option<f64> {
+    /// How long a function takes on each of some nodes, in seconds, as they have said.
+    pub fn execution_times(&self, nodes: &[NodeName], function: &str) -> Vec<Option<f64>> {
         let told = self.told.lock();
-        told.get(node)?.execution_times.get(function).copied()
+        let time = |node| told.get(node)?.execution_times.get(function).copied();
+        nodes.iter().map(time).collect()
     }
 
     /// So many bytes have gone to a node in so much time.
@@ -89,17 +92,23 @@ impl Hints {
 
 /// Probes all other nodes until stopped.
 pub(crate) async fn probe(cluster: Arc<Cluster>, stop: CancellationToken) {
-    loop {
+    for round in 0.. {
+        // With many nodes it is much to hear, and it changes seldom.
+        let wants_all = round % ALL_EVERY == 0;
         let probes = cluster.others().into_iter().map(|node| {
             let cluster = cluster.clone();
             async move {
                 let asked = Instant::now();
                 let hints = cluster.hints();
-                match cluster.peers().hello(&node, DEADLINE).await {
-                    Ok(hello) => {
+                match cluster.peers().hello(&node, DEADLINE, wants_all).await {
+                    Ok(mut hello) => {
                         let took = asked.elapsed().as_secs_f64();
                         smooth(&hints.round_trips, &node, took);
-                        hints.told.lock().insert(node, hello);
+                        let mut told = hints.told.lock();
+                        if let (false, Some(before)) = (wants_all, told.get_mut(&node)) {
+                            hello.round_trips = std::mem::take(&mut before.round_trips);
+                        }
+                        told.insert(node, hello);
                     }
                     // What it said is too old before long; how far it is stays so.
                     Err(_) => _ = hints.told.lock().remove(&node),

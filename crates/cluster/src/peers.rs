@@ -227,14 +227,20 @@ impl Peers {
             .map_err(|status| classify(node, &status))
     }
 
-    /// Asks a node for its name and its protocol, and how it is.
+    /// Asks a node for its name and its protocol, and how it is; if wanted, how far others are from it.
     ///
     /// # Errors
     /// When it does not answer, or speaks a protocol of which this version knows nothing.
-    pub async fn hello(&self, node: &NodeName, deadline: Duration) -> Result<Hello, PeerError> {
+    pub async fn hello(
+        &self,
+        node: &NodeName,
+        deadline: Duration,
+        round_trips: bool,
+    ) -> Result<Hello, PeerError> {
         let message = wire::HelloRequest {
             node: self.own.to_string(),
             protocol: wire::PROTOCOL,
+            round_trips,
         };
         let request = self.request(message, deadline);
         let reply = self

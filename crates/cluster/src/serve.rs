@@ -125,6 +125,10 @@ fn node(name: &str) -> Result<NodeName, Status> {
 impl wire::peer_server::Peer for Service {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         caller(&request)?;
+        let known = match request.into_inner().round_trips {
+            true => self.cluster.hints().round_trips(),
+            false => Default::default(),
+        };
         Ok(Response::new(HelloReply {
             node: self.cluster.name().to_string(),
             protocol: wire::PROTOCOL,
@@ -140,10 +144,7 @@ impl wire::peer_server::Peer for Service {
                 .into_iter()
                 .map(|(function, seconds)| wire::FunctionTime { function, seconds })
                 .collect(),
-            round_trips: self
-                .cluster
-                .hints()
-                .round_trips()
+            round_trips: known
                 .into_iter()
                 .map(|(node, seconds)| wire::RoundTrip {
                     node: node.to_string(),

@@ -499,8 +499,25 @@ async fn hand_in(
         Err(problem) => return Ok(Err(problem)),
     };
     let (done, outcome) = oneshot::channel();
+    let origin = Origin::Message {
+        posted: Box::new(posted.clone()),
+        record: Box::new(message.clone()),
+        done,
+    };
+    execute::submit(core, function, invocation(core, message, request, origin))?;
+    let gone = || Err(Problem::new(Code::ShuttingDown, "the node stops"));
+    Ok(outcome.await.unwrap_or_else(|_| gone()))
+}
+
+/// The delivery as an invocation.
+fn invocation(
+    core: &Core,
+    message: &MessageRecord,
+    request: Request,
+    origin: Origin,
+) -> Invocation {
     core.metrics.invocations.inc();
-    let invocation = Invocation {
+    Invocation {
         id: core.next_id(),
         session: message.to.session.clone(),
         request,
@@ -510,15 +527,8 @@ async fn hand_in(
         read_only: false,
         attempt: message.attempts + 1,
         arrived: Instant::now(),
-        origin: Origin::Message {
-            posted: Box::new(posted.clone()),
-            record: Box::new(message.clone()),
-            done,
-        },
-    };
-    execute::submit(core, function, invocation)?;
-    let gone = || Err(Problem::new(Code::ShuttingDown, "the node stops"));
-    Ok(outcome.await.unwrap_or_else(|_| gone()))
+        origin,
+    }
 }
 
 /// The message as what its receiver understands.

@@ -2,12 +2,14 @@
 //! other nodes use.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fulmar_cluster::links::Links;
-use fulmar_model::{Code, ExecutionModel, NodeName, Problem};
+use fulmar_model::{Code, ExecutionModel, Group, NodeName, Problem};
 use fulmar_state::external::{External, ExternalError};
+use rustc_hash::FxBuildHasher;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::carry;
@@ -17,12 +19,15 @@ use crate::functions::Deployed;
 /// Key of the store's identity in the registry.
 const IDENTITY: &str = "external-store";
 
+/// Senders whose messages are taken at the same time.
+const TAKEN_AT_ONCE: usize = 64;
+
 /// The external store of a node.
 pub(crate) struct ExternalStore {
     store: External,
     ready: OnceCell<()>,
-    /// Held while messages change from the store to this node, so that none is taken twice.
-    pub(crate) taking: Mutex<()>,
+    /// Held while messages of a sender change from the store to this node, so that none is taken twice.
+    taking: [Mutex<()>; TAKEN_AT_ONCE],
 }
 
 impl Deployed {
@@ -40,7 +45,7 @@ impl ExternalStore {
         Ok(Self {
             store: External::open(url, options)?,
             ready: OnceCell::new(),
-            taking: Mutex::default(),
+            taking: [const { Mutex::const_new(()) }; TAKEN_AT_ONCE],
         })
     }
 
@@ -58,6 +63,11 @@ impl ExternalStore {
             })
             .await?;
         Ok(&self.store)
+    }
+
+    /// What is held while messages of a sender are taken.
+    pub(crate) fn taking(&self, sender: &Group) -> &Mutex<()> {
+        &self.taking[FxBuildHasher.hash_one(sender) as usize % TAKEN_AT_ONCE]
     }
 
     /// Whether it was reached, and is the right one.

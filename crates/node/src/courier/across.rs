@@ -4,7 +4,7 @@
 //! message tells below which key nothing will be sent again, so that those records can go.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fulmar_cluster::{Cluster, Delivered, Home};
 use fulmar_model::{Code, Group, NodeName, Problem};
@@ -13,13 +13,13 @@ use fulmar_state::{Bookkeeping, Table, key};
 use tokio::sync::oneshot;
 
 use super::{
-    Brought, MessageKey, Posted, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, adopted, commit_of, is_away,
-    request,
+    Brought, MessageKey, Posted, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, adopted, commit_of,
+    invocation, is_away, request,
 };
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
-use crate::invocation::{Invocation, Origin, Receipt, StateFrom};
+use crate::invocation::{Origin, Receipt};
 use crate::{clock, custody, route};
 
 /// What a delivery to another node may take besides the function's own time.
@@ -138,7 +138,7 @@ pub(crate) async fn receive(core: &Arc<Core>, delivery: fulmar_cluster::Delivery
         let detail = format!("no function {} is deployed", message.to.function);
         return Delivered::Failed(Problem::new(Code::FunctionNotFound, detail));
     };
-    let Some(session) = message.to.session.clone() else {
+    let Some(session) = &message.to.session else {
         let detail = "a message without a session is delivered where it is";
         return Delivered::Failed(Problem::new(Code::BadRequest, detail));
     };
@@ -146,7 +146,7 @@ pub(crate) async fn receive(core: &Arc<Core>, delivery: fulmar_cluster::Delivery
         Ok(request) => request,
         Err(problem) => return Delivered::Failed(problem),
     };
-    let group = route::group(&function.name, &session);
+    let group = route::group(&function.name, session);
     let prefix = key::deliveries(&group, &delivery.instance);
     let below = [&prefix[..], &delivery.settled_below].concat();
     let mut settled = Vec::new();
@@ -163,27 +163,16 @@ pub(crate) async fn receive(core: &Arc<Core>, delivery: fulmar_cluster::Delivery
         return Delivered::Failed(Problem::new(Code::Internal, error.to_string()));
     }
     let (done, outcome) = oneshot::channel();
-    core.metrics.invocations.inc();
-    let invocation = Invocation {
-        id: core.next_id(),
-        session: Some(session),
-        request,
-        state: StateFrom::Home,
-        idempotency: None,
-        idempotency_key: message.idempotency_key.as_deref().map(Arc::from),
-        read_only: false,
-        attempt: message.attempts + 1,
-        arrived: Instant::now(),
-        origin: Origin::Delivery {
-            receipt: Box::new(Receipt {
-                key: [&prefix[..], &delivery.key].concat(),
-                settled,
-                wants_reply: message.invocation.is_some(),
-            }),
-            done,
-        },
+    let origin = Origin::Delivery {
+        receipt: Box::new(Receipt {
+            key: [&prefix[..], &delivery.key].concat(),
+            settled,
+            wants_reply: message.invocation.is_some(),
+        }),
+        done,
     };
-    if let Err(execute::QueueFull) = execute::submit(core, &function, invocation) {
+    let delivery = invocation(core, &message, request, origin);
+    if let Err(execute::QueueFull) = execute::submit(core, &function, delivery) {
         return Delivered::Failed(Problem::new(Code::QueueFull, "the session's queue is full"));
     }
     match outcome.await {

@@ -18,10 +18,10 @@ use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{MessageKey, Posted, adopted, request};
+use super::{MessageKey, Posted, adopted, invocation, request};
 use crate::core::Core;
 use crate::functions::Function;
-use crate::invocation::{Invocation, Origin, Receipt, StateFrom};
+use crate::invocation::{Origin, Receipt};
 use crate::{clock, execute, external, route};
 
 /// Pause between two looks for messages that nobody delivers.
@@ -104,7 +104,7 @@ async fn take_up(core: &Arc<Core>, group: &Group) -> Result<(), Problem> {
         return Err(external::missing());
     };
     let store = external::of(core).await?;
-    let _alone = external.taking.lock().await;
+    let _alone = external.taking(group).lock().await;
     let messages = store.messages(group).await;
     let messages = messages.map_err(|error| external::problem(&error))?;
     if messages.is_empty() {
@@ -112,22 +112,26 @@ async fn take_up(core: &Arc<Core>, group: &Group) -> Result<(), Problem> {
         let taken = store.taken(group, &[]).await;
         return taken.map_err(|error| external::problem(&error));
     }
+    let mut bookkeeping = Bookkeeping::default();
+    let mut new = Vec::new();
     for (id, Unsent { by, message }) in messages {
         let posted = posted(group, id);
         if message.to.session.is_none() && by != core.instance {
             continue;
         }
-        let internal = |error: StoreError| Problem::new(Code::Internal, error.to_string());
+        let stored_key = posted.stored_key();
         let stored = core
             .store
-            .record::<MessageRecord>(Table::Adopted, &posted.stored_key());
-        if stored.map_err(internal)?.is_some() {
-            continue;
+            .record::<MessageRecord>(Table::Adopted, &stored_key);
+        let internal = |error: StoreError| Problem::new(Code::Internal, error.to_string());
+        if stored.map_err(internal)?.is_none() {
+            bookkeeping.put(Table::Adopted, &stored_key, &message);
+            new.push((posted, message));
         }
-        let mut bookkeeping = Bookkeeping::default();
-        bookkeeping.put(Table::Adopted, &posted.stored_key(), &message);
-        let stored = core.store.commit_durably(bookkeeping).await;
-        stored.map_err(|failure| execute::storage_failed(&failure))?;
+    }
+    let stored = core.store.commit_durably(bookkeeping).await;
+    stored.map_err(|failure| execute::storage_failed(&failure))?;
+    for (posted, message) in new {
         core.courier.adopt(core, posted, message);
     }
     Ok(())
@@ -164,7 +168,7 @@ async fn remove(core: &Core, group: &Group, id: MessageId) -> Result<(), Problem
         return Err(external::missing());
     };
     let store = external::of(core).await?;
-    let _alone = external.taking.lock().await;
+    let _alone = external.taking(group).lock().await;
     let taken = store.taken(group, &[id]).await;
     taken.map_err(|error| external::problem(&error))
 }
@@ -184,27 +188,16 @@ pub(super) async fn hand_in(
     let origin = posted.origin.as_deref().unwrap_or(&core.instance);
     let receipt = format!("\u{1}{origin}\u{1}{}", hex(&posted.key));
     let (done, outcome) = oneshot::channel();
-    core.metrics.invocations.inc();
-    let invocation = Invocation {
-        id: core.next_id(),
-        session: Some(session.clone()),
-        request,
-        state: StateFrom::Home,
-        idempotency: None,
-        idempotency_key: message.idempotency_key.as_deref().map(Arc::from),
-        read_only: false,
-        attempt: message.attempts + 1,
-        arrived: Instant::now(),
-        origin: Origin::Delivery {
-            receipt: Box::new(Receipt {
-                key: receipt.clone().into_bytes(),
-                settled: Vec::new(),
-                wants_reply: message.invocation.is_some(),
-            }),
-            done,
-        },
+    let origin = Origin::Delivery {
+        receipt: Box::new(Receipt {
+            key: receipt.clone().into_bytes(),
+            settled: Vec::new(),
+            wants_reply: message.invocation.is_some(),
+        }),
+        done,
     };
-    execute::submit(core, function, invocation)?;
+    let delivery = invocation(core, message, request, origin);
+    execute::submit(core, function, delivery)?;
     let reply = match outcome.await {
         Ok(Ok(reply)) => reply,
         Ok(Err(problem)) => return Ok(Err(problem)),

@@ -138,16 +138,9 @@ impl World {
                 }
             },
         };
-        let hints = cluster.hints();
-        let execution: Vec<Option<f64>> = around
-            .names
-            .iter()
-            .enumerate()
-            .map(|(at, name)| match at {
-                0 => function.profile.execution_seconds(),
-                _ => hints.execution_time(name, function.name.as_str()),
-            })
-            .collect();
+        let name = function.name.as_str();
+        let mut execution = cluster.hints().execution_times(&around.names, name);
+        execution[HERE.at()] = function.profile.execution_seconds();
         // Where it never ran it takes what it takes elsewhere when nothing is in the way, by the speed of the nodes.
         let best = function.profile.best_seconds().map(|best| (0, best));
         let told = || {
