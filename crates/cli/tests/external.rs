@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::cluster::Cluster;
@@ -236,6 +237,106 @@ fn messages_to_no_session_arrive_once() {
     items.sort_unstable();
     items.dedup();
     assert_eq!(items.len(), ROUNDS * EACH);
+}
+
+/// Two nodes with an object store as well, to take over from each other.
+fn with_objects(objects: &Path, url: &str) -> Cluster {
+    Cluster::start_with(2, |_| {
+        format!("[store]\nurl = {objects:?}\n[external]\nurl = {url:?}\n")
+    })
+}
+
+/// Takes the object store away.
+fn take_away(objects: &Path) {
+    std::fs::rename(objects, objects.with_extension("away")).unwrap();
+    std::fs::write(objects, "not a folder").unwrap();
+}
+
+fn bring_back(objects: &Path) {
+    std::fs::remove_file(objects).unwrap();
+    std::fs::rename(objects.with_extension("away"), objects).unwrap();
+}
+
+const REPLICATED: &str = "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
+const TELL: &str = "count-and-tell-to outside r m";
+
+/// A message reaches the external store only when what it rests on is as safe as its sender has to be.
+#[test]
+fn nothing_is_told_that_may_still_be_lost() {
+    let server = Server::redis();
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    let cluster = with_objects(&objects, server.url());
+    cluster.nodes[0].deploy("outside", "guest-faults", EXTERNAL);
+    cluster.nodes[0].deploy("inside", "guest-faults", REPLICATED);
+    assert_eq!(cluster.nodes[0].invoke("inside/s", "count 0"), "0");
+    assert_eq!(cluster.nodes[1].invoke("outside/r", "len"), "0");
+    take_away(&objects);
+    let headers = [("idempotency-key", "k")];
+    let tell = || cluster.nodes[0].request("POST", "/fn/inside/s", &headers, TELL.as_bytes());
+    tell().expect_problem(503, "object-store-unreachable");
+    assert_eq!(cluster.nodes[1].invoke("outside/r", "len"), "0");
+    bring_back(&objects);
+    cluster.nodes[0].eventually("it is acknowledged", |_| tell().status == 200);
+    cluster.nodes[1].eventually("it is told", |node| {
+        node.invoke("outside/r", "items") == "m:1"
+    });
+}
+
+/// That a message was delivered is remembered for as long as somebody may take over from its sender and send it again.
+#[test]
+fn what_a_taker_sends_again_is_delivered_once() {
+    let mut server = Server::redis();
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    let mut cluster = with_objects(&objects, server.url());
+    cluster.nodes[0].deploy("outside", "guest-faults", EXTERNAL);
+    cluster.nodes[0].deploy("inside", "guest-faults", REPLICATED);
+    assert_eq!(cluster.nodes[0].invoke("outside/r", "len"), "0");
+    // Sent and copied, and delivered when that cannot be copied any more.
+    server.kill();
+    assert_eq!(cluster.nodes[1].invoke("inside/s", TELL), "1");
+    take_away(&objects);
+    server.restart();
+    let received = |node: &Node| node.request("POST", "/fn/outside/r", &[], b"items").text();
+    cluster.nodes[0].eventually("it is delivered", |node| received(node) == "m:1");
+    cluster.nodes[1].eventually("its sender knows", |node| pending(node) == "0");
+    cluster.nodes[1].crash();
+    bring_back(&objects);
+    cluster.nodes[0].eventually("the sender is taken over", |node| {
+        node.request("POST", "/fn/inside/s", &[], b"count 0").text() == "1"
+    });
+    cluster.nodes[0].eventually("it is sent again", |node| {
+        metric(node, "fulmar_messages_delivered_total") != "0" && pending(node) == "0"
+    });
+    assert_eq!(received(&cluster.nodes[0]), "m:1");
+}
+
+fn metric(node: &Node, name: &str) -> String {
+    let metrics = node.get("/metrics").text();
+    let found = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    found.unwrap_or("0").to_owned()
+}
+
+fn pending(node: &Node) -> String {
+    metric(node, "fulmar_messages_pending")
+}
+
+/// Messages of a session are not lost with it.
+#[test]
+fn a_session_is_not_removed_before_what_it_has_sent_is_on_its_way() {
+    let server = Server::redis();
+    let node = Node::start(&["--external", server.url()]);
+    node.deploy("outside", "guest-faults", EXTERNAL);
+    // To no session, of a function that is not there yet.
+    node.invoke("outside/s", "send inside - 1 log m");
+    let remove = || node.request("DELETE", "/admin/sessions/outside/s", &[], b"");
+    remove().expect_problem(429, "queue-full");
+    node.deploy("inside", "guest-faults", "");
+    node.eventually("it is delivered", |node| pending(node) == "0");
+    node.eventually("it is removed", |_| remove().status == 204);
 }
 
 #[test]

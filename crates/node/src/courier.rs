@@ -19,17 +19,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fulmar_model::{Code, Group, Problem};
 use fulmar_state::record::{Address, InvocationRecord, InvocationStatus, MessageRecord, Record};
-use fulmar_state::{Bookkeeping, StoreError, Table, Ticket};
+use fulmar_state::{Bookkeeping, StoreError, StoreFailure, Table, Ticket};
 use fulmar_worker::{Request, World};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use crate::clock;
 use crate::core::Core;
 use crate::execute;
 use crate::functions::Function;
 use crate::invocation::{Invocation, Origin, StateFrom};
 use crate::route::{self, Place};
+use crate::{clock, custody};
 
 /// Deliveries at once of a lane without order.
 const UNORDERED_WIDTH: usize = 64;
@@ -313,19 +313,38 @@ fn settled(core: &Arc<Core>, posted: &Posted) {
         return;
     }
     let (settling, key) = (core.clone(), posted.key);
-    let forget = move || {
+    once_copied(core, move || {
         settling.courier.unsettled.lock().remove(&key);
-    };
+    });
+}
+
+/// Does something once whoever may take over from this node will know all that is committed here by now.
+fn once_copied(core: &Core, then: impl FnOnce() + Send + 'static) {
     match core.store.changelog() {
-        None => forget(),
+        None => then(),
         Some(changelog) => changelog.when_shipped(
             core.store.commits().submitted(),
-            Box::new(move |shipped| {
-                if shipped.is_ok() {
-                    forget();
+            Box::new(move |copied| {
+                if copied.is_ok() {
+                    then();
                 }
             }),
         ),
+    }
+}
+
+/// Waits until a message may leave the node: it must not rest on less than its sender's commit has to, and nobody who
+/// takes over from this node may begin before it.
+async fn may_leave(
+    core: &Core,
+    posted: &Posted,
+    message: &MessageRecord,
+) -> Result<(), StoreFailure> {
+    match &message.from {
+        Some(from) if posted.origin.is_none() => {
+            custody::safe(core, &from.function, commit_of(&posted.key)).await
+        }
+        _ => core.store.durable(core.store.commits().submitted()).await,
     }
 }
 

@@ -98,6 +98,14 @@ pub(super) async fn one(core: &Arc<Core>, method: &str, group: &Group) -> Answer
         "GET" => Ok(json(&describe(group, kept.version.0, &kept.entries))),
         "DELETE" => {
             let hold = Hold::session(core, group).await?;
+            let unsent = store.messages(group).await;
+            if !unsent
+                .map_err(|error| external::problem(&error))?
+                .is_empty()
+            {
+                let detail = "messages that the session has sent are still on their way; try again";
+                return Err(Failed(Problem::new(Code::QueueFull, detail)));
+            }
             let removed = store.remove(group).await;
             removed.map_err(|error| external::problem(&error))?;
             hold.forget();

@@ -13,14 +13,14 @@ use fulmar_state::{Bookkeeping, Table, key};
 use tokio::sync::oneshot;
 
 use super::{
-    Brought, MessageKey, Posted, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, adopted, commit_of,
-    invocation, is_away, request,
+    Brought, MessageKey, Posted, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, adopted, invocation, is_away,
+    may_leave, request,
 };
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::{Origin, Receipt};
-use crate::{clock, custody, route};
+use crate::{clock, route};
 
 /// What a delivery to another node may take besides the function's own time.
 const SEND_SLACK: Duration = Duration::from_secs(30);
@@ -47,15 +47,7 @@ pub(super) async fn send(
         Some(origin) => (&**origin, [0; 12]),
     };
     let deadline = function.current().manifest.limits.timeout.get() + SEND_SLACK;
-    // The message's own commit comes first: what leaves the node must not rest on less, and nobody who takes over
-    // from this node may begin before it.
-    let stored = match &message.from {
-        Some(from) if posted.origin.is_none() => {
-            custody::safe(core, &from.function, commit_of(&key)).await
-        }
-        _ => core.store.durable(core.store.commits().submitted()).await,
-    };
-    if let Err(failure) = stored {
+    if let Err(failure) = may_leave(core, posted, message).await {
         return Some(Brought::Failed(storage_failed(&failure)));
     }
     let delivered = cluster.deliver(node, instance, key, below, message, deadline);

@@ -15,10 +15,11 @@ use fulmar_model::{Code, Group, Problem, SessionName, Version};
 use fulmar_state::external::{MessageId, Unsent};
 use fulmar_state::record::MessageRecord;
 use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{MessageKey, Posted, adopted, invocation, request};
+use super::{MessageKey, Posted, adopted, invocation, may_leave, once_copied, request};
 use crate::core::Core;
 use crate::functions::Function;
 use crate::invocation::{Origin, Receipt};
@@ -89,7 +90,9 @@ async fn look(core: &Arc<Core>, is_tidy_due: bool) -> Result<(), Problem> {
     let store = external::of(core).await?;
     let unsent = store.unsent(AT_ONCE).await;
     for group in unsent.map_err(|error| external::problem(&error))? {
-        take_up(core, &group).await?;
+        if let Err(problem) = take_up(core, &group).await {
+            tracing::warn!(%group, %problem, "its messages stay in the external store for now");
+        }
     }
     if is_tidy_due {
         let tidied = store.tidy(clock::unix_ms()).await;
@@ -185,6 +188,9 @@ pub(super) async fn hand_in(
         Ok(request) => request,
         Err(problem) => return Ok(Err(problem)),
     };
+    if let Err(failure) = may_leave(core, posted, message).await {
+        return Ok(Err(execute::storage_failed(&failure)));
+    }
     let origin = posted.origin.as_deref().unwrap_or(&core.instance);
     let receipt = format!("\u{1}{origin}\u{1}{}", hex(&posted.key));
     let (done, outcome) = oneshot::channel();
@@ -210,18 +216,23 @@ pub(super) async fn hand_in(
         return Ok(Err(problem));
     }
     if posted.origin.is_none() {
-        // Nobody else can send it, and this node will not again.
+        let (forgetting, runtime) = (core.clone(), Handle::current());
         let group = route::group(&function.name, session);
-        let core = core.clone();
-        tokio::spawn(async move {
-            let store = external::of(&core).await;
-            let Ok(store) = store else { return };
-            if let Err(error) = store.forget(&group, &receipt).await {
-                tracing::debug!(%group, %error, "that a message was delivered stays in the external store");
-            }
+        // From then on nobody sends it again.
+        once_copied(core, move || {
+            runtime.spawn(async move { forget(&forgetting, &group, &receipt).await });
         });
     }
     Ok(Ok(()))
+}
+
+async fn forget(core: &Core, group: &Group, receipt: &str) {
+    let Ok(store) = external::of(core).await else {
+        return;
+    };
+    if let Err(error) = store.forget(group, receipt).await {
+        tracing::debug!(%group, %error, "that a message was delivered stays in the external store");
+    }
 }
 
 fn hex(key: &[u8]) -> String {
