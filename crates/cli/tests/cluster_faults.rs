@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::cluster::Cluster;
+use fulmar_cluster::wire;
 
 /// A copy of a folder.
 fn copy(from: &Path, to: &Path) {
@@ -143,6 +144,76 @@ fn peers_that_speak_garbage_change_nothing() {
     }
     assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "1");
     assert_eq!(cluster.nodes[0].invoke("counter/a", "1"), "2");
+}
+
+/// A machine whose clock is wrong by more than idempotency records are kept forgets none early, nor do others forget
+/// those that it made.
+#[test]
+fn clocks_that_are_days_apart_forget_nothing() {
+    for clock in ["+50h", "-50h"] {
+        let mut cluster = Cluster::start(2);
+        cluster.nodes[0].deploy("counter", "counter", "");
+        let node = &mut cluster.nodes[1];
+        node.stop();
+        node.set_environment("LD_PRELOAD", &faketime());
+        node.set_environment("FAKETIME", clock);
+        node.set_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        node.start_again();
+        let count = |at: usize, path: &str| {
+            let node: &common::Node = &cluster.nodes[at];
+            let headers = [("idempotency-key", "k")];
+            node.request("POST", &format!("/fn/counter/{path}"), &headers, b"1")
+                .text()
+        };
+        let go = |path: &str, to: &str| {
+            let body = serde_json::json!({ "function": "counter", "session": path, "to": to });
+            let body = body.to_string();
+            let moved = cluster.nodes[0].request("POST", "/admin/migrations", &[], body.as_bytes());
+            assert_eq!(moved.status, 200, "{}", moved.text());
+        };
+        for (at, path) in [(0, "made-right"), (1, "made-wrong")] {
+            assert_eq!(count(at, path), "1");
+            for to in ["n1", "n2", "n1"] {
+                go(path, to);
+                assert_eq!(count(0, path), "1", "{clock} {path}");
+            }
+        }
+    }
+}
+
+/// Where Debian and its like put it.
+fn faketime() -> String {
+    let lib = std::fs::read_dir("/usr/lib").unwrap();
+    let found = lib
+        .map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"))
+        .find(|file| file.exists());
+    let found = found.expect("the Debian package faketime is installed");
+    found.to_str().unwrap().to_owned()
+}
+
+/// A caller says which protocol it speaks, with every call.
+#[test]
+fn a_peer_of_an_older_protocol_is_told_what_is_spoken_here() {
+    let cluster = Cluster::start(1);
+    let address = format!("http://127.0.0.1:{}", cluster.peer_port(0));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let hello = |protocol: &str| {
+        let mut request = tonic::Request::new(wire::HelloRequest::default());
+        let metadata = request.metadata_mut();
+        metadata.insert(wire::NODE, "n1".parse().unwrap());
+        metadata.insert(wire::CALLER_PROTOCOL, protocol.parse().unwrap());
+        runtime.block_on(async {
+            let client = wire::peer_client::PeerClient::connect(address.clone()).await;
+            client.unwrap().hello(request).await
+        })
+    };
+    let spoken = hello(&wire::PROTOCOL.to_string()).unwrap().into_inner();
+    assert_eq!(spoken.protocol, wire::PROTOCOL);
+    let older = hello(&(wire::OLDEST_PROTOCOL - 1).to_string()).unwrap_err();
+    assert_eq!(older.code(), tonic::Code::FailedPrecondition);
+    assert!(older.message().contains("upgrade the older one"), "{older}");
+    let nonsense = hello("latest").unwrap_err();
+    assert_eq!(nonsense.code(), tonic::Code::InvalidArgument);
 }
 
 #[test]

@@ -218,6 +218,32 @@ fn without_the_object_store_replicated_functions_wait_and_local_ones_go_on() {
     assert_eq!(cluster.nodes[2].invoke("counter/a", "0"), "2");
 }
 
+/// While the object store takes its time, what has to be there waits and nothing else does.
+#[test]
+fn a_slow_object_store_is_waited_for_by_replicated_functions_alone() {
+    let Some(server) = S3::start() else {
+        eprintln!("skipped: moto_server, a Python package, is not installed");
+        return;
+    };
+    let cluster = Cluster::with_store_text(2, &server.store());
+    cluster.nodes[0].deploy("counter", "counter", REPLICATED);
+    cluster.nodes[0].deploy("local", "counter", "");
+    let node = &cluster.nodes[0];
+    assert_eq!(node.invoke("counter/a", "1"), "1");
+    assert_eq!(node.invoke("local/a", "1"), "1");
+    server.pause();
+    std::thread::scope(|scope| {
+        let (done, waits) = std::sync::mpsc::channel();
+        scope.spawn(move || done.send(node.invoke("counter/a", "1")));
+        for count in 2..20 {
+            assert_eq!(node.invoke("local/a", "1"), count.to_string());
+        }
+        waits.try_recv().expect_err("it cannot be there yet");
+        server.resume();
+        assert_eq!(waits.recv().unwrap(), "2");
+    });
+}
+
 #[test]
 fn messages_and_accepted_invocations_of_a_lost_node_are_delivered_once() {
     let (_folder, mut cluster) = cluster();

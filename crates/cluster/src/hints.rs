@@ -9,6 +9,7 @@ use fulmar_model::NodeName;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::join::Cluster;
 use crate::peers::Hello;
 
@@ -91,34 +92,41 @@ impl Hints {
 }
 
 /// Probes all other nodes until stopped.
-pub(crate) async fn probe(cluster: Arc<Cluster>, stop: CancellationToken) {
-    for round in 0.. {
-        // With many nodes it is much to hear, and it changes seldom.
-        let wants_all = round % ALL_EVERY == 0;
-        let probes = cluster.others().into_iter().map(|node| {
-            let cluster = cluster.clone();
-            async move {
-                let asked = Instant::now();
-                let hints = cluster.hints();
-                match cluster.peers().hello(&node, DEADLINE, wants_all).await {
-                    Ok(mut hello) => {
-                        let took = asked.elapsed().as_secs_f64();
-                        smooth(&hints.round_trips, &node, took);
-                        let mut told = hints.told.lock();
-                        if let (false, Some(before)) = (wants_all, told.get_mut(&node)) {
-                            hello.round_trips = std::mem::take(&mut before.round_trips);
-                        }
-                        told.insert(node, hello);
-                    }
-                    // What it said is too old before long; how far it is stays so.
-                    Err(_) => _ = hints.told.lock().remove(&node),
-                }
-            }
-        });
-        futures_util::future::join_all(probes).await;
+pub(crate) async fn keep_probing(cluster: Arc<Cluster>, stop: CancellationToken) {
+    for round in 1.. {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
+        // With many nodes it is much to hear, and it changes seldom.
+        probe(&cluster, DEADLINE, round % ALL_EVERY == 0).await;
     }
+}
+
+/// Probes all other nodes, and asks how far others are from them if wanted.
+pub(crate) async fn probe(cluster: &Arc<Cluster>, deadline: Duration, wants_all: bool) {
+    let probes = cluster.others().into_iter().map(|node| {
+        let cluster = cluster.clone();
+        async move {
+            let asked = Instant::now();
+            let hints = cluster.hints();
+            match cluster.peers().hello(&node, deadline, wants_all).await {
+                Ok(mut hello) => {
+                    let took = asked.elapsed();
+                    if let Some(said) = hello.clock {
+                        clock::hear(&node, said, took);
+                    }
+                    smooth(&hints.round_trips, &node, took.as_secs_f64());
+                    let mut told = hints.told.lock();
+                    if let (false, Some(before)) = (wants_all, told.get_mut(&node)) {
+                        hello.round_trips = std::mem::take(&mut before.round_trips);
+                    }
+                    told.insert(node, hello);
+                }
+                // What it said is too old before long; how far it is stays so.
+                Err(_) => _ = hints.told.lock().remove(&node),
+            }
+        }
+    });
+    futures_util::future::join_all(probes).await;
 }

@@ -28,6 +28,8 @@ use crate::view::{self, NODES, NodeInfo, View};
 const RETRY: Duration = Duration::from_millis(500);
 /// A node that has been a member waits so long for the registry before it starts without.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for the others' first answers.
+const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// Pause between two looks at the directory.
 const TIDY: Duration = Duration::from_secs(2);
 
@@ -220,13 +222,15 @@ impl Cluster {
         ));
         tasks.spawn(membership::stay(cluster.clone(), stop.clone()));
         tasks.spawn(keep_directory(cluster.clone(), stop.clone()));
-        tasks.spawn(hints::probe(cluster.clone(), stop.clone()));
         let mut connected = cluster.view.subscribe();
         if cluster.custody.membership.lock().fault.is_none() {
             // The registry just answered, so that the first look at the whole of it is near.
             let whole = connected.wait_for(|revision| *revision > 0);
             let _ = tokio::time::timeout(PATIENCE, whole).await;
         }
+        // Before anything is done by a clock that may be wrong.
+        hints::probe(&cluster, FIRST_PROBE, true).await;
+        tasks.spawn(hints::keep_probing(cluster.clone(), stop.clone()));
         Ok(cluster)
     }
 

@@ -9,6 +9,7 @@
 //! when it is called comes in as a [`Handler`].
 
 mod calls;
+pub mod clock;
 pub mod config;
 mod custody;
 pub mod directory;

@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::clock::Reading;
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::transport::{self, ConnectError};
@@ -205,6 +206,8 @@ impl Peers {
         if let Ok(own) = self.own.as_str().parse() {
             request.metadata_mut().insert(NODE, own);
         }
+        let metadata = request.metadata_mut();
+        metadata.insert(wire::CALLER_PROTOCOL, wire::PROTOCOL.into());
         request
     }
 
@@ -254,15 +257,7 @@ impl Peers {
             node: node.clone(),
             reason,
         };
-        if reply.oldest > wire::PROTOCOL || reply.protocol < wire::OLDEST_PROTOCOL {
-            return Err(refused(format!(
-                "it speaks the protocols {} to {}, this version {} to {}",
-                reply.oldest,
-                reply.protocol,
-                wire::OLDEST_PROTOCOL,
-                wire::PROTOCOL
-            )));
-        }
+        wire::understands(reply.oldest, reply.protocol).map_err(refused)?;
         if reply.node != node.as_str() {
             return Err(refused(format!("it calls itself {}", reply.node)));
         }
@@ -276,6 +271,10 @@ impl Peers {
         let round_trips = reply.round_trips.into_iter();
         Ok(Hello {
             copying,
+            clock: (reply.unix_ms > 0).then_some(Reading {
+                unix_ms: reply.unix_ms,
+                kept_ms: reply.kept_ms,
+            }),
             execution_times: times
                 .map(|time| (time.function, time.seconds))
                 .filter(|(_, seconds)| is_time(seconds))
@@ -301,6 +300,8 @@ fn endpoint() -> Endpoint {
 /// How a node is, by its own words.
 #[derive(Debug, Clone, Default)]
 pub struct Hello {
+    /// Its clock, if it says.
+    pub clock: Option<Reading>,
     /// How its copy in the object store is, if it has one.
     pub copying: Option<Copying>,
     /// How long functions with an SLO take there, in seconds.

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::clock;
 use crate::directory::{Answer, DirectoryError, Home, Question};
 use crate::handler::{Delivered, Delivery, Handler, StageHead};
 use crate::identity;
@@ -83,8 +84,14 @@ struct Service {
     handler: Arc<dyn Handler>,
 }
 
-/// Who calls: the name in the call's metadata, which has to be the one in the certificate.
+/// Who calls: the name in the call's metadata, which has to be the one in the certificate. It has to speak a protocol
+/// that this version knows.
 fn caller<T>(request: &Request<T>) -> Result<NodeName, Status> {
+    let protocol = request.metadata().get(wire::CALLER_PROTOCOL);
+    let protocol = protocol.map_or(Some(1), |protocol| protocol.to_str().ok()?.parse().ok());
+    let protocol = protocol.ok_or_else(|| Status::invalid_argument("no protocol has this name"))?;
+    // Whether it understands this version it finds out itself.
+    wire::understands(0, protocol).map_err(Status::failed_precondition)?;
     let refused = |detail: String| Status::permission_denied(detail);
     let name = request
         .metadata()
@@ -129,6 +136,7 @@ impl wire::peer_server::Peer for Service {
             true => self.cluster.hints().round_trips(),
             false => Default::default(),
         };
+        let clock = clock::read();
         Ok(Response::new(HelloReply {
             node: self.cluster.name().to_string(),
             protocol: wire::PROTOCOL,
@@ -151,6 +159,8 @@ impl wire::peer_server::Peer for Service {
                     seconds,
                 })
                 .collect(),
+            unix_ms: clock.unix_ms,
+            kept_ms: clock.kept_ms,
         }))
     }
 

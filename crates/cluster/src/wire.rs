@@ -16,8 +16,24 @@ pub const PROTOCOL: u32 = 1;
 pub const OLDEST_PROTOCOL: u32 = 1;
 /// Metadata that names the calling node.
 pub const NODE: &str = "fulmar-node";
+/// Metadata that says which protocol it speaks; the first one if it does not say.
+pub const CALLER_PROTOCOL: &str = "fulmar-protocol";
 /// Largest message: the largest body of a request with its headers.
 pub const MAX_MESSAGE_BYTES: usize = 68 << 20;
+
+/// Whether this version can speak with one that speaks the protocols from `oldest` to `newest`.
+///
+/// # Errors
+/// Why not.
+pub fn understands(oldest: u32, newest: u32) -> Result<(), String> {
+    match oldest <= PROTOCOL && newest >= OLDEST_PROTOCOL {
+        true => Ok(()),
+        false => Err(format!(
+            "it speaks the protocols {oldest} to {newest}, this version {OLDEST_PROTOCOL} to {PROTOCOL}; \
+             upgrade the older one, one version at a time"
+        )),
+    }
+}
 
 impl From<&fulmar_model::Group> for Group {
     fn from(group: &fulmar_model::Group) -> Self {
@@ -81,6 +97,26 @@ impl From<crate::StageEntry> for StageEntry {
             table: known.map_or(0, |(_, number)| *number),
             key: entry.key,
             value: entry.value,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_understand_each_other_and_others_are_told_why_not() {
+        for (oldest, newest) in [
+            (PROTOCOL, PROTOCOL),
+            (PROTOCOL, PROTOCOL + 1),
+            (0, OLDEST_PROTOCOL),
+        ] {
+            understands(oldest, newest).unwrap();
+        }
+        for (oldest, newest) in [(0, OLDEST_PROTOCOL - 1), (PROTOCOL + 1, PROTOCOL + 2)] {
+            let refused = understands(oldest, newest).unwrap_err();
+            assert!(refused.contains("upgrade the older one"), "{refused}");
         }
     }
 }

@@ -1,13 +1,6 @@
 //! The node's wall clock, one door for all readers of it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Milliseconds since the Unix epoch; 0 if the machine's clock is set before it.
-pub(crate) fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_millis() as u64)
-}
+pub(crate) use fulmar_cluster::clock::unix_ms;
 
 /// RFC 3339 in UTC with milliseconds, for people and logs.
 pub(crate) fn rfc3339(unix_ms: u64) -> String {

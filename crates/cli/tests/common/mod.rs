@@ -168,6 +168,11 @@ impl Node {
         (self.child, self.port) = launch(&self.data, 0, &self.arguments, &self.environment);
     }
 
+    /// With a variable of the environment from the next start on.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Deploys a component with further manifest text.
     pub fn deploy(&self, name: &str, component: &str, manifest: &str) {
         let wasm = std::fs::read(guest(component)).unwrap();

@@ -57,6 +57,22 @@ impl S3 {
         owned.into()
     }
 
+    /// Lets everybody wait who asks for anything.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Answers again.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let server = self.server.id().to_string();
+        let sent = Command::new("kill").args([signal, &server]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// `[store]` of a node that uses it.
     pub fn store(&self) -> String {
         let options = self.options();
