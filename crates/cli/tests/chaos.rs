@@ -1,5 +1,6 @@
 //! Nodes that are killed, paused, cut off from each other, in one direction or both, and asked to move sessions, at
-//! random and under load: every increment is counted once, and the answers are those of one counter.
+//! random and under load: every increment is counted once, the answers are those of one counter, and the message that each
+//! increment sends is delivered once.
 //!
 //! `FULMAR_CHAOS_SECONDS=1800 cargo test -p fulmar-cli --test chaos` is the long form, of which `cargo xtask long`
 //! takes care; `FULMAR_CHAOS_SEED` repeats a run's choices.
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::cluster::Cluster;
 use common::etcd::Etcd;
+use common::servers::Server;
 use common::{Connection, Node};
 
 const SESSIONS: usize = 6;
@@ -51,6 +53,7 @@ fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
         let session = choices.below(SESSIONS);
         let key = format!("{at}-{}", answered.len());
         let path = format!("/fn/counter/s{session}");
+        let body = format!("count-and-pass receiver r{session}");
         let asked = Instant::now();
         let mut said = String::new();
         let value = loop {
@@ -65,8 +68,8 @@ fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
             {
                 None => Err(std::io::ErrorKind::ConnectionRefused.into()),
                 Some(mut open) => {
-                    let reply =
-                        open.request("POST", &path, &[("idempotency-key", key.as_str())], b"1");
+                    let headers = [("idempotency-key", key.as_str())];
+                    let reply = open.request("POST", &path, &headers, body.as_bytes());
                     connection = reply.is_ok().then_some(open);
                     reply
                 }
@@ -147,25 +150,45 @@ fn away(choices: &mut Choices, longest_ms: usize, is_taken_over: bool) {
     std::thread::sleep(Duration::from_millis(ms as u64));
 }
 
-/// Makes trouble for nodes with an embedded registry, or with an etcd, of whose members one dies half-way.
-/// With an object store: it is gone now and then, and nodes are gone for so long that others take over.
-fn chaos(model: &str, mut etcd: Option<Etcd>, objects: Option<&Path>) {
+/// Where what the nodes need is.
+#[derive(Default)]
+struct Around<'a> {
+    /// Instead of an embedded registry. One of its members dies half-way.
+    etcd: Option<Etcd>,
+    /// It is gone now and then, and nodes are gone for so long that others take over.
+    objects: Option<&'a Path>,
+    /// It is killed now and then.
+    external: Option<Server>,
+}
+
+/// Makes trouble for nodes whose counters have one execution model, and those that hear of what they count another.
+fn chaos(model: &str, receiver: &str, around: Around) {
+    let Around {
+        mut etcd,
+        objects,
+        mut external,
+    } = around;
     // A takeover takes some seconds.
     let short = if objects.is_some() { 20 } else { 8 };
     let seconds = std::env::var("FULMAR_CHAOS_SECONDS").map_or(short, |text| text.parse().unwrap());
     let seed = std::env::var("FULMAR_CHAOS_SEED").map_or(11, |text| text.parse().unwrap());
     eprintln!("FULMAR_CHAOS_SEED={seed} FULMAR_CHAOS_SECONDS={seconds} {model}");
     let mut choices = Choices(seed);
-    let mut cluster = match (&etcd, objects) {
-        (Some(etcd), None) => Cluster::with_etcd(3, &etcd.endpoints()),
-        (Some(etcd), Some(objects)) => Cluster::with_etcd_and_store(3, &etcd.endpoints(), objects),
-        (None, _) => Cluster::with_links(3),
+    let mut cluster = match (&etcd, objects, &external) {
+        (Some(etcd), None, _) => Cluster::with_etcd(3, &etcd.endpoints()),
+        (Some(etcd), Some(objects), _) => {
+            Cluster::with_etcd_and_store(3, &etcd.endpoints(), objects)
+        }
+        (None, _, None) => Cluster::with_links(3),
+        (None, _, Some(external)) => Cluster::with_links_and_external(3, external.url()),
     };
-    let mut manifest = format!("execution_model = \"{model}\"\n");
-    if objects.is_some() {
-        manifest += "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
+    for (function, model) in [("counter", model), ("receiver", receiver)] {
+        let mut manifest = format!("execution_model = \"{model}\"\n");
+        if objects.is_some() {
+            manifest += "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
+        }
+        cluster.nodes[0].deploy(function, "guest-faults", &manifest);
     }
-    cluster.nodes[0].deploy("counter", "counter", &manifest);
     let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.port).collect();
     let done = AtomicBool::new(false);
     let mut survivors = None;
@@ -224,10 +247,18 @@ fn chaos(model: &str, mut etcd: Option<Etcd>, objects: Option<&Path>) {
                     exchange(objects, &aside);
                     outages += 1;
                 }
+                3 if let Some(external) = &mut external => {
+                    external.kill();
+                    away(&mut choices, 300, false);
+                    external.restart();
+                    outages += 1;
+                }
                 _ => {
+                    let (function, session) =
+                        [("counter", "s"), ("receiver", "r")][choices.below(2)];
                     let wanted = serde_json::json!({
-                        "function": "counter",
-                        "session": format!("s{}", choices.below(SESSIONS)),
+                        "function": function,
+                        "session": format!("{session}{}", choices.below(SESSIONS)),
                         "to": format!("n{}", choices.below(3) + 1),
                     });
                     let body = wanted.to_string();
@@ -248,7 +279,7 @@ fn chaos(model: &str, mut etcd: Option<Etcd>, objects: Option<&Path>) {
             .collect()
     });
     eprintln!(
-        "{} increments, {kills} kills, {pauses} pauses, {cuts} cuts, {moves} moves, {outages} outages of the object store",
+        "{} increments, {kills} kills, {pauses} pauses, {cuts} cuts, {moves} moves, {outages} outages of a store",
         answers.len()
     );
     let happened = moves > 0 || (objects.is_some() && kills + pauses > 0);
@@ -260,8 +291,15 @@ fn chaos(model: &str, mut etcd: Option<Etcd>, objects: Option<&Path>) {
             .filter(|answer| answer.session == session)
             .count();
         cluster.nodes[0].eventually("the session answers", |node| {
-            let reply = node.request("POST", &format!("/fn/counter/s{session}"), &[], b"0");
+            let reply = node.request("POST", &format!("/fn/counter/s{session}"), &[], b"count 0");
             reply.status == 200 && reply.text() == count.to_string()
+        });
+        cluster.nodes[0].eventually("every message has arrived", |node| {
+            let path = format!("/fn/receiver/r{session}");
+            let reply = node.request("POST", &path, &[], b"count 0");
+            let arrived = (reply.status == 200).then(|| reply.text().parse::<usize>().unwrap());
+            assert!(arrived <= Some(count), "{arrived:?} of {count} messages");
+            arrived == Some(count)
         });
     }
     drop(survivors);
@@ -269,31 +307,55 @@ fn chaos(model: &str, mut etcd: Option<Etcd>, objects: Option<&Path>) {
 
 #[test]
 fn in_function_every_increment_counts_once_whatever_happens_to_the_nodes() {
-    chaos("in-function", None, None);
+    chaos("in-function", "in-function", Around::default());
 }
 
 #[test]
 fn in_edge_every_increment_counts_once_whatever_happens_to_the_nodes() {
-    chaos("in-edge", None, None);
+    chaos("in-edge", "in-edge", Around::default());
 }
 
 #[test]
 fn with_etcd_every_increment_counts_once_also_when_a_member_dies() {
-    chaos("in-function", Some(Etcd::start(3)), None);
+    let etcd = Some(Etcd::start(3));
+    let around = Around {
+        etcd,
+        ..Around::default()
+    };
+    chaos("in-function", "in-edge", around);
+}
+
+#[test]
+fn in_an_external_store_every_increment_counts_once_also_when_it_dies() {
+    for (model, receiver) in [("external", "in-function"), ("in-function", "external")] {
+        let external = Some(Server::redis());
+        let around = Around {
+            external,
+            ..Around::default()
+        };
+        chaos(model, receiver, around);
+    }
+}
+
+fn with_an_object_store(model: &str, receiver: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    let around = Around {
+        etcd: Some(Etcd::start(3)),
+        objects: Some(&objects),
+        external: None,
+    };
+    chaos(model, receiver, around);
 }
 
 #[test]
 fn with_an_object_store_every_increment_counts_once_whoever_takes_over() {
-    let folder = tempfile::tempdir().unwrap();
-    let objects = folder.path().join("objects");
-    chaos("in-function", Some(Etcd::start(3)), Some(&objects));
+    with_an_object_store("in-function", "in-function");
 }
 
 #[test]
 fn with_an_object_store_lent_state_counts_once_whoever_takes_over() {
-    let folder = tempfile::tempdir().unwrap();
-    let objects = folder.path().join("objects");
-    chaos("in-edge", Some(Etcd::start(3)), Some(&objects));
+    with_an_object_store("in-edge", "in-edge");
 }
 
 #[test]

@@ -307,21 +307,13 @@ fn what_a_taker_sends_again_is_delivered_once() {
         node.request("POST", "/fn/inside/s", &[], b"count 0").text() == "1"
     });
     cluster.nodes[0].eventually("it is sent again", |node| {
-        metric(node, "fulmar_messages_delivered_total") != "0" && pending(node) == "0"
+        node.metric("fulmar_messages_delivered_total") != "0" && pending(node) == "0"
     });
     assert_eq!(received(&cluster.nodes[0]), "m:1");
 }
 
-fn metric(node: &Node, name: &str) -> String {
-    let metrics = node.get("/metrics").text();
-    let found = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    found.unwrap_or("0").to_owned()
-}
-
 fn pending(node: &Node) -> String {
-    metric(node, "fulmar_messages_pending")
+    node.metric("fulmar_messages_pending")
 }
 
 /// Messages of a session are not lost with it.

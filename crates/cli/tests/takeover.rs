@@ -291,6 +291,32 @@ fn messages_and_accepted_invocations_of_a_lost_node_are_delivered_once() {
     assert_eq!(received(&cluster.nodes[1]), expected);
 }
 
+/// A message was delivered elsewhere, its sender never heard of that, and its receiver came to where the sender is.
+#[test]
+fn a_message_is_delivered_once_also_to_a_receiver_that_came_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::with_store(2, &folder.path().join("objects"));
+    for function in ["sender", "receiver"] {
+        cluster.nodes[0].deploy(function, "guest-faults", REPLICATED);
+    }
+    assert_eq!(cluster.nodes[0].invoke("sender/s", "count 0"), "0");
+    assert_eq!(cluster.nodes[1].invoke("receiver/r", "count 0"), "0");
+    let received = |node: &Node| node.request("POST", "/fn/receiver/r", &[], b"count 0");
+    let pending = |node: &Node| node.metric("fulmar_messages_pending");
+    for count in ["1", "2"] {
+        let sent = cluster.nodes[0].invoke("sender/s", "count-and-pass receiver r");
+        assert_eq!(sent, count);
+        cluster.nodes[1].eventually("it has arrived", |node| received(node).text() == count);
+        if count == "1" {
+            cluster.nodes[0].eventually("its sender knows", |node| pending(node) == "0");
+            cluster.link(0, 1, &serde_json::json!({ "cut_in": true }));
+        }
+    }
+    cluster.nodes[1].crash();
+    cluster.nodes[0].eventually("its sender knows", |node| pending(node) == "0");
+    assert_eq!(received(&cluster.nodes[0]).text(), "2");
+}
+
 #[test]
 fn a_node_that_stops_answers_what_waits_for_the_object_store() {
     let (_folder, mut cluster) = cluster();

@@ -41,7 +41,7 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
 /// Pause before a message is offered again to a node that could not be reached: it was not tried.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(500);
 
-pub(crate) use across::receive;
+pub(crate) use across::{arrived_with_session, receive};
 pub(crate) use adopted::{disown, owner};
 pub(crate) use external::{collect, fetch};
 

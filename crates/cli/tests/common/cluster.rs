@@ -43,6 +43,13 @@ impl Cluster {
         Self::start_all(count, "emulate_links = true\n", |_| String::new())
     }
 
+    /// The same with an external store.
+    pub fn with_links_and_external(count: usize, url: &str) -> Self {
+        Self::start_all(count, "emulate_links = true\n", |_| {
+            format!("[external]\nurl = {url:?}\n")
+        })
+    }
+
     /// Nodes whose sessions follow their clients, or only would, with links that can be changed.
     pub fn following(count: usize, follow_clients: &str) -> Self {
         let top = format!("emulate_links = true\nfollow_clients = {follow_clients:?}\n");

@@ -168,6 +168,15 @@ impl Node {
         (self.child, self.port) = launch(&self.data, 0, &self.arguments, &self.environment);
     }
 
+    /// A metric without labels; 0 if there is none of this name.
+    pub fn metric(&self, name: &str) -> String {
+        let metrics = self.get("/metrics").text();
+        let found = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        found.unwrap_or("0").to_owned()
+    }
+
     /// With a variable of the environment from the next start on.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use fulmar_cluster::{Cluster, Delivered, Home};
 use fulmar_model::{Code, Group, NodeName, Problem};
-use fulmar_state::record::{InvocationRecord, InvocationStatus, MessageRecord, StoredReply};
+use fulmar_state::record::{
+    IdempotencyRecord, InvocationRecord, InvocationStatus, MessageRecord, StoredReply,
+};
 use fulmar_state::{Bookkeeping, Table, key};
 use tokio::sync::oneshot;
 
@@ -101,6 +103,41 @@ fn settled_below(core: &Core, key: MessageKey) -> MessageKey {
     }
     let unsettled = core.courier.unsettled.lock();
     unsettled.first().copied().unwrap_or(key)
+}
+
+/// Whether a message of this node was delivered to a session that is here now when it was elsewhere; then it is deleted.
+/// Its sender may not have heard of that before the session came.
+pub(crate) fn arrived_with_session(
+    core: &Core,
+    posted: &Posted,
+    message: &MessageRecord,
+) -> Result<bool, Problem> {
+    let (Some(session), None) = (&message.to.session, &posted.origin) else {
+        return Ok(false);
+    };
+    if core.cluster.is_none() {
+        return Ok(false);
+    }
+    let group = route::group(&message.to.function, session);
+    let receipt = [
+        &key::deliveries(&group, &core.instance)[..],
+        &posted.key[..],
+    ]
+    .concat();
+    let found = core
+        .store
+        .record::<IdempotencyRecord>(Table::Idempotency, &receipt);
+    let found = found.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let Some(record) = found else {
+        return Ok(false);
+    };
+    let reply = message.invocation.is_some().then_some(record.reply);
+    let mut bookkeeping = adopted::finished(core, posted, message, reply);
+    bookkeeping.delete(Table::Idempotency, &receipt);
+    let committed = core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
+    committed
+        .map(|_| true)
+        .map_err(|failure| storage_failed(&failure))
 }
 
 /// Notes what an asynchronous invocation has answered elsewhere.

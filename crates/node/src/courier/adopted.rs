@@ -150,6 +150,21 @@ pub(super) async fn finish(
     message: &MessageRecord,
     reply: Option<StoredReply>,
 ) -> Result<(), Problem> {
+    // Only when that is stored may the other node forget that it was delivered.
+    let bookkeeping = finished(core, posted, message, reply);
+    let stored = core.store.commit_durably(bookkeeping).await;
+    stored
+        .map(|_| ())
+        .map_err(|failure| storage_failed(&failure))
+}
+
+/// What there is to store when a message is delivered: that it is gone, and what it was answered.
+pub(super) fn finished(
+    core: &Core,
+    posted: &Posted,
+    message: &MessageRecord,
+    reply: Option<StoredReply>,
+) -> Bookkeeping {
     let mut bookkeeping = Bookkeeping::default();
     bookkeeping.delete(posted.table(), &posted.stored_key());
     let retention = core
@@ -159,11 +174,7 @@ pub(super) async fn finish(
             function.current().manifest.idempotency.retention.get()
         });
     answered(&mut bookkeeping, message, reply, retention);
-    // Only then may the other node forget that it was delivered.
-    let stored = core.store.commit_durably(bookkeeping).await;
-    stored
-        .map(|_| ())
-        .map_err(|failure| storage_failed(&failure))
+    bookkeeping
 }
 
 /// Records that are looked at, and deleted, at once.

@@ -11,12 +11,23 @@ use fulmar_worker::{CallError, Reply};
 use tokio::sync::oneshot;
 
 use super::{Run, storage_failed};
-use crate::clock;
 use crate::invocation::{Answer, IdempotencyKey, Origin, Outcome, restore_reply, store_reply};
+use crate::{clock, courier};
 
 impl Run<'_> {
-    /// Tells another node that a message was delivered before, if it was; gives the origin back if not.
+    /// Tells whoever brings a message that it was delivered before, if it was; gives the origin back if not.
     pub(super) fn redelivered(&self, origin: Origin) -> Option<Origin> {
+        if let Origin::Message { posted, record, .. } = &origin {
+            let settled = match courier::arrived_with_session(self.core, posted, record) {
+                Ok(false) => return Some(origin),
+                Ok(true) => Ok(()),
+                Err(problem) => Err(problem),
+            };
+            if let Origin::Message { done, .. } = origin {
+                let _ = done.send(settled);
+            }
+            return None;
+        }
         let Origin::Delivery { receipt, .. } = &origin else {
             return Some(origin);
         };

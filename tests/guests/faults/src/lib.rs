@@ -126,6 +126,12 @@ fn handle(input: String) -> Result<String, Error> {
         "count-and-tell" => count_and_tell("faults", argument(0)?, argument(1)?),
         // The same for a session of any function.
         "count-and-tell-to" => count_and_tell(argument(0)?, argument(1)?, argument(2)?),
+        // Counts, and lets another session count one: both or neither.
+        "count-and-pass" => {
+            let count = COUNT.add(1)?;
+            fulmar::send(argument(0)?, Some(argument(1)?), b"count 1")?;
+            Ok(count.to_string())
+        }
         "context" => {
             let context = fulmar::context();
             Ok(serde_json::json!({
