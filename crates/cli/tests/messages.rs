@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::Node;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::cluster::Cluster;
+use common::{Connection, Node};
 
 #[test]
 fn messages_arrive_once_and_in_order() {
@@ -128,4 +131,60 @@ fn a_rejected_message_is_parked_at_once() {
         let letters = node.get("/admin/dead-letters").json();
         letters["dead_letters"][0]["attempts"] == 1
     });
+}
+
+/// What is sent while a node that was just started takes up what was left is delivered once as well.
+#[test]
+fn messages_that_are_sent_during_a_start_arrive_once() {
+    const LEFT: usize = 2000;
+    const ROUNDS: usize = 4;
+    let mut cluster = Cluster::start(1);
+    cluster.nodes[0].deploy("sender", "guest-faults", "");
+    cluster.nodes[0].deploy("receiver", "guest-faults", "");
+    let port = cluster.nodes[0].port;
+    let mut sent = 0;
+    for round in 0..ROUNDS {
+        let left = format!("send receiver r {LEFT} count 1");
+        cluster.nodes[0].invoke(&format!("sender/before-{round}"), &left);
+        cluster.nodes[0].crash();
+        let started = AtomicBool::new(false);
+        let during: usize = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..4)
+                .map(|client| {
+                    let started = &started;
+                    scope.spawn(move || {
+                        let path = format!("/fn/sender/{round}-{client}");
+                        let mut sent = 0;
+                        let mut open = None;
+                        while !started.load(Ordering::Relaxed) {
+                            open = open.or_else(|| Connection::try_open(port));
+                            let Some(connection) = &mut open else {
+                                continue;
+                            };
+                            let body = b"count-and-pass receiver r";
+                            match connection.request("POST", &path, &[], body) {
+                                Ok(reply) if reply.status == 200 => sent += 1,
+                                _ => open = None,
+                            }
+                        }
+                        sent
+                    })
+                })
+                .collect();
+            cluster.nodes[0].start_again();
+            started.store(true, Ordering::Relaxed);
+            clients
+                .into_iter()
+                .map(|client| client.join().unwrap())
+                .sum()
+        });
+        sent += LEFT + during;
+        cluster.nodes[0].eventually("all are delivered", |node| {
+            node.metric("fulmar_messages_pending") == "0"
+        });
+        assert_eq!(
+            cluster.nodes[0].invoke("receiver/r", "count 0"),
+            sent.to_string()
+        );
+    }
 }

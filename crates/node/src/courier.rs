@@ -138,6 +138,13 @@ impl Courier {
     }
 
     fn enqueue(&self, core: &Arc<Core>, posted: Posted, message: MessageRecord) {
+        if let Some(lane) = self.line_up(core, posted, message) {
+            tokio::spawn(run_lane(core.clone(), lane));
+        }
+    }
+
+    /// Puts a message at the end of its lane; the lane, if it needs another runner.
+    fn line_up(&self, core: &Arc<Core>, posted: Posted, message: MessageRecord) -> Option<Lane> {
         core.metrics.messages_pending.inc();
         if core.cluster.is_some() && posted.origin.is_none() {
             self.unsettled.lock().insert(posted.key);
@@ -154,11 +161,10 @@ impl Courier {
         let mut lanes = self.lanes.lock();
         let state = lanes.entry(lane.clone()).or_default();
         state.waiting.push_back(Waiting { posted, message });
-        if state.running < lane.width() && !core.stopping.is_cancelled() {
-            state.running += 1;
-            drop(lanes);
-            tokio::spawn(run_lane(core.clone(), lane));
-        }
+        let is_short = state.running < lane.width() && !core.stopping.is_cancelled();
+        state.running += usize::from(is_short);
+        drop(lanes);
+        is_short.then_some(lane)
     }
 
     /// The lane's next message; if there is none, one runner fewer.
@@ -198,16 +204,20 @@ impl Courier {
         }
     }
 
-    /// Takes up the messages that an earlier run of the node left.
+    /// Takes up the messages that an earlier run of the node left. Nothing may send any before: they would be taken up
+    /// twice.
     pub(crate) fn recover(&self, core: &Arc<Core>) -> Result<usize, StoreError> {
         let (mut found, mut bad) = (0, None);
+        let mut lanes = Vec::new();
         // Those of other nodes are older than what their senders have sent since.
         for table in [Table::Adopted, Table::Messages] {
             core.store.scan(table, &[], None, &mut |key, value| {
                 let message = MessageRecord::decode(value);
                 let message = message.map_err(|error| StoreError::Record { table, error });
                 match (Posted::parse(table, key), message) {
-                    (Some(posted), Ok(message)) => self.enqueue(core, posted, message),
+                    (Some(posted), Ok(message)) => {
+                        lanes.extend(self.line_up(core, posted, message));
+                    }
                     (None, _) => tracing::warn!("a message with a bad key was left out"),
                     (_, Err(error)) => bad = Some(error),
                 }
@@ -215,7 +225,14 @@ impl Courier {
                 bad.is_none()
             })?;
         }
-        bad.map_or(Ok(found), Err)
+        if let Some(error) = bad {
+            return Err(error);
+        }
+        // What is delivered sends more.
+        for lane in lanes {
+            tokio::spawn(run_lane(core.clone(), lane));
+        }
+        Ok(found)
     }
 }
 

@@ -198,6 +198,14 @@ impl Node {
             continuum::take_up_secrets(&core, cluster);
         }
         deploy::recover(&core).map_err(StartError::Recover)?;
+        // Before anything else can send any.
+        let waiting = core.courier.recover(&core)?;
+        if waiting > 0 {
+            tracing::info!(
+                messages = waiting,
+                "taking up messages that were not delivered yet"
+            );
+        }
         if core.external.is_some() {
             tasks.spawn(courier::collect(core.clone(), core.stopping.clone()));
         }
@@ -234,13 +242,6 @@ impl Node {
             listener,
             admin::router(core.clone()),
         ));
-        let waiting = core.courier.recover(&core)?;
-        if waiting > 0 {
-            tracing::info!(
-                messages = waiting,
-                "taking up messages that were not delivered yet"
-            );
-        }
         Ok(Self {
             core,
             address,
