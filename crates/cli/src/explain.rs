@@ -58,6 +58,16 @@ fn lines(decision: &Value) -> Vec<String> {
         number(&decision["requests_per_second_here"]),
         decision["state_bytes"],
     )];
+    let promise = &decision["promise"];
+    if promise.is_object() {
+        let ms = |key: &str| number(&promise[key]) * 1e3;
+        lines.push(format!(
+            "    accesses to the state are promised to take {:.1} ms in the mean, take {:.1} ms now, and {:.1} ms when all is moved",
+            ms("max_data_access_seconds"),
+            ms("now_seconds"),
+            ms("then_seconds"),
+        ));
+    }
     for candidate in decision["candidates"].as_array().into_iter().flatten() {
         lines.push(format!(
             "    {}: {:.1} requests/s, round trip {:.1} ms, {:.1} MB/s; a move saves {:.1} ms of waiting each second and costs {:.1} ms",

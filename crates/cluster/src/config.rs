@@ -52,10 +52,13 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// Whether sessions at home here move to the nodes that take their requests.
     #[serde(default)]
-    pub follow_clients: FollowClients,
+    pub follow_clients: Automatic,
     /// Whether invocations of functions with an SLO run on the node that is expected to answer soonest.
     #[serde(default)]
-    pub offload: Offload,
+    pub offload: Automatic,
+    /// Whether sessions at home here move to where their functions' `max_data_access` is kept.
+    #[serde(default)]
+    pub placement: Automatic,
     /// Shape the links to other nodes as `fulmar nodes link` says, for demonstrations and tests on one
     /// machine.
     #[serde(default)]
@@ -115,29 +118,16 @@ pub struct Advertise {
     pub peer: Option<String>,
 }
 
-/// Whether sessions follow their clients.
+/// Whether the platform does something by itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum FollowClients {
-    /// They do, if it pays.
+pub enum Automatic {
+    /// It does, if it pays.
     #[default]
     On,
     /// What would be done is only remembered.
     Observe,
     /// Nobody looks.
-    Off,
-}
-
-/// Whether invocations are offloaded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Offload {
-    /// They are, and refused where no node is expected to be in time.
-    #[default]
-    On,
-    /// What would be done is only remembered.
-    Observe,
-    /// Nobody asks.
     Off,
 }
 

@@ -123,6 +123,9 @@ pub type Entries = BoxStream<'static, Result<Vec<StageEntry>, String>>;
 /// What a node does when another calls it.
 #[tonic::async_trait]
 pub trait Handler: Send + Sync + 'static {
+    /// How many bytes of state this node has room for beyond what it has; none if that is not known.
+    fn room_bytes(&self) -> Option<u64>;
+
     /// How long functions with an SLO take here, in seconds: the mean of the last executions.
     fn execution_times(&self) -> Vec<(String, f64)>;
 
@@ -142,7 +145,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the session is not at home here, or nothing can be committed.
-    async fn commit(&self, returned: Returned) -> Result<Settled, NotHere>;
+    async fn commit(&self, from: &NodeName, returned: Returned) -> Result<Settled, NotHere>;
 
     /// Takes a copy of a session, durably if it is complete.
     ///

@@ -80,6 +80,11 @@ impl Hints {
         nodes.iter().map(time).collect()
     }
 
+    /// How many bytes of state a node has room for, as it has said.
+    pub fn room_bytes(&self, node: &NodeName) -> Option<u64> {
+        self.told.lock().get(node)?.room_bytes
+    }
+
     /// So many bytes have gone to a node in so much time.
     pub(crate) fn transferred(&self, node: &NodeName, bytes: u64, took: Duration) {
         if bytes < LEAST_BYTES {

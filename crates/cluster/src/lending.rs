@@ -168,6 +168,7 @@ pub(crate) async fn lend(handler: &dyn Handler, group: &Group) -> LoadReply {
 /// Answers a call with what came of an invocation.
 pub(crate) async fn take_back(
     handler: &dyn Handler,
+    from: &NodeName,
     group: Group,
     message: CommitRequest,
 ) -> Result<CommitReply, Status> {
@@ -201,7 +202,7 @@ pub(crate) async fn take_back(
             .ok_or_else(|| bad(&format!("{:?} is no durability", message.durability)))?,
     };
     let mut reply = CommitReply::default();
-    match handler.commit(returned).await {
+    match handler.commit(from, returned).await {
         Ok(Settled::Committed(version)) => reply.version = version.0,
         Ok(Settled::Conflict) => reply.conflict = true,
         Ok(Settled::Replay(record)) => reply.replay = record.encode().into(),

@@ -28,7 +28,7 @@ mod tunnel;
 pub mod view;
 pub mod wire;
 
-pub use config::{ConfigError, FollowClients, NodeConfig, Offload};
+pub use config::{Automatic, ConfigError, NodeConfig};
 pub use custody::{Custody, LogRecord, TakeoverRecord};
 pub use directory::{DirectoryError, Home};
 pub use handler::{

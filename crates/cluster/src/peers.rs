@@ -271,6 +271,7 @@ impl Peers {
         let round_trips = reply.round_trips.into_iter();
         Ok(Hello {
             copying,
+            room_bytes: reply.room_bytes,
             clock: (reply.unix_ms > 0).then_some(Reading {
                 unix_ms: reply.unix_ms,
                 kept_ms: reply.kept_ms,
@@ -304,6 +305,8 @@ pub struct Hello {
     pub clock: Option<Reading>,
     /// How its copy in the object store is, if it has one.
     pub copying: Option<Copying>,
+    /// How many bytes of state it has room for, if it says.
+    pub room_bytes: Option<u64>,
     /// How long functions with an SLO take there, in seconds.
     pub execution_times: HashMap<String, f64>,
     /// How far other nodes are from there, in seconds there and back.

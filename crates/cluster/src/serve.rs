@@ -161,6 +161,7 @@ impl wire::peer_server::Peer for Service {
                 .collect(),
             unix_ms: clock.unix_ms,
             kept_ms: clock.kept_ms,
+            room_bytes: self.handler.room_bytes(),
         }))
     }
 
@@ -241,10 +242,10 @@ impl wire::peer_server::Peer for Service {
         &self,
         request: Request<CommitRequest>,
     ) -> Result<Response<CommitReply>, Status> {
-        caller(&request)?;
+        let from = caller(&request)?;
         let mut message = request.into_inner();
         let group = group(message.group.take())?;
-        let reply = lending::take_back(&*self.handler, group, message).await?;
+        let reply = lending::take_back(&*self.handler, &from, group, message).await?;
         Ok(Response::new(reply))
     }
 

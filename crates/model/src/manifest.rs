@@ -235,7 +235,12 @@ pub struct Slo {
 impl Slo {
     /// Whether anything is promised.
     pub fn promises(&self) -> bool {
-        self.max_response < limits::MAX_SLO || self.max_data_access < limits::MAX_SLO
+        self.max_response < limits::MAX_SLO || self.promises_access()
+    }
+
+    /// Whether accesses to data are promised to be short.
+    pub fn promises_access(&self) -> bool {
+        self.max_data_access < limits::MAX_SLO
     }
 }
 

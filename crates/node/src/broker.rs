@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fulmar_cluster::{Cluster, FollowClients, Forwarded, Home};
+use fulmar_cluster::{Automatic, Cluster, Forwarded, Home};
 use fulmar_model::{Code, ExecutionModel, NodeName, Problem, SessionName};
 use fulmar_worker::{Request as WorkerRequest, World};
 use http::{HeaderValue, Method, Request, Response};
@@ -352,7 +352,7 @@ impl ClientCall<'_> {
         let mut may_borrow = is_lent && self.way == Way::AtHome;
         // What the client brings back is all that there is to move.
         let mut may_move =
-            self.way == Way::Returning && cluster.config().follow_clients == FollowClients::On;
+            self.way == Way::Returning && cluster.config().follow_clients == Automatic::On;
         for _ in 0..route::MAX_HOPS {
             let name = &self.function.name;
             let place = match (&self.session, self.idempotency_key.as_deref()) {
@@ -468,7 +468,7 @@ impl ClientCall<'_> {
             return;
         };
         if (by.is_none() && self.function.followed.is_empty())
-            || !follow::can_follow(self.deployed.manifest.execution_model)
+            || !follow::counts(self.function, self.core)
         {
             return;
         }

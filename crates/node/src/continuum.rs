@@ -85,6 +85,10 @@ impl Handler for Answers {
         }
     }
 
+    fn room_bytes(&self) -> Option<u64> {
+        self.0.keeper.room_bytes()
+    }
+
     fn execution_times(&self) -> Vec<(String, f64)> {
         schedule::execution_times(&self.0)
     }
@@ -97,8 +101,8 @@ impl Handler for Answers {
         lend::load(&self.0, group).await
     }
 
-    async fn commit(&self, returned: Returned) -> Result<Settled, NotHere> {
-        lend::commit(&self.0, returned).await
+    async fn commit(&self, from: &NodeName, returned: Returned) -> Result<Settled, NotHere> {
+        lend::commit(&self.0, from, returned).await
     }
 
     async fn stage(

@@ -27,7 +27,7 @@ use crate::invocation::InvocationId;
 use crate::keeper::Keeper;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::schedule::Ways;
+use crate::ways::Ways;
 
 /// Limits of a node; the defaults suit a machine with 512 MB.
 #[derive(Debug, Clone)]

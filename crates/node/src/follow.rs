@@ -1,13 +1,14 @@
 //! Sessions follow their clients: whoever sees that another node takes most of a session's requests has it moved
 //! there, if [`fulmar_policy::follow`] says that it pays.
 //!
-//! Requests are counted at the session's home, by the node that took them, as soon as one has come from elsewhere.
+//! Requests are counted at the session's home, by the node that took them or borrowed the state, as soon as one has come
+//! from elsewhere. Functions with a promise about the access to their state are [`crate::place`]'s.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fulmar_cluster::{Cluster, FollowClients};
+use fulmar_cluster::{Automatic, Cluster};
 use fulmar_model::{ExecutionModel, FunctionName, Group, NodeName};
 use fulmar_policy::estimate::Smoothed;
 use fulmar_policy::follow::{self, Broker, Settings};
@@ -20,6 +21,7 @@ use crate::clock;
 use crate::core::Core;
 use crate::functions::Function;
 use crate::migrate;
+use crate::place;
 use crate::schedule::Expected;
 use crate::sessions::Session;
 
@@ -111,20 +113,32 @@ pub(crate) struct Decision {
     /// What was expected of each node, for an invocation.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) estimates: Vec<Expected>,
+    /// What the function is promised, and how it stands with that, if its sessions are placed for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) promise: Option<Promise>,
     pub(crate) error: Option<String>,
 }
 
 /// What a move to a node would bring.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Candidate {
-    node: NodeName,
-    requests_per_second: f64,
-    round_trip_seconds: f64,
-    bytes_per_second: f64,
+    pub(crate) node: NodeName,
+    pub(crate) requests_per_second: f64,
+    pub(crate) round_trip_seconds: f64,
+    pub(crate) bytes_per_second: f64,
     /// Waiting saved in each second.
-    saves_seconds_per_second: f64,
+    pub(crate) saves_seconds_per_second: f64,
     /// Waiting that the move itself causes.
-    costs_seconds: f64,
+    pub(crate) costs_seconds: f64,
+}
+
+/// Mean times of an access to the sessions' state that are at home on a node, in seconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Promise {
+    pub(crate) max_data_access_seconds: f64,
+    pub(crate) now_seconds: f64,
+    /// When all moves that are planned are done.
+    pub(crate) then_seconds: f64,
 }
 
 /// The last decisions of this node.
@@ -151,18 +165,27 @@ impl Decisions {
     }
 }
 
-/// Whether sessions of a function go from node to node by themselves.
-pub(crate) fn can_follow(model: ExecutionModel) -> bool {
-    match model {
-        ExecutionModel::Auto | ExecutionModel::InFunction => true,
-        // Their invocations run where they are taken anyway.
-        ExecutionModel::InEdge | ExecutionModel::External | ExecutionModel::InClient => false,
-    }
+/// Whether it is counted which nodes take requests of a function's sessions, or borrow their state.
+pub(crate) fn counts(function: &Function, core: &Core) -> bool {
+    let Some(cluster) = &core.cluster else {
+        return false;
+    };
+    let manifest = &function.current().manifest;
+    let has_home = match manifest.execution_model {
+        ExecutionModel::Auto | ExecutionModel::InFunction | ExecutionModel::InEdge => true,
+        ExecutionModel::External | ExecutionModel::InClient => false,
+    };
+    let config = cluster.config();
+    let decides = match place::is_placed(manifest) {
+        true => config.placement,
+        false => config.follow_clients,
+    };
+    has_home && decides != Automatic::Off
 }
 
 /// Has sessions follow their clients until stopped.
 pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: CancellationToken) {
-    if cluster.config().follow_clients == FollowClients::Off {
+    if cluster.config().follow_clients == Automatic::Off {
         return;
     }
     let moving = Arc::new(Semaphore::new(AT_ONCE));
@@ -175,6 +198,9 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
         let seconds = last.elapsed().as_secs_f64();
         last = Instant::now();
         for function in core.functions.all() {
+            if place::is_placed(&function.current().manifest) {
+                continue;
+            }
             for name in function.followed.all() {
                 let Some(session) = function.sessions.peek(&name) else {
                     function.followed.forget(&name);
@@ -242,7 +268,7 @@ fn look(
             costs_seconds: candidate.cost,
         }
     });
-    let observes = cluster.config().follow_clients == FollowClients::Observe;
+    let observes = cluster.config().follow_clients == Automatic::Observe;
     let to = chosen.map(|chosen| known[chosen].0.clone());
     let mut decision = Decision {
         at: clock::rfc3339(clock::unix_ms()),
@@ -259,6 +285,7 @@ fn look(
         state_bytes: state.hot_bytes(),
         candidates: candidates.collect(),
         estimates: Vec::new(),
+        promise: None,
         error: None,
     };
     let Some(to) = to.filter(|_| !observes) else {
@@ -285,12 +312,12 @@ fn look(
     });
 }
 
-/// What was seen of who takes a session's requests.
+/// What was seen of who takes a session's requests, or borrows its state: so often a second.
 pub(crate) struct Seen {
     since: Instant,
-    at_home: f64,
-    others: Vec<(NodeName, f64)>,
-    is_to_be_told: bool,
+    pub(crate) at_home: f64,
+    pub(crate) others: Vec<(NodeName, f64)>,
+    pub(crate) is_to_be_told: bool,
 }
 
 impl Takers {

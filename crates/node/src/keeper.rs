@@ -3,7 +3,7 @@
 //! One task that wakes a few times a second, and at once when much was loaded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fulmar_state::record::{IdempotencyRecord, InvocationRecord, Record};
@@ -26,11 +26,23 @@ const EXPIRY: Duration = Duration::from_secs(60);
 const EXPIRY_STEP: usize = 1000;
 
 /// What the other parts tell the housekeeping task.
-#[derive(Default)]
 pub(crate) struct Keeper {
     wake: Notify,
     loaded: AtomicUsize,
     disk_full: AtomicBool,
+    /// Room on the disk beyond what is to be kept free, in bytes; the largest number: not known.
+    room: AtomicU64,
+}
+
+impl Default for Keeper {
+    fn default() -> Self {
+        Self {
+            wake: Notify::new(),
+            loaded: AtomicUsize::new(0),
+            disk_full: AtomicBool::new(false),
+            room: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 impl Keeper {
@@ -42,6 +54,12 @@ impl Keeper {
         if before / LOOK != (before + bytes) / LOOK {
             self.wake.notify_one();
         }
+    }
+
+    /// How much more may be stored, in bytes, if that is known.
+    pub(crate) fn room_bytes(&self) -> Option<u64> {
+        let room = self.room.load(Ordering::Relaxed);
+        (room < u64::MAX).then_some(room)
     }
 
     /// Whether the disk has less room than the node wants to keep free.
@@ -130,6 +148,8 @@ fn check_disk(core: &Core) {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let full = free < core.options.reserve_disk_bytes;
+            let room = free.saturating_sub(core.options.reserve_disk_bytes);
+            core.keeper.room.store(room, Ordering::Relaxed);
             if core.keeper.disk_full.swap(full, Ordering::Relaxed) != full {
                 if full {
                     tracing::error!(

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fulmar_cluster::{Lent, NotHere, Returned, Settled};
-use fulmar_model::{Bucket, Code, Group, Problem};
+use fulmar_model::{Bucket, Code, Group, NodeName, Problem};
 use fulmar_state::record::IdempotencyRecord;
 use fulmar_state::{Bookkeeping, SessionState, Table, key};
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{clock, custody, external, homes};
+use crate::{clock, custody, external, follow, homes};
 
 /// A session above this many bytes is not lent: its invocations run here.
 const MAX_LENT_BYTES: usize = 256 << 10;
@@ -93,8 +93,12 @@ pub(crate) async fn load(core: &Arc<Core>, group: &Group) -> Result<Lent, NotHer
     })
 }
 
-/// Commits what came of an invocation that ran on lent state.
-pub(crate) async fn commit(core: &Arc<Core>, returned: Returned) -> Result<Settled, NotHere> {
+/// Commits what came of an invocation that ran on lent state at another node.
+pub(crate) async fn commit(
+    core: &Arc<Core>,
+    from: &NodeName,
+    returned: Returned,
+) -> Result<Settled, NotHere> {
     if let Some(refused) = core.refuses_writes() {
         return Err(NotHere::Failed(refused));
     }
@@ -124,6 +128,10 @@ pub(crate) async fn commit(core: &Arc<Core>, returned: Returned) -> Result<Settl
     }
     if (state.version(), state.epoch()) != (returned.version, returned.epoch) {
         return Ok(Settled::Conflict);
+    }
+    // Only what succeeds, so that who is far, and comes too late more often, does not count for more.
+    if follow::counts(&held.function, core) && held.session.note_taker(Some(from)) {
+        held.function.followed.add(group.session.shared());
     }
     let mut tx = core.store.begin(Some(state), false);
     for (key, value) in returned.writes {

@@ -36,6 +36,7 @@ mod logs;
 mod metrics;
 mod migrate;
 mod node;
+mod place;
 mod profile;
 mod respond;
 mod route;
@@ -45,6 +46,7 @@ mod takeover;
 pub mod target;
 pub mod tls;
 mod transition;
+mod ways;
 
 pub use core::NodeOptions;
 pub use fulmar_cluster::{ConfigError, NodeConfig};

@@ -28,8 +28,8 @@ use crate::functions::Functions;
 use crate::keeper::{self, Keeper};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::schedule::Ways;
-use crate::{admin, custody, deploy, ingress, takeover};
+use crate::ways::Ways;
+use crate::{admin, custody, deploy, ingress, place, takeover};
 
 /// A node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -229,6 +229,11 @@ impl Node {
                 );
                 tasks.spawn(watch);
             }
+            tasks.spawn(place::run(
+                core.clone(),
+                cluster.clone(),
+                core.stopping.clone(),
+            ));
             tasks.spawn(follow::run(
                 core.clone(),
                 cluster.clone(),

@@ -7,7 +7,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use fulmar_cluster::{Cluster, Offload};
+use fulmar_cluster::{Automatic, Cluster};
 use fulmar_model::{Code, NodeName, Problem, SessionName};
 use fulmar_policy::offload::Estimate;
 use parking_lot::Mutex;
@@ -16,9 +16,10 @@ use crate::clock;
 use crate::core::Core;
 use crate::follow::Decision;
 use crate::functions::{Deployed, Function};
+use crate::ways::HERE;
 
-pub(crate) use world::{Expected, Ways};
-use world::{HERE, World};
+pub(crate) use world::Expected;
+use world::World;
 
 /// A node has to be expected this much sooner than the usual one, in parts of its time: what is expected varies.
 const CLEARLY: f64 = 0.1;
@@ -80,7 +81,7 @@ pub(crate) fn choose(
 ) -> Result<Choice, Problem> {
     let slo = &deployed.manifest.slo;
     let mode = cluster.config().offload;
-    if !slo.promises() || mode == Offload::Off {
+    if !slo.promises() || mode == Automatic::Off {
         return Ok(Choice::AsUsual);
     }
     let Some(world) = World::around(core, cluster, function, deployed, session) else {
@@ -113,9 +114,9 @@ pub(crate) fn choose(
         }
     };
     let verdict = match (mode, verdict) {
-        (Offload::Observe, "refused") => "would-refuse",
-        (Offload::Observe, "here") => "would-run-here",
-        (Offload::Observe, "offloaded") => "would-offload",
+        (Automatic::Observe, "refused") => "would-refuse",
+        (Automatic::Observe, "here") => "would-run-here",
+        (Automatic::Observe, "offloaded") => "would-offload",
         (_, verdict) => verdict,
     };
     if function.told.is_to_be_told(verdict) {
@@ -133,11 +134,12 @@ pub(crate) fn choose(
             state_bytes: 0,
             candidates: Vec::new(),
             estimates: world.expected(&estimates),
+            promise: None,
             error: None,
         });
     }
     match mode {
-        Offload::Observe => Ok(Choice::AsUsual),
+        Automatic::Observe => Ok(Choice::AsUsual),
         _ => choice,
     }
 }

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fulmar_cluster::directory::is_first;
 use fulmar_cluster::registry::Revision;
 use fulmar_cluster::view::Member;
 use fulmar_cluster::{Cluster, DirectoryError, Home, LogRecord, StageHead, TakeoverRecord};
@@ -323,6 +324,10 @@ impl Take<'_> {
         let _alone = arrival.lock().await;
         let stored = image.version(group, epoch)?;
         tracing::debug!(%group, ?epoch, ?stored, "taking over");
+        if stored.is_none() && !is_first(epoch) {
+            // Where it has been before, there was at least its record.
+            tracing::error!(node = %self.node, %group, ?epoch, "a session of a node that is gone begins anew: its log has nothing of it; if nobody has removed it before, what it had is lost");
+        }
         let new = Epoch(epoch.0 + 1);
         let head = StageHead {
             group: group.clone(),

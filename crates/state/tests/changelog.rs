@@ -144,6 +144,68 @@ async fn what_is_acknowledged_is_in_the_object_store_across_crashes() {
     assert!(["run 3", "run 4"].contains(&&*tail), "{tail}");
 }
 
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => _ = std::fs::copy(entry.path(), to).unwrap(),
+        }
+    }
+}
+
+/// In the very moment in which it is acknowledged, whatever else is committed in the same batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_acknowledged_is_there_at_once() {
+    const TIMES: usize = 100;
+    let (folder, objects) = folder();
+    let node = Arc::new(Node::start(folder.path(), &objects));
+    let (there, copies) = (folder.path().join("objects"), folder.path().join("copies"));
+    // Others do not wait for the object store, and are in every batch.
+    let stop = CancellationToken::new();
+    let others: Vec<_> = (1..4)
+        .map(|session| {
+            let (node, stop) = (node.clone(), stop.clone());
+            tokio::spawn(async move {
+                while !stop.is_cancelled() {
+                    let committed = node.commit_at(Durability::Memory, session, "other");
+                    committed.await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for time in 0..TIMES {
+        let state = node.store.load_session(&group(0), node.store.epoch());
+        let mut tx = node.store.begin(Some(state.unwrap()), false);
+        let value = Bytes::from(time.to_string());
+        tx.set(Bucket::Session, "key", value).unwrap();
+        let (done, settled) = oneshot::channel();
+        let (there, copied) = (there.clone(), copies.join(time.to_string()));
+        let release = Box::new(move |result: Result<(), StoreFailure>| {
+            copy(&there, &copied);
+            let _ = done.send(result);
+        });
+        let Ok(prepared) = node.store.prepare(tx, 0) else {
+            panic!("nothing shared was written")
+        };
+        let _ = prepared.commit(Durability::Replicated, Bookkeeping::default(), 1, release);
+        settled.await.unwrap().unwrap();
+    }
+    stop.cancel();
+    for other in others {
+        other.await.unwrap();
+    }
+    for time in 0..TIMES {
+        let copied = copies.join(time.to_string());
+        let objects = Objects::open(copied.to_str().unwrap(), &BTreeMap::new()).unwrap();
+        let engine = MemoryEngine::default();
+        take(&objects, &engine).await.unwrap();
+        assert_eq!(value(&engine, 0), Some(time.to_string()), "time {time}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_takeover_nothing_is_acknowledged_and_the_tail_is_told() {
     let (folder, objects) = folder();

@@ -56,6 +56,13 @@ impl Cluster {
         Self::start_all(count, &top, |_| String::new())
     }
 
+    /// Nodes whose sessions are placed, or only would be, with links that can be changed and further text of each one's
+    /// configuration.
+    pub fn placing(count: usize, placement: &str, more: impl Fn(usize) -> String) -> Self {
+        let top = format!("emulate_links = true\nplacement = {placement:?}\n");
+        Self::start_all(count, &top, more)
+    }
+
     /// Nodes with an etcd for a registry, and with links that can be changed.
     pub fn with_etcd(count: usize, endpoints: &[String]) -> Self {
         let cluster = Self::prepare(count, "emulate_links = true\n", |_| String::new());
@@ -116,11 +123,13 @@ impl Cluster {
             let data = folder.path().join(format!("n{}", at + 1));
             let config = folder.path().join(format!("n{}.toml", at + 1));
             // Most tests say themselves where sessions go.
-            let follow = match top.contains("follow_clients") {
-                true => "",
-                false => "follow_clients = \"off\"\n",
-            };
-            let text = top.to_owned() + follow + &text(at, &ports, &data) + &more(at);
+            let mut top = top.to_owned();
+            for decides in ["follow_clients", "placement"] {
+                if !top.contains(decides) {
+                    top += &format!("{decides} = \"off\"\n");
+                }
+            }
+            let text = top + &text(at, &ports, &data) + &more(at);
             std::fs::write(config, text).unwrap();
         }
         folder

@@ -2,28 +2,21 @@
 //! to the session's state.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use fulmar_cluster::Cluster;
 use fulmar_model::manifest::Slo;
 use fulmar_model::{NodeName, SessionName};
 use fulmar_policy::offload::{Arrival, Estimate, Rejection, Rule};
-use fulmar_policy::view::{self, Network, NodeIndex};
-use parking_lot::Mutex;
+use fulmar_policy::view::{self, NodeIndex};
 use serde::Serialize;
 
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::route::{self, Place};
+use crate::ways::{Around, HERE};
 
-/// Nodes that one decision looks at besides this one: the closest.
-const MAX_CANDIDATES: usize = 100;
 /// Fixed time of handing an invocation on, in seconds, measured over loopback.
 const OVERHEAD: f64 = 170e-6;
-/// Hints change once a second.
-const FRESH: Duration = Duration::from_millis(500);
-/// This node in a view.
-pub(super) const HERE: NodeIndex = NodeIndex(0);
 
 /// What was expected of a node, for people.
 #[derive(Debug, Clone, Serialize)]
@@ -33,76 +26,6 @@ pub(crate) struct Expected {
     data_seconds: f64,
     /// Why it is out of the question.
     rejected: Option<String>,
-}
-
-/// The nodes around this one and the ways between them, as last put together.
-#[derive(Debug, Default)]
-pub(crate) struct Ways(Mutex<Option<(Instant, Arc<Around>)>>);
-
-#[derive(Debug)]
-struct Around {
-    /// This node first, then the others, the closest first.
-    names: Vec<NodeName>,
-    network: Network,
-    speed_up: Vec<f64>,
-}
-
-impl Ways {
-    fn around(&self, cluster: &Cluster) -> Arc<Around> {
-        let mut last = self.0.lock();
-        if let Some((made, around)) = &*last
-            && made.elapsed() < FRESH
-        {
-            return around.clone();
-        }
-        let around = Arc::new(Around::look(cluster));
-        *last = Some((Instant::now(), around.clone()));
-        around
-    }
-}
-
-impl Around {
-    fn look(cluster: &Cluster) -> Self {
-        let hints = cluster.hints();
-        let round_trips = hints.round_trips();
-        let members = cluster.view().members();
-        let mut others: Vec<(&NodeName, f64)> = members
-            .iter()
-            .filter(|member| member.live && member.name != *cluster.name())
-            .filter_map(|member| Some((&member.name, *round_trips.get(&member.name)?)))
-            .collect();
-        others.sort_by(|one, other| one.1.total_cmp(&other.1));
-        others.truncate(MAX_CANDIDATES);
-        let mut names = vec![cluster.name().clone()];
-        names.extend(others.iter().map(|(name, _)| (*name).clone()));
-        let speed_up = |name: &NodeName| {
-            let member = members.iter().find(|member| member.name == *name);
-            let thousandths = member.map_or(1000, |member| member.info.speed_up_thousandths);
-            thousandths.max(1) as f64 / 1000.0
-        };
-        let nodes = names.len();
-        let mut latency = vec![f64::INFINITY; nodes * nodes];
-        let mut bandwidth = vec![f64::INFINITY; nodes * nodes];
-        for from in 0..nodes {
-            for to in 0..nodes {
-                let round_trip = match (from, to) {
-                    (from, to) if from == to => Some(0.0),
-                    (0, other) | (other, 0) => round_trips.get(&names[other]).copied(),
-                    _ => hints.between(&names[from], &names[to]),
-                };
-                latency[from * nodes + to] = round_trip.unwrap_or(f64::INFINITY) / 2.0;
-                let other = if from == 0 { to } else { from };
-                if let Some(way) = hints.way(&names[other]).filter(|_| from == 0 || to == 0) {
-                    bandwidth[from * nodes + to] = way.bandwidth;
-                }
-            }
-        }
-        Self {
-            speed_up: names.iter().map(speed_up).collect(),
-            network: Network::new(nodes, latency, bandwidth),
-            names,
-        }
-    }
 }
 
 /// What one decision is taken from.
@@ -187,7 +110,12 @@ impl World {
                 penalty_per_second: f64::from(slo.penalty_per_second),
             },
         };
-        let candidates: Vec<NodeIndex> = (1..self.speed.len()).map(NodeIndex::from).collect();
+        // What has no room commits nothing.
+        let is_full = |node: &NodeIndex| self.around.room_bytes[node.at()] == Some(0);
+        let others = (1..self.speed.len()).map(NodeIndex::from);
+        let candidates: Vec<NodeIndex> = others
+            .filter(|node| !is_full(node) || self.home == Some(*node))
+            .collect();
         let arrival = Arrival {
             here: HERE,
             function: &profile,

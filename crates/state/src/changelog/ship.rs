@@ -261,12 +261,15 @@ impl Shipping {
         let proofs = self.log.take_proofs();
         // What is in the log has to be here as well, whatever the level of durability that was asked for.
         let wanted = self.log.wanted().unwrap_or_default();
-        let applied = wanted.max(self.store.commits().applied());
-        if let Err(failure) = self.store.durable(applied).await {
+        let wanted = wanted.max(self.store.commits().applied());
+        if let Err(failure) = self.store.durable(wanted).await {
             self.log.put_back(proofs);
             return Err(failure.into());
         }
-        let gathered = self.gather(applied)?;
+        // Whole batches: what is to be copied of one is stored under its last commit, which may come after the one that is
+        // waited for.
+        let durable = self.store.commits().durable();
+        let gathered = self.gather(durable.max(Ticket(self.record.ticket)))?;
         if gathered.content.is_empty() && proofs.is_empty() && self.proven {
             self.record.ticket = gathered.last.0;
             self.log.advance(gathered.last, true);

@@ -1,0 +1,375 @@
+//! Sessions of functions that are promised short accesses to their state are placed where the promise is kept: every few
+//! seconds [`fulmar_policy::placement::state_aware`] weighs what the functions' excess costs against the moves, for all
+//! sessions at home here that other nodes use. Each home decides for what it has, within the room that the others say
+//! they have.
+//!
+//! "Function Offloading and Data Migration for Stateful Serverless Edge Computing", section 4.2.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fulmar_cluster::{Automatic, Cluster};
+use fulmar_model::{Group, Manifest, NodeName};
+use fulmar_policy::placement::{Placement, Problem, state_aware};
+use fulmar_policy::view::{
+    Access, Function as Profile, FunctionIndex, Key, KeyIndex, Network, NodeIndex, Slo,
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::core::Core;
+use crate::follow::{Candidate, Decision, Promise, Seen};
+use crate::functions::Function;
+use crate::migrate;
+use crate::ways::{Around, HERE};
+
+/// Pause between two plans.
+const EVERY: Duration = Duration::from_secs(5);
+/// Sessions on their way at once, so that moves leave room for requests; what is planned beyond is planned anew.
+const AT_ONCE: usize = 4;
+/// Weights of penalties and of moves (table 3).
+const PENALTY_WEIGHT: f64 = 0.5;
+const MOVE_WEIGHT: f64 = 0.5;
+/// A move has to save within so many seconds what it takes itself; the excess of all invocations within them is what it
+/// is weighed against.
+const HORIZON: f64 = 60.0;
+/// A move has to save this part of the waiting for a session's state: what is counted varies, and sessions are not to go
+/// to and fro.
+const CLEARLY: f64 = 0.2;
+/// How far away nodes are taken to be of which nobody knows, in seconds.
+const UNKNOWN: f64 = 10.0;
+
+/// Whether sessions of a function are placed for what it is promised.
+pub(crate) fn is_placed(manifest: &Manifest) -> bool {
+    manifest.slo.promises_access()
+}
+
+/// Plans and moves until stopped.
+pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: CancellationToken) {
+    let mode = cluster.config().placement;
+    if mode == Automatic::Off {
+        return;
+    }
+    let moving = Arc::new(Semaphore::new(AT_ONCE));
+    let mut last = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let plan = Plan::look(&core, &cluster, last.elapsed().as_secs_f64());
+        last = Instant::now();
+        if plan.sessions.is_empty() {
+            continue;
+        }
+        // Seconds, if there are many.
+        match tokio::task::spawn_blocking(move || plan.solved()).await {
+            Ok(Ok(solved)) => {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = solved.execute(&core, &cluster, mode, &moving) => {}
+                }
+            }
+            Ok(Err(infeasible)) => tracing::warn!(%infeasible, "sessions are not placed"),
+            Err(error) => tracing::error!(%error, "the placement failed"),
+        }
+    }
+}
+
+/// A session at home here that other nodes use.
+struct Placed {
+    function: Arc<Function>,
+    name: Arc<str>,
+    group: Group,
+    seen: Seen,
+}
+
+/// What is to be placed.
+struct Plan {
+    around: Arc<Around>,
+    network: Network,
+    /// By node.
+    storage_bytes: Vec<u64>,
+    may_host: Vec<bool>,
+    functions: Vec<Profile>,
+    /// By function, as all below.
+    rates: Vec<f64>,
+    sessions: Vec<Placed>,
+    keys: Vec<Key>,
+    accesses: Vec<Access>,
+}
+
+impl Plan {
+    /// Looks at what was used in the last so many seconds.
+    fn look(core: &Core, cluster: &Cluster, seconds: f64) -> Self {
+        let around = core.ways.around(cluster);
+        let mut rooms = around.room_bytes.clone();
+        rooms[HERE.at()] = core.keeper.room_bytes();
+        let mut plan = Self {
+            network: known(&around.network),
+            may_host: rooms.iter().map(Option::is_some).collect(),
+            storage_bytes: rooms.iter().map(|room| room.unwrap_or(0)).collect(),
+            around,
+            functions: Vec::new(),
+            rates: Vec::new(),
+            sessions: Vec::new(),
+            keys: Vec::new(),
+            accesses: Vec::new(),
+        };
+        plan.may_host[HERE.at()] = true;
+        for function in core.functions.all() {
+            let manifest = &function.current().manifest;
+            if is_placed(manifest) {
+                plan.add(&function, profile(&function, manifest), seconds);
+            }
+        }
+        let own: u64 = plan.keys.iter().map(|key| key.size_bytes).sum();
+        let here = &mut plan.storage_bytes[HERE.at()];
+        *here = here.saturating_add(own);
+        plan
+    }
+
+    fn add(&mut self, function: &Arc<Function>, mut profile: Profile, seconds: f64) {
+        let index = FunctionIndex::from(self.functions.len());
+        let nodes: HashMap<&NodeName, NodeIndex> = (self.around.names.iter())
+            .enumerate()
+            .map(|(at, name)| (name, NodeIndex::from(at)))
+            .collect();
+        let mut rate = 0.0;
+        for name in function.followed.all() {
+            let session = function.sessions.peek(&name);
+            let state = session.as_ref().and_then(|session| session.state());
+            let (Some(session), Some(state)) = (&session, state) else {
+                if let Some(session) = session {
+                    session.forget_takers();
+                }
+                function.followed.forget(&name);
+                continue;
+            };
+            let Some(seen) = session.look_at_takers(seconds) else {
+                function.followed.forget(&name);
+                continue;
+            };
+            let key = KeyIndex::from(self.keys.len());
+            self.keys.push(Key {
+                size_bytes: state.hot_bytes() as u64,
+                home: HERE,
+            });
+            let others = seen.others.iter();
+            let others = others.filter_map(|(node, rate)| Some((*nodes.get(node)?, *rate)));
+            for (node, times) in others.chain([(HERE, seen.at_home)]) {
+                rate += times;
+                self.accesses.push(Access {
+                    function: index,
+                    key,
+                    node,
+                    rate: times,
+                });
+            }
+            self.sessions.push(Placed {
+                function: function.clone(),
+                group: state.group().clone(),
+                name,
+                seen,
+            });
+        }
+        profile.slo.penalty_per_second *= rate * HORIZON;
+        self.functions.push(profile);
+        self.rates.push(rate);
+    }
+
+    /// The accesses to a session's state.
+    fn accesses_to(&self, session: usize) -> impl Iterator<Item = &Access> {
+        let all = self.accesses.iter();
+        all.filter(move |access| access.key.at() == session)
+    }
+
+    /// Seconds of waiting for a session's state in each second, if it lived there.
+    fn waiting(&self, session: usize, home: NodeIndex) -> f64 {
+        let size = self.keys[session].size_bytes as f64;
+        let waits = |access: &Access| access.rate * self.network.access(access.node, home, size);
+        self.accesses_to(session).map(waits).sum()
+    }
+
+    fn problem(&self) -> Problem<'_> {
+        Problem {
+            network: &self.network,
+            storage_bytes: &self.storage_bytes,
+            may_host: &self.may_host,
+            functions: &self.functions,
+            invocation_rates: &self.rates,
+            keys: &self.keys,
+            accesses: &self.accesses,
+            penalty_weight: PENALTY_WEIGHT,
+            move_weight: MOVE_WEIGHT,
+            horizon_seconds: HORIZON,
+        }
+    }
+
+    fn solved(self) -> Result<Solved, state_aware::Infeasible> {
+        let problem = self.problem();
+        let placement = state_aware::place(&problem)?.placement;
+        let now = problem.data_seconds(&Placement::unchanged(&self.keys));
+        let then = problem.data_seconds(&placement);
+        let promises = (self.functions.iter().zip(now.iter().zip(&then)))
+            .map(|(function, (now, then))| Promise {
+                max_data_access_seconds: function.slo.max_data_access_seconds,
+                now_seconds: *now,
+                then_seconds: *then,
+            })
+            .collect();
+        Ok(Solved {
+            placement,
+            promises,
+            plan: self,
+        })
+    }
+}
+
+/// What one of the nodes is to be home to from now on.
+struct Solved {
+    plan: Plan,
+    placement: Placement,
+    promises: Vec<Promise>,
+}
+
+impl Solved {
+    /// Begins the moves, as many as there is room for.
+    async fn execute(
+        self,
+        core: &Arc<Core>,
+        cluster: &Arc<Cluster>,
+        mode: Automatic,
+        moving: &Arc<Semaphore>,
+    ) {
+        for (at, placed) in self.plan.sessions.iter().enumerate() {
+            let waits_here = self.plan.waiting(at, HERE);
+            let pays = |to: &NodeIndex| {
+                *to != HERE && self.plan.waiting(at, *to) < waits_here * (1.0 - CLEARLY)
+            };
+            let to = Some(self.placement.homes[at]).filter(pays);
+            let to = to.map(|home| self.plan.around.names[home.at()].clone());
+            let mut decision = self.decision(at, cluster, mode, to.clone());
+            let Some(to) = to.filter(|_| mode == Automatic::On) else {
+                if placed.seen.is_to_be_told {
+                    core.decisions.remember(decision);
+                }
+                continue;
+            };
+            let Ok(permit) = moving.clone().try_acquire_owned() else {
+                continue;
+            };
+            if let Some(session) = placed.function.sessions.peek(&placed.name) {
+                session.forget_takers();
+            }
+            placed.function.followed.forget(&placed.name);
+            let (core, cluster) = (core.clone(), cluster.clone());
+            let group = placed.group.clone();
+            tokio::spawn(async move {
+                let _permit = permit;
+                if let Err(problem) = migrate::migrate(&core, &cluster, &group, &to).await {
+                    decision.verdict = "failed";
+                    decision.error = Some(problem.to_string());
+                }
+                core.decisions.remember(decision);
+            });
+        }
+    }
+
+    fn decision(
+        &self,
+        at: usize,
+        cluster: &Cluster,
+        mode: Automatic,
+        to: Option<NodeName>,
+    ) -> Decision {
+        let plan = &self.plan;
+        let placed = &plan.sessions[at];
+        let size = plan.keys[at].size_bytes as f64;
+        let chosen = self.placement.homes[at];
+        let others = (1..plan.around.names.len()).map(NodeIndex::from);
+        let rate_from = |node: NodeIndex| -> f64 {
+            let from = plan.accesses_to(at).filter(|access| access.node == node);
+            from.map(|access| access.rate).sum()
+        };
+        let candidates = others
+            .filter(|node| *node == chosen || rate_from(*node) > 0.0)
+            .map(|node| Candidate {
+                node: plan.around.names[node.at()].clone(),
+                requests_per_second: rate_from(node),
+                round_trip_seconds: plan.network.access(HERE, node, 0.0),
+                bytes_per_second: plan.network.bandwidth(HERE, node),
+                saves_seconds_per_second: plan.waiting(at, HERE) - plan.waiting(at, node),
+                costs_seconds: plan.network.transfer(HERE, node, size),
+            });
+        let function = plan
+            .accesses_to(at)
+            .next()
+            .map(|access| access.function.at());
+        Decision {
+            at: clock::rfc3339(clock::unix_ms()),
+            node: cluster.name().clone(),
+            function: placed.function.name.clone(),
+            session: placed.name.to_string(),
+            verdict: match (&to, mode) {
+                (None, _) => "stays",
+                (Some(_), Automatic::On) => "moved",
+                (Some(_), _) => "would-move",
+            },
+            to,
+            requests_per_second_here: placed.seen.at_home,
+            state_bytes: plan.keys[at].size_bytes as usize,
+            candidates: candidates.collect(),
+            estimates: Vec::new(),
+            promise: function.map(|function| self.promises[function]),
+            error: None,
+        }
+    }
+}
+
+/// A function as the policy sees it: only what it is promised counts here.
+fn profile(function: &Function, manifest: &Manifest) -> Profile {
+    let slo = &manifest.slo;
+    Profile {
+        name: function.name.as_str().into(),
+        exec_seconds: 0.0,
+        memory_bytes: 0,
+        input_bytes: 0.0,
+        output_bytes: 0.0,
+        slo: Slo {
+            max_data_access_seconds: slo.max_data_access.get().as_secs_f64(),
+            max_response_seconds: slo.max_response.get().as_secs_f64(),
+            penalty_per_second: f64::from(slo.penalty_per_second),
+        },
+    }
+}
+
+/// The same ways, with numbers for those that nobody knows.
+fn known(network: &Network) -> Network {
+    let nodes = network.nodes();
+    let pairs =
+        (0..nodes * nodes).map(|at| (NodeIndex::from(at / nodes), NodeIndex::from(at % nodes)));
+    let latency = pairs
+        .clone()
+        .map(|(from, to)| network.latency(from, to).min(UNKNOWN));
+    let bandwidth = pairs.map(|(from, to)| network.bandwidth(from, to));
+    Network::new(nodes, latency.collect(), bandwidth.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_knows_is_far_and_not_infinitely_so() {
+        let unknown = vec![f64::INFINITY; 4];
+        let network = known(&Network::new(2, unknown.clone(), unknown));
+        assert_eq!(
+            network.access(NodeIndex(0), NodeIndex(1), 1e6),
+            2.0 * UNKNOWN
+        );
+        assert_eq!(network.access(NodeIndex(1), NodeIndex(1), 1e6), 0.0);
+    }
+}
