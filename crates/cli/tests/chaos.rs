@@ -22,10 +22,12 @@ use common::{Connection, Node};
 const SESSIONS: usize = 6;
 const CLIENTS: usize = 6;
 
-/// One increment that was acknowledged: when it was asked for first, when it was answered, with what.
+/// One increment that was acknowledged, or one look at the counter: when it was asked for first, when it was answered,
+/// with what.
 #[derive(Debug, Clone, Copy)]
 struct Answered {
     session: usize,
+    is_look: bool,
     asked: Instant,
     answered: Instant,
     value: u64,
@@ -44,7 +46,7 @@ impl Choices {
     }
 }
 
-/// Increments until told to stop, each under a key of its own, until it is answered.
+/// Increments until told to stop, each under a key of its own, until it is answered; and looks now and then.
 fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
     let mut choices = Choices(at as u64);
     let mut answered = Vec::new();
@@ -53,6 +55,10 @@ fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
         let session = choices.below(SESSIONS);
         let key = format!("{at}-{}", answered.len());
         let path = format!("/fn/counter/s{session}");
+        if choices.below(4) == 0 {
+            let port = ports[choices.below(ports.len())];
+            answered.extend(look(session, port, &path));
+        }
         let body = format!("count-and-pass receiver r{session}");
         let asked = Instant::now();
         let mut said = String::new();
@@ -88,6 +94,7 @@ fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
         };
         answered.push(Answered {
             session,
+            is_look: false,
             asked,
             answered: Instant::now(),
             value,
@@ -96,7 +103,21 @@ fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
     answered
 }
 
-/// All answers of a session are those of one counter that was incremented once for each of them, at some
+/// What a counter is at, if that can be found out now.
+fn look(session: usize, port: u16, path: &str) -> Option<Answered> {
+    let asked = Instant::now();
+    let reply = Connection::try_open(port)?.request("GET", path, &[], b"counted");
+    let reply = reply.ok().filter(|reply| reply.status == 200)?;
+    Some(Answered {
+        session,
+        is_look: true,
+        asked,
+        answered: Instant::now(),
+        value: reply.text().parse().unwrap(),
+    })
+}
+
+/// All answers of a session are those of one counter that was incremented once for each of them that is no look, at some
 /// moment between question and answer (linearizable).
 fn check(session: usize, answers: &[Answered]) {
     let mut answers: Vec<Answered> = answers
@@ -104,8 +125,10 @@ fn check(session: usize, answers: &[Answered]) {
         .filter(|answer| answer.session == session)
         .copied()
         .collect();
-    answers.sort_by_key(|answer| answer.value);
-    for (at, answer) in answers.iter().enumerate() {
+    // A look comes after the increment that it sees, and before the next.
+    answers.sort_by_key(|answer| (answer.value, answer.is_look, answer.asked));
+    let increments = answers.iter().filter(|answer| !answer.is_look);
+    for (at, answer) in increments.enumerate() {
         assert_eq!(
             answer.value,
             at as u64 + 1,
@@ -183,7 +206,8 @@ fn chaos(model: &str, receiver: &str, around: Around) {
         (None, _, Some(external)) => Cluster::with_links_and_external(3, external.url()),
     };
     for (function, model) in [("counter", model), ("receiver", receiver)] {
-        let mut manifest = format!("execution_model = \"{model}\"\n");
+        let mut manifest =
+            format!("execution_model = \"{model}\"\nread_only_methods = [\"GET\"]\n");
         if objects.is_some() {
             manifest += "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
         }
@@ -278,9 +302,10 @@ fn chaos(model: &str, receiver: &str, around: Around) {
             .flat_map(|client| client.join().unwrap())
             .collect()
     });
+    let looks = answers.iter().filter(|answer| answer.is_look).count();
     eprintln!(
-        "{} increments, {kills} kills, {pauses} pauses, {cuts} cuts, {moves} moves, {outages} outages of a store",
-        answers.len()
+        "{} increments, {looks} looks, {kills} kills, {pauses} pauses, {cuts} cuts, {moves} moves, {outages} outages of a store",
+        answers.len() - looks
     );
     let happened = moves > 0 || (objects.is_some() && kills + pauses > 0);
     assert!(answers.len() > 100 && happened, "too little happened");
@@ -288,7 +313,7 @@ fn chaos(model: &str, receiver: &str, around: Around) {
         check(session, &answers);
         let count = answers
             .iter()
-            .filter(|answer| answer.session == session)
+            .filter(|answer| answer.session == session && !answer.is_look)
             .count();
         cluster.nodes[0].eventually("the session answers", |node| {
             let reply = node.request("POST", &format!("/fn/counter/s{session}"), &[], b"count 0");
@@ -364,15 +389,25 @@ fn the_checker_finds_what_is_wrong() {
     let at = |ms: u64| start + Duration::from_millis(ms);
     let answer = |asked, answered, value| Answered {
         session: 0,
+        is_look: false,
         asked: at(asked),
         answered: at(answered),
         value,
     };
+    let look = |asked, answered, value| Answered {
+        is_look: true,
+        ..answer(asked, answered, value)
+    };
     check(0, &[answer(0, 10, 2), answer(5, 12, 1)]);
+    check(0, &[answer(0, 10, 1), look(5, 6, 0), look(7, 8, 1)]);
     for bad in [
         [answer(0, 1, 1), answer(2, 3, 1)],
         [answer(0, 1, 1), answer(2, 3, 3)],
         [answer(0, 1, 2), answer(2, 3, 1)],
+        // Old; from the future; seen and then not.
+        [answer(0, 1, 1), look(2, 3, 0)],
+        [answer(4, 5, 1), look(2, 3, 1)],
+        [look(0, 1, 1), look(2, 3, 0)],
     ] {
         assert!(
             std::panic::catch_unwind(|| check(0, &bad)).is_err(),

@@ -65,6 +65,7 @@ fn handle(input: String) -> Result<String, Error> {
             }
         }
         "count" => Ok(COUNT.add(argument(0)?.parse()?)?.to_string()),
+        "counted" => Ok(COUNT.get()?.to_string()),
         "count-then-fail" => {
             COUNT.add(argument(0)?.parse()?)?;
             Err(Error::failed("told to fail after counting"))
