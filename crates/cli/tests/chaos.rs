@@ -202,7 +202,8 @@ fn chaos(model: &str, receiver: &str, around: Around) {
         (Some(etcd), Some(objects), _) => {
             Cluster::with_etcd_and_store(3, &etcd.endpoints(), objects)
         }
-        (None, _, None) => Cluster::with_links(3),
+        // Sessions move by themselves as well.
+        (None, _, None) => Cluster::following(3, "on"),
         (None, _, Some(external)) => Cluster::with_links_and_external(3, external.url()),
     };
     for (function, model) in [("counter", model), ("receiver", receiver)] {
