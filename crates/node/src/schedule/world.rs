@@ -64,8 +64,18 @@ impl World {
         let name = function.name.as_str();
         let mut execution = cluster.hints().execution_times(&around.names, name);
         execution[HERE.at()] = function.profile.execution_seconds();
+        Self::of(around, &execution, function.profile.best_seconds(), home)
+    }
+
+    /// The same from how long the function takes on each node, as far as that is known, and took here at best.
+    fn of(
+        around: Arc<Around>,
+        execution: &[Option<f64>],
+        best_here: Option<f64>,
+        home: Option<NodeIndex>,
+    ) -> Option<Self> {
         // Where it never ran it takes what it takes elsewhere when nothing is in the way, by the speed of the nodes.
-        let best = function.profile.best_seconds().map(|best| (0, best));
+        let best = best_here.map(|best| (HERE.at(), best));
         let told = || {
             let times = execution.iter().enumerate();
             let times = times.filter_map(|(at, seconds)| Some((at, (*seconds)?)));
@@ -95,10 +105,14 @@ impl World {
 
     /// What each node is expected to take.
     pub(super) fn estimates(&self, function: &Function, slo: &Slo) -> Vec<Estimate> {
+        self.expect(function.name.as_str(), function.profile.bytes(), slo)
+    }
+
+    fn expect(&self, name: &str, bytes: (f64, f64), slo: &Slo) -> Vec<Estimate> {
         let seconds = |duration: fulmar_model::Duration| duration.get().as_secs_f64();
-        let (input_bytes, output_bytes) = function.profile.bytes();
+        let (input_bytes, output_bytes) = bytes;
         let profile = view::Function {
-            name: function.name.as_str().into(),
+            name: name.into(),
             // What a node says of itself already holds how fast and how busy it is.
             exec_seconds: 1.0,
             memory_bytes: 0,
@@ -149,5 +163,50 @@ impl World {
             }),
         });
         expected.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Instant;
+
+    use fulmar_policy::view::Network;
+
+    use super::*;
+
+    /// `cargo test --release -p fulmar-node --lib -- --ignored --nocapture time_to_decide`
+    #[test]
+    #[ignore = "long: prints a time, for release builds"]
+    fn time_to_decide_among_100_nodes() {
+        const NODES: usize = 100;
+        const ROUNDS: u32 = 20_000;
+        let name = |at: usize| NodeName::new(&format!("edge-{at}")).unwrap();
+        let latency = (0..NODES * NODES).map(|at| 0.001 + (at % 37) as f64 * 1e-3);
+        let around = Arc::new(Around {
+            names: (0..NODES).map(name).collect(),
+            network: Network::new(NODES, latency.collect(), vec![1e7; NODES * NODES]),
+            room_bytes: vec![Some(1 << 30); NODES],
+            speed_up: (0..NODES).map(|at| 1.0 + (at % 5) as f64).collect(),
+        });
+        // As nodes say it: every second one has run the function.
+        let told: HashMap<NodeName, HashMap<String, f64>> = (0..NODES)
+            .map(|at| (name(at), HashMap::from([("counter".to_owned(), 0.002)])))
+            .filter(|(name, _)| name.as_str().ends_with(['0', '2', '4', '6', '8']))
+            .collect();
+        let slo = Slo {
+            max_response: fulmar_model::Duration::from_millis(20),
+            ..Slo::default()
+        };
+        let started = Instant::now();
+        for round in 0..ROUNDS {
+            let time = |node| told.get(node)?.get("counter").copied();
+            let execution: Vec<Option<f64>> = around.names.iter().map(time).collect();
+            let home = Some(NodeIndex::from(round as usize % NODES));
+            let world = World::of(around.clone(), &execution, Some(0.002), home).unwrap();
+            let estimates = std::hint::black_box(world.expect("counter", (100.0, 100.0), &slo));
+            assert!(estimates.len() == NODES);
+        }
+        println!("{:?} for a decision", started.elapsed() / ROUNDS);
     }
 }
