@@ -14,10 +14,10 @@ use fulmar_state::record::{
 use fulmar_state::{Bookkeeping, Table, key};
 use tokio::sync::oneshot;
 
-use super::{
-    Brought, MessageKey, Posted, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, adopted, invocation, is_away,
-    may_leave, request,
+use super::deliver::{
+    Brought, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, invocation, is_away, may_leave, request,
 };
+use super::{MessageKey, Posted, adopted};
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;

@@ -19,7 +19,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{MessageKey, Posted, adopted, invocation, may_leave, once_copied, request};
+use super::deliver::{invocation, may_leave, request};
+use super::{MessageKey, Posted, adopted, once_copied};
 use crate::core::Core;
 use crate::functions::Function;
 use crate::invocation::{Origin, Receipt};
