@@ -23,6 +23,22 @@ impl Directory {
         if self.owner(group).await? != self.own {
             return Ok(Answer::NotOwner);
         }
+        let shard = || self.view.shard(&self.site, shard_of(group));
+        let owned = shard();
+        let answer = self.answer_as_owner(group, question).await?;
+        // While the answer waited for the log, another node may have taken the shard over, and this one a new log, in which
+        // the answer is safe and counts no more.
+        match shard() == owned {
+            true => Ok(answer),
+            false => Ok(Answer::NotOwner),
+        }
+    }
+
+    async fn answer_as_owner(
+        &self,
+        group: &Group,
+        question: &Question,
+    ) -> Result<Answer, DirectoryError> {
         if let Some(answer) = self.answer_known(group, question).await? {
             return Ok(answer);
         }
@@ -200,8 +216,85 @@ fn next_epoch(found: Option<&DirectoryRecord>, since: u64) -> Epoch {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, HashMap};
+    use std::sync::Arc;
+
+    use fulmar_model::{FunctionName, NodeName, SessionName};
+    use fulmar_state::changelog::ship;
+    use fulmar_state::objects::Objects;
+    use fulmar_state::{DataDir, Store, Submitters};
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::custody::Custody;
     use crate::directory::FIRST_EPOCH;
+    use crate::peers::Peers;
+    use crate::registry::Entry;
+    use crate::registry::embedded::Embedded;
+    use crate::view::{ShardRecord, View, shard_key, value};
+
+    /// The shard goes to another node while what is to be answered is not safe yet; when it is, in a new log, it is too
+    /// late.
+    #[tokio::test]
+    async fn whoever_is_not_the_owner_any_more_when_all_is_safe_does_not_answer() {
+        for taken in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let data = DataDir::open(&folder.path().join("data")).unwrap();
+            let threads = Arc::new(Submitters::uncounted());
+            let releases = Arc::new(|releases: Box<dyn FnOnce() + Send>| releases());
+            let store = Store::local(&data, Arc::new(()), releases, threads, true).unwrap();
+            let own = NodeName::new("n1").unwrap();
+            let other = NodeName::new("n2").unwrap();
+            let site = SiteName::new("here").unwrap();
+            let group = Group {
+                function: FunctionName::new("f").unwrap(),
+                session: SessionName::new("s").unwrap(),
+            };
+            let view = Arc::new(View::kept(&store).unwrap());
+            let directory = Directory::open(
+                own.clone(),
+                site.clone(),
+                view.clone(),
+                Arc::new(Embedded::open(store.clone()).unwrap()),
+                Arc::new(Peers::new(own, None, HashMap::new(), None)),
+                store.clone(),
+                Arc::new(Custody::new(store.clone())),
+            )
+            .unwrap();
+            let claimant = Some(other.clone());
+            let question = Question::Find { claimant };
+            let mut answer = Box::pin(directory.answer(&group, &question));
+            // Everything that it can do without the log.
+            while directory.record(&group).unwrap().is_none() {
+                assert!(futures_util::poll!(&mut answer).is_pending());
+                tokio::task::yield_now().await;
+            }
+            if taken {
+                let (_, since) = view.shard(&site, shard_of(&group)).unwrap();
+                view.learn(Entry {
+                    key: shard_key(&site, shard_of(&group)),
+                    value: value(&ShardRecord { owner: other }),
+                    revision: since + 1,
+                });
+            }
+            let log = store.changelog().unwrap().clone();
+            let objects = folder.path().join("objects");
+            let objects = Objects::open(objects.to_str().unwrap(), &BTreeMap::new()).unwrap();
+            let stop = CancellationToken::new();
+            let instance = "instance".to_owned();
+            let ship = ship::ship(store, log.clone(), objects, instance, stop.clone());
+            let shipping = tokio::spawn(ship);
+            log.ready().await;
+            log.open();
+            let answer = answer.await.unwrap();
+            match taken {
+                true => assert!(matches!(answer, Answer::NotOwner)),
+                false => assert!(matches!(answer, Answer::Home(Some(_)))),
+            }
+            stop.cancel();
+            shipping.await.unwrap().unwrap();
+        }
+    }
 
     #[test]
     fn epochs_grow_across_homes_removals_and_owners() {

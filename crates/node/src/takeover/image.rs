@@ -71,6 +71,13 @@ impl Image {
         if stored.epoch == epoch {
             return Ok(Some(stored.version));
         }
+        if stored.epoch > epoch {
+            // Whatever has gone wrong: what is newer than the directory is not thrown away.
+            return Err(internal(format!(
+                "{group} is in the log under {:?}, and in the directory only under {epoch:?}",
+                stored.epoch
+            )));
+        }
         let on_its_way = engine.get(Table::Homes, &record_key).map_err(internal)?;
         let on_its_way = on_its_way
             .map(|record| HomeRecord::decode(&record))
