@@ -180,17 +180,19 @@ impl Plan {
         self.rates.push(rate);
     }
 
-    /// The accesses to a session's state.
-    fn accesses_to(&self, session: usize) -> impl Iterator<Item = &Access> {
-        let all = self.accesses.iter();
-        all.filter(move |access| access.key.at() == session)
+    /// The accesses to a session's state; all are in the order of the sessions.
+    fn accesses_to(&self, session: usize) -> &[Access] {
+        let all = &self.accesses;
+        let from = all.partition_point(|access| access.key.at() < session);
+        let to = all.partition_point(|access| access.key.at() <= session);
+        &all[from..to]
     }
 
     /// Seconds of waiting for a session's state in each second, if it lived there.
     fn waiting(&self, session: usize, home: NodeIndex) -> f64 {
         let size = self.keys[session].size_bytes as f64;
         let waits = |access: &Access| access.rate * self.network.access(access.node, home, size);
-        self.accesses_to(session).map(waits).sum()
+        self.accesses_to(session).iter().map(waits).sum()
     }
 
     fn problem(&self) -> Problem<'_> {
@@ -291,7 +293,10 @@ impl Solved {
         let chosen = self.placement.homes[at];
         let others = (1..plan.around.names.len()).map(NodeIndex::from);
         let rate_from = |node: NodeIndex| -> f64 {
-            let from = plan.accesses_to(at).filter(|access| access.node == node);
+            let from = plan
+                .accesses_to(at)
+                .iter()
+                .filter(|access| access.node == node);
             from.map(|access| access.rate).sum()
         };
         let candidates = others
@@ -306,7 +311,7 @@ impl Solved {
             });
         let function = plan
             .accesses_to(at)
-            .next()
+            .first()
             .map(|access| access.function.at());
         Decision {
             at: clock::rfc3339(clock::unix_ms()),

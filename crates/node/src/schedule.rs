@@ -5,6 +5,7 @@
 
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use fulmar_cluster::{Automatic, Cluster};
@@ -23,7 +24,7 @@ use world::World;
 
 /// A node has to be expected this much sooner than the usual one, in parts of its time: what is expected varies.
 const CLEARLY: f64 = 0.1;
-/// Decisions like the last one about a function are told this often.
+/// Decisions with the same verdict about a function are told this often.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Where an invocation is to run.
@@ -40,17 +41,17 @@ pub(crate) enum Choice {
     },
 }
 
-/// When and how a function was decided about last.
+/// When it was told last that a function was decided about, by verdict.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<Option<(Instant, &'static str)>>);
+pub(crate) struct Told(Mutex<BTreeMap<&'static str, Instant>>);
 
 impl Told {
     fn is_to_be_told(&self, verdict: &'static str) -> bool {
         let mut last = self.0.lock();
-        let is_new =
-            last.is_none_or(|(at, before)| before != verdict || at.elapsed() >= TOLD_EVERY);
+        let at = last.get(verdict);
+        let is_new = at.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
         if is_new {
-            *last = Some((Instant::now(), verdict));
+            last.insert(verdict, Instant::now());
         }
         is_new
     }

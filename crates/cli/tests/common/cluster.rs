@@ -57,9 +57,9 @@ impl Cluster {
     }
 
     /// Nodes whose sessions are placed, or only would be, with links that can be changed and further text of each one's
-    /// configuration.
+    /// configuration. Invocations run where they are taken: otherwise they go where the state is near, and it can stay.
     pub fn placing(count: usize, placement: &str, more: impl Fn(usize) -> String) -> Self {
-        let top = format!("emulate_links = true\nplacement = {placement:?}\n");
+        let top = format!("emulate_links = true\noffload = \"off\"\nplacement = {placement:?}\n");
         Self::start_all(count, &top, more)
     }
 
