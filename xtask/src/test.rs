@@ -36,11 +36,21 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 /// What CI leaves out, optimised, since some of it prints times.
 pub(crate) fn long(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let arguments = passed_on(arguments)?;
-    let mut steps = Steps::new("long", 3);
+    let mut steps = Steps::new("long", 4);
     steps.run("ignored tests", || {
         let mut command = workspace.cargo();
         command.args(["test", "--release"]);
         command.args(["-p", "fulmar-policy", "-p", "fulmar-sim"]);
+        steps::run(
+            command
+                .args(arguments)
+                .args(["--", "--ignored", "--nocapture"]),
+        )?;
+        Ok(String::new())
+    })?;
+    steps.run("a decision among many nodes", || {
+        let mut command = workspace.cargo();
+        command.args(["test", "--release", "-p", "fulmar-node", "--lib"]);
         steps::run(
             command
                 .args(arguments)

@@ -20,11 +20,15 @@ fn far(cluster: &Cluster, one: usize, other: usize, latency_ms: f64) {
     cluster.link(other, one, &link);
 }
 
-/// Two nodes near each other, and far from the first.
-fn near_and_far(cluster: &Cluster) {
-    far(cluster, 0, 1, 40.0);
-    far(cluster, 0, 2, 40.0);
-    far(cluster, 1, 2, 1.0);
+/// A session on the first of three nodes, and the other two near each other and far from there.
+fn near_and_far(placement: &str) -> Cluster {
+    let cluster = Cluster::placing(3, placement, |_| String::new());
+    cluster.nodes[0].deploy("counter", "counter", PROMISED);
+    assert_eq!(cluster.nodes[0].invoke("counter/a", "1"), "1");
+    far(&cluster, 0, 1, 40.0);
+    far(&cluster, 0, 2, 40.0);
+    far(&cluster, 1, 2, 1.0);
+    cluster
 }
 
 /// Counts at some nodes, in turns, until something is so; how often.
@@ -57,10 +61,7 @@ fn decisions(cluster: &Cluster, node: &str, verdict: &str) -> Vec<Value> {
 
 #[test]
 fn state_goes_to_where_the_promise_is_kept() {
-    let cluster = Cluster::placing(3, "on", |_| String::new());
-    cluster.nodes[0].deploy("counter", "counter", PROMISED);
-    assert_eq!(cluster.nodes[0].invoke("counter/a", "1"), "1");
-    near_and_far(&cluster);
+    let cluster = near_and_far("on");
     let went = || !cluster.sessions_at(1, "counter").is_empty();
     let count = until(&cluster, &[1], "/fn/counter/a", went);
     let moved = decisions(&cluster, "n1", "moved");
@@ -116,10 +117,7 @@ fn state_goes_between_those_who_use_it_if_there_is_room() {
 
 #[test]
 fn what_would_be_done_is_only_remembered_when_only_that_is_wanted() {
-    let cluster = Cluster::placing(3, "observe", |_| String::new());
-    cluster.nodes[0].deploy("counter", "counter", PROMISED);
-    assert_eq!(cluster.nodes[0].invoke("counter/a", "1"), "1");
-    near_and_far(&cluster);
+    let cluster = near_and_far("observe");
     let would = || !decisions(&cluster, "n1", "would-move").is_empty();
     until(&cluster, &[1], "/fn/counter/a", would);
     assert_eq!(cluster.sessions_at(0, "counter"), ["a"]);

@@ -35,11 +35,6 @@ pub const SHARDS: u16 = 256;
 const EPOCH_BITS: u32 = 24;
 /// Epochs below come from a node that was alone.
 pub const FIRST_EPOCH: Epoch = Epoch(1 << EPOCH_BITS);
-
-/// Whether under an epoch a session has not been anywhere before, unless it was removed in between.
-pub fn is_first(epoch: Epoch) -> bool {
-    epoch.0.trailing_zeros() >= EPOCH_BITS
-}
 /// Longest wait for the owner of a shard.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Longest wait until a change of ownership is seen here.
@@ -137,6 +132,11 @@ fn hash(group: &Group) -> u64 {
 /// The shard of a session in every site.
 pub fn shard_of(group: &Group) -> u16 {
     (hash(group) % u64::from(SHARDS)) as u16
+}
+
+/// Whether under an epoch a session has not been anywhere before, unless it was removed in between.
+pub fn is_first(epoch: Epoch) -> bool {
+    epoch.0.trailing_zeros() >= EPOCH_BITS
 }
 
 fn failed(error: impl std::fmt::Display) -> DirectoryError {

@@ -4,26 +4,20 @@
 //! Requests are counted at the session's home, by the node that took them or borrowed the state, as soon as one has come
 //! from elsewhere. Functions with a promise about the access to their state are [`crate::place`]'s.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fulmar_cluster::{Automatic, Cluster};
-use fulmar_model::{ExecutionModel, FunctionName, Group, NodeName};
+use fulmar_model::{ExecutionModel, NodeName};
 use fulmar_policy::estimate::Smoothed;
 use fulmar_policy::follow::{self, Broker, Settings};
-use parking_lot::Mutex;
-use serde::Serialize;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
 use crate::core::Core;
+use crate::decisions::{self, Candidate, Decision};
 use crate::functions::Function;
-use crate::migrate;
-use crate::place;
-use crate::schedule::Expected;
 use crate::sessions::Session;
+use crate::{clock, place};
 
 /// Pause between two looks at who takes what.
 const LOOK: Duration = Duration::from_secs(1);
@@ -31,10 +25,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const NEWEST: f64 = 0.5;
 /// Fewer requests per second are not counted any longer.
 const FORGOTTEN: f64 = 0.05;
-/// Sessions on their way at once, so that moves leave room for requests.
-const AT_ONCE: usize = 4;
-/// Decisions that are remembered.
-const REMEMBERED: usize = 1000;
 /// A session that stays is told of once in so long.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
@@ -96,75 +86,6 @@ impl Takers {
     }
 }
 
-/// A decision about a session, for people.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Decision {
-    pub(crate) at: String,
-    pub(crate) node: NodeName,
-    pub(crate) function: FunctionName,
-    pub(crate) session: String,
-    /// `moved`, `stays`, `would-move`, `failed`; of an invocation `as-usual`, `here`, `offloaded`, `refused`,
-    /// `would-...`.
-    pub(crate) verdict: &'static str,
-    pub(crate) to: Option<NodeName>,
-    pub(crate) requests_per_second_here: f64,
-    pub(crate) state_bytes: usize,
-    pub(crate) candidates: Vec<Candidate>,
-    /// What was expected of each node, for an invocation.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) estimates: Vec<Expected>,
-    /// What the function is promised, and how it stands with that, if its sessions are placed for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) promise: Option<Promise>,
-    pub(crate) error: Option<String>,
-}
-
-/// What a move to a node would bring.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Candidate {
-    pub(crate) node: NodeName,
-    pub(crate) requests_per_second: f64,
-    pub(crate) round_trip_seconds: f64,
-    pub(crate) bytes_per_second: f64,
-    /// Waiting saved in each second.
-    pub(crate) saves_seconds_per_second: f64,
-    /// Waiting that the move itself causes.
-    pub(crate) costs_seconds: f64,
-}
-
-/// Mean times of an access to the sessions' state that are at home on a node, in seconds.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Promise {
-    pub(crate) max_data_access_seconds: f64,
-    pub(crate) now_seconds: f64,
-    /// When all moves that are planned are done.
-    pub(crate) then_seconds: f64,
-}
-
-/// The last decisions of this node.
-#[derive(Default)]
-pub(crate) struct Decisions(Mutex<VecDeque<Decision>>);
-
-impl Decisions {
-    pub(crate) fn remember(&self, decision: Decision) {
-        let mut decisions = self.0.lock();
-        if decisions.len() == REMEMBERED {
-            decisions.pop_front();
-        }
-        decisions.push_back(decision);
-    }
-
-    /// Those about a function, or one of its sessions, the oldest first.
-    pub(crate) fn about(&self, function: &str, session: Option<&str>) -> Vec<Decision> {
-        let decisions = self.0.lock();
-        let about = decisions.iter().filter(|decision| {
-            decision.function.as_str() == function
-                && session.is_none_or(|session| decision.session == session)
-        });
-        about.cloned().collect()
-    }
-}
-
 /// Whether it is counted which nodes take requests of a function's sessions, or borrow their state.
 pub(crate) fn counts(function: &Function, core: &Core) -> bool {
     let Some(cluster) = &core.cluster else {
@@ -175,12 +96,9 @@ pub(crate) fn counts(function: &Function, core: &Core) -> bool {
         ExecutionModel::Auto | ExecutionModel::InFunction | ExecutionModel::InEdge => true,
         ExecutionModel::External | ExecutionModel::InClient => false,
     };
-    let config = cluster.config();
-    let decides = match place::is_placed(manifest) {
-        true => config.placement,
-        false => config.follow_clients,
-    };
-    has_home && decides != Automatic::Off
+    let is_decided =
+        cluster.config().follow_clients != Automatic::Off || place::is_placed(cluster, manifest);
+    has_home && is_decided
 }
 
 /// Has sessions follow their clients until stopped.
@@ -188,7 +106,6 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
     if cluster.config().follow_clients == Automatic::Off {
         return;
     }
-    let moving = Arc::new(Semaphore::new(AT_ONCE));
     let mut last = Instant::now();
     loop {
         tokio::select! {
@@ -198,7 +115,7 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
         let seconds = last.elapsed().as_secs_f64();
         last = Instant::now();
         for function in core.functions.all() {
-            if place::is_placed(&function.current().manifest) {
+            if place::is_placed(&cluster, &function.current().manifest) {
                 continue;
             }
             for name in function.followed.all() {
@@ -206,9 +123,7 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
                     function.followed.forget(&name);
                     continue;
                 };
-                look(
-                    &core, &cluster, &function, &session, &name, seconds, &moving,
-                );
+                look(&core, &cluster, &function, &session, &name, seconds);
             }
         }
     }
@@ -222,7 +137,6 @@ fn look(
     session: &Arc<Session>,
     name: &Arc<str>,
     seconds: f64,
-    moving: &Arc<Semaphore>,
 ) {
     let Some(state) = session.state() else {
         // Not at home here any more, or not yet.
@@ -268,19 +182,15 @@ fn look(
             costs_seconds: candidate.cost,
         }
     });
-    let observes = cluster.config().follow_clients == Automatic::Observe;
+    let mode = cluster.config().follow_clients;
     let to = chosen.map(|chosen| known[chosen].0.clone());
-    let mut decision = Decision {
+    let decision = Decision {
         at: clock::rfc3339(clock::unix_ms()),
         node: cluster.name().clone(),
         function: function.name.clone(),
         session: name.to_string(),
-        verdict: match (&to, observes) {
-            (None, _) => "stays",
-            (Some(_), true) => "would-move",
-            (Some(_), false) => "moved",
-        },
-        to: to.clone(),
+        verdict: decisions::verdict(to.as_ref(), mode),
+        to,
         requests_per_second_here: seen.at_home,
         state_bytes: state.hot_bytes(),
         candidates: candidates.collect(),
@@ -288,28 +198,8 @@ fn look(
         promise: None,
         error: None,
     };
-    let Some(to) = to.filter(|_| !observes) else {
-        if seen.is_to_be_told {
-            core.decisions.remember(decision);
-        }
-        return;
-    };
-    let Ok(permit) = moving.clone().try_acquire_owned() else {
-        // Its turn comes.
-        return;
-    };
-    session.forget_takers();
-    function.followed.forget(name);
-    let group: Group = state.group().clone();
-    let (core, cluster) = (core.clone(), cluster.clone());
-    tokio::spawn(async move {
-        let _permit = permit;
-        if let Err(problem) = migrate::migrate(&core, &cluster, &group, &to).await {
-            decision.verdict = "failed";
-            decision.error = Some(problem.to_string());
-        }
-        core.decisions.remember(decision);
-    });
+    let (group, told) = (state.group(), seen.is_to_be_told);
+    decisions::carry_out(core, cluster, function, group, decision, mode, told);
 }
 
 /// What was seen of who takes a session's requests, or borrows its state: so often a second.

@@ -3,11 +3,12 @@
 //! One task that wakes a few times a second, and at once when much was loaded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fulmar_state::record::{IdempotencyRecord, InvocationRecord, Record};
 use fulmar_state::{Bookkeeping, Table};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -26,23 +27,13 @@ const EXPIRY: Duration = Duration::from_secs(60);
 const EXPIRY_STEP: usize = 1000;
 
 /// What the other parts tell the housekeeping task.
+#[derive(Default)]
 pub(crate) struct Keeper {
     wake: Notify,
     loaded: AtomicUsize,
     disk_full: AtomicBool,
-    /// Room on the disk beyond what is to be kept free, in bytes; the largest number: not known.
-    room: AtomicU64,
-}
-
-impl Default for Keeper {
-    fn default() -> Self {
-        Self {
-            wake: Notify::new(),
-            loaded: AtomicUsize::new(0),
-            disk_full: AtomicBool::new(false),
-            room: AtomicU64::new(u64::MAX),
-        }
-    }
+    /// Room on the disk beyond what is to be kept free, in bytes; none: not known.
+    room: Mutex<Option<u64>>,
 }
 
 impl Keeper {
@@ -58,8 +49,7 @@ impl Keeper {
 
     /// How much more may be stored, in bytes, if that is known.
     pub(crate) fn room_bytes(&self) -> Option<u64> {
-        let room = self.room.load(Ordering::Relaxed);
-        (room < u64::MAX).then_some(room)
+        *self.room.lock()
     }
 
     /// Whether the disk has less room than the node wants to keep free.
@@ -149,7 +139,7 @@ fn check_disk(core: &Core) {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let full = free < core.options.reserve_disk_bytes;
             let room = free.saturating_sub(core.options.reserve_disk_bytes);
-            core.keeper.room.store(room, Ordering::Relaxed);
+            *core.keeper.room.lock() = Some(room);
             if core.keeper.disk_full.swap(full, Ordering::Relaxed) != full {
                 if full {
                     tracing::error!(

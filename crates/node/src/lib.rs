@@ -19,6 +19,7 @@ mod continuum;
 mod core;
 mod courier;
 mod custody;
+mod decisions;
 mod deploy;
 mod drain;
 mod execute;

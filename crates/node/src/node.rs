@@ -22,14 +22,14 @@ use crate::carry::StateKeys;
 use crate::continuum::{self, InEffect};
 use crate::core::{Admission, Core, NodeOptions};
 use crate::courier::{self, Courier};
+use crate::decisions::Decisions;
 use crate::external::ExternalStore;
-use crate::follow::{self, Decisions};
 use crate::functions::Functions;
 use crate::keeper::{self, Keeper};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::ways::Ways;
-use crate::{admin, custody, deploy, ingress, place, takeover};
+use crate::{admin, custody, deploy, follow, ingress, place, takeover};
 
 /// A node cannot start.
 #[derive(Debug, thiserror::Error)]

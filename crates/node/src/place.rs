@@ -15,20 +15,17 @@ use fulmar_policy::placement::{Placement, Problem, state_aware};
 use fulmar_policy::view::{
     Access, Function as Profile, FunctionIndex, Key, KeyIndex, Network, NodeIndex, Slo,
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::core::Core;
-use crate::follow::{Candidate, Decision, Promise, Seen};
+use crate::decisions::{self, Candidate, Decision, Promise};
+use crate::follow::Seen;
 use crate::functions::Function;
-use crate::migrate;
 use crate::ways::{Around, HERE};
 
 /// Pause between two plans.
 const EVERY: Duration = Duration::from_secs(5);
-/// Sessions on their way at once, so that moves leave room for requests; what is planned beyond is planned anew.
-const AT_ONCE: usize = 4;
 /// Weights of penalties and of moves (table 3).
 const PENALTY_WEIGHT: f64 = 0.5;
 const MOVE_WEIGHT: f64 = 0.5;
@@ -41,18 +38,16 @@ const CLEARLY: f64 = 0.2;
 /// How far away nodes are taken to be of which nobody knows, in seconds.
 const UNKNOWN: f64 = 10.0;
 
-/// Whether sessions of a function are placed for what it is promised.
-pub(crate) fn is_placed(manifest: &Manifest) -> bool {
-    manifest.slo.promises_access()
+/// Whether sessions of a function are placed for what it is promised, or would be.
+pub(crate) fn is_placed(cluster: &Cluster, manifest: &Manifest) -> bool {
+    manifest.slo.promises_access() && cluster.config().placement != Automatic::Off
 }
 
 /// Plans and moves until stopped.
 pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: CancellationToken) {
-    let mode = cluster.config().placement;
-    if mode == Automatic::Off {
+    if cluster.config().placement == Automatic::Off {
         return;
     }
-    let moving = Arc::new(Semaphore::new(AT_ONCE));
     let mut last = Instant::now();
     loop {
         tokio::select! {
@@ -66,12 +61,7 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
         }
         // Seconds, if there are many.
         match tokio::task::spawn_blocking(move || plan.solved()).await {
-            Ok(Ok(solved)) => {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = solved.execute(&core, &cluster, mode, &moving) => {}
-                }
-            }
+            Ok(Ok(solved)) => solved.carry_out(&core, &cluster),
             Ok(Err(infeasible)) => tracing::warn!(%infeasible, "sessions are not placed"),
             Err(error) => tracing::error!(%error, "the placement failed"),
         }
@@ -81,7 +71,6 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
 /// A session at home here that other nodes use.
 struct Placed {
     function: Arc<Function>,
-    name: Arc<str>,
     group: Group,
     seen: Seen,
 }
@@ -121,7 +110,7 @@ impl Plan {
         plan.may_host[HERE.at()] = true;
         for function in core.functions.all() {
             let manifest = &function.current().manifest;
-            if is_placed(manifest) {
+            if is_placed(cluster, manifest) {
                 plan.add(&function, profile(&function, manifest), seconds);
             }
         }
@@ -171,7 +160,6 @@ impl Plan {
             self.sessions.push(Placed {
                 function: function.clone(),
                 group: state.group().clone(),
-                name,
                 seen,
             });
         }
@@ -238,56 +226,25 @@ struct Solved {
 }
 
 impl Solved {
-    /// Begins the moves, as many as there is room for.
-    async fn execute(
-        self,
-        core: &Arc<Core>,
-        cluster: &Arc<Cluster>,
-        mode: Automatic,
-        moving: &Arc<Semaphore>,
-    ) {
+    /// Begins the moves, as many as there is room for: the rest is planned anew.
+    fn carry_out(self, core: &Arc<Core>, cluster: &Arc<Cluster>) {
+        let mode = cluster.config().placement;
         for (at, placed) in self.plan.sessions.iter().enumerate() {
             let waits_here = self.plan.waiting(at, HERE);
             let pays = |to: &NodeIndex| {
                 *to != HERE && self.plan.waiting(at, *to) < waits_here * (1.0 - CLEARLY)
             };
             let to = Some(self.placement.homes[at]).filter(pays);
-            let to = to.map(|home| self.plan.around.names[home.at()].clone());
-            let mut decision = self.decision(at, cluster, mode, to.clone());
-            let Some(to) = to.filter(|_| mode == Automatic::On) else {
-                if placed.seen.is_to_be_told {
-                    core.decisions.remember(decision);
-                }
-                continue;
-            };
-            let Ok(permit) = moving.clone().try_acquire_owned() else {
-                continue;
-            };
-            if let Some(session) = placed.function.sessions.peek(&placed.name) {
-                session.forget_takers();
-            }
-            placed.function.followed.forget(&placed.name);
-            let (core, cluster) = (core.clone(), cluster.clone());
-            let group = placed.group.clone();
-            tokio::spawn(async move {
-                let _permit = permit;
-                if let Err(problem) = migrate::migrate(&core, &cluster, &group, &to).await {
-                    decision.verdict = "failed";
-                    decision.error = Some(problem.to_string());
-                }
-                core.decisions.remember(decision);
-            });
+            let decision = self.decision(at, cluster, to);
+            let (function, group) = (&placed.function, &placed.group);
+            let told = placed.seen.is_to_be_told;
+            decisions::carry_out(core, cluster, function, group, decision, mode, told);
         }
     }
 
-    fn decision(
-        &self,
-        at: usize,
-        cluster: &Cluster,
-        mode: Automatic,
-        to: Option<NodeName>,
-    ) -> Decision {
+    fn decision(&self, at: usize, cluster: &Cluster, to: Option<NodeIndex>) -> Decision {
         let plan = &self.plan;
+        let to = to.map(|to| plan.around.names[to.at()].clone());
         let placed = &plan.sessions[at];
         let size = plan.keys[at].size_bytes as f64;
         let chosen = self.placement.homes[at];
@@ -317,12 +274,8 @@ impl Solved {
             at: clock::rfc3339(clock::unix_ms()),
             node: cluster.name().clone(),
             function: placed.function.name.clone(),
-            session: placed.name.to_string(),
-            verdict: match (&to, mode) {
-                (None, _) => "stays",
-                (Some(_), Automatic::On) => "moved",
-                (Some(_), _) => "would-move",
-            },
+            session: placed.group.session.to_string(),
+            verdict: decisions::verdict(to.as_ref(), cluster.config().placement),
             to,
             requests_per_second_here: placed.seen.at_home,
             state_bytes: plan.keys[at].size_bytes as usize,

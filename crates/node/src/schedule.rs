@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::core::Core;
-use crate::follow::Decision;
+use crate::decisions::Decision;
 use crate::functions::{Deployed, Function};
 use crate::ways::HERE;
 

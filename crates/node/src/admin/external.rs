@@ -99,10 +99,8 @@ pub(super) async fn one(core: &Arc<Core>, method: &str, group: &Group) -> Answer
         "DELETE" => {
             let hold = Hold::session(core, group).await?;
             let unsent = store.messages(group).await;
-            if !unsent
-                .map_err(|error| external::problem(&error))?
-                .is_empty()
-            {
+            let unsent = unsent.map_err(|error| external::problem(&error))?;
+            if !unsent.is_empty() {
                 let detail = "messages that the session has sent are still on their way; try again";
                 return Err(Failed(Problem::new(Code::QueueFull, detail)));
             }

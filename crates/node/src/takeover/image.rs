@@ -164,3 +164,57 @@ fn messages(engine: &dyn Engine, instance: &str) -> Result<Messages, EngineError
     }
     Ok(messages)
 }
+
+#[cfg(test)]
+mod tests {
+    use fulmar_model::{NodeName, SessionName};
+    use fulmar_state::engine::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_counts_if_it_is_of_the_home_that_the_directory_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = LogRecord {
+            instance: "instance".to_owned(),
+            stream: 1,
+        };
+        let image = Image::open(log, folder.path().join("image")).unwrap();
+        let group = Group {
+            function: FunctionName::new("f").unwrap(),
+            session: SessionName::new("s").unwrap(),
+        };
+        let key = key::session(&group);
+        let put = |table, value: &[u8]| {
+            let value = Some(value);
+            let write = Write {
+                table,
+                key: &key,
+                value,
+            };
+            image.engine.write(&[write], false).unwrap();
+        };
+        let version = |epoch| image.version(&group, Epoch(epoch));
+        assert_eq!(version(7).unwrap(), None);
+        let stored = SessionRecord {
+            version: Version(3),
+            epoch: Epoch(7),
+            updated_unix_ms: 1,
+        };
+        put(Table::Sessions, &stored.encode());
+        assert_eq!(version(7).unwrap(), Some(Version(3)));
+        // Of an earlier home; or what it was about to become.
+        assert_eq!(version(8).unwrap(), None);
+        let by = NodeName::new("n2").unwrap();
+        let doubted = HomeRecord::Doubted {
+            by,
+            epoch: Epoch(8),
+            last: 1,
+        };
+        put(Table::Homes, &doubted.encode());
+        assert_eq!(version(8).unwrap(), Some(Version(3)));
+        // Newer than the directory: never taken for nothing.
+        let newer = version(6).unwrap_err();
+        assert!(newer.detail.contains("only under"), "{newer}");
+    }
+}
