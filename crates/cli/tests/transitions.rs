@@ -71,6 +71,10 @@ fn ran_at(reply: &Reply) -> &str {
     invocation.split('-').next().unwrap()
 }
 
+fn with_a_store(count: usize, url: &str) -> Cluster {
+    Cluster::start_with(count, |_| format!("[external]\nurl = {url:?}\n"))
+}
+
 #[test]
 fn a_session_goes_with_its_client_and_comes_back() {
     let mut node = Node::start(&[]);
@@ -164,7 +168,7 @@ fn a_client_that_lost_its_state_goes_on_from_the_copy() {
     let path = "/admin/sessions/counter/a";
     let wanted = |model: &str| format!("{{\"execution_model\":{model:?}}}").into_bytes();
     let refused = node.request("PATCH", path, &[], &wanted("external"));
-    refused.expect_problem(400, "execution-model-refused");
+    refused.expect_problem(409, "state-with-client");
     let changed = node.request("PATCH", path, &[], &wanted("in-function"));
     assert_eq!(
         (changed.status, changed.json()["changed"].as_bool()),
@@ -210,7 +214,7 @@ fn requests_choose_only_where_they_may() {
     let refused = model("somewhere").send(&node, "free/a", "1");
     refused.expect_problem(400, "execution-model-refused");
     let refused = model("external").send(&node, "free/a", "1");
-    refused.expect_problem(400, "execution-model-refused");
+    refused.expect_problem(503, "external-store-unreachable");
     assert_eq!(model("in-function").send(&node, "fixed/a", "1").text(), "1");
     let not_its_own = carried("AAAA").send(&node, "fixed/a", "1");
     not_its_own.expect_problem(409, "sessions-in-the-way");
@@ -248,6 +252,25 @@ fn each_model_runs_where_it_is_meant_to() {
     let came = back(&five).send(n3, "counter/a", "1");
     assert_eq!((ran_at(&came), came.text().as_str()), ("n2", "6"));
     assert_eq!(n1.invoke("counter/a", "1"), "7");
+}
+
+/// A node that remembers a session as it was lent does not take the one that was made again for it.
+#[test]
+fn a_session_that_was_made_again_is_not_what_was_lent() {
+    let cluster = Cluster::start(2);
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes")
+    };
+    n1.deploy("counter", "counter", "");
+    n1.invoke("counter/a", "10");
+    let lent = model("in-edge").send(n2, "counter/a", "10");
+    assert_eq!((ran_at(&lent), lent.text().as_str()), ("n2", "20"));
+    let removed = n1.request("DELETE", "/admin/sessions/counter/a", &[], b"");
+    assert_eq!(removed.status, 204);
+    assert_eq!(n1.invoke("counter/a", "1"), "1");
+    assert_eq!(n1.invoke("counter/a", "1"), "2");
+    let lent = model("in-edge").send(n2, "counter/a", "1");
+    assert_eq!((ran_at(&lent), lent.text().as_str()), ("n2", "3"));
 }
 
 #[test]
@@ -331,7 +354,8 @@ fn sessions_that_may_be_taken_over_go_and_come_back() {
 /// Clients that change the model of their sessions all the time, through all nodes, while nodes die and sessions move.
 #[test]
 fn whatever_changes_every_increment_counts_once() {
-    let mut cluster = Cluster::start(3);
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = with_a_store(3, folder.path().to_str().unwrap());
     cluster.nodes[0].deploy("counter", "counter", "");
     let done = AtomicBool::new(false);
     let ports: Vec<_> = cluster.nodes.iter().map(|node| node.port).collect();
@@ -343,7 +367,7 @@ fn whatever_changes_every_increment_counts_once() {
                 let path = format!("/fn/counter/c{client}");
                 let (mut count, mut token) = (0_u64, None::<String>);
                 while !done.load(Ordering::Relaxed) {
-                    let wanted = ["in-function", "in-edge", "in-client"];
+                    let wanted = ["in-function", "in-edge", "in-client", "external"];
                     let wanted = random.choice(wanted).unwrap();
                     let key = format!("k{count}");
                     // The same request until there is an answer, of whichever node.

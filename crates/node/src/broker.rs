@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fulmar_cluster::{Automatic, Cluster, Forwarded, Home};
-use fulmar_model::{Code, ExecutionModel, NodeName, Problem, SessionName};
+use fulmar_model::{Code, ExecutionModel, Group, NodeName, Problem, SessionName};
 use fulmar_worker::{Request as WorkerRequest, World};
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
@@ -26,7 +26,7 @@ use crate::respond::{self, Body};
 use crate::route::{self, Answered, Place};
 use crate::schedule::{self, Choice};
 use crate::target::Target;
-use crate::{carry, continuum, follow, transition};
+use crate::{carry, continuum, follow, models, transition};
 
 use request::{http_request, read_body, request_digest, stored_request, too_large};
 
@@ -67,19 +67,45 @@ pub(crate) async fn answer_peer(
             (respond::problem(&problem), moved)
         }
     };
+    let mut response = response;
+    tell_model(core, head.uri.path(), &mut response);
     Forwarded {
         response: continuum::whole(response).await,
         moved: moved.map(|home| (home.node, home.epoch)),
     }
 }
 
-/// Where the session of an invocation's path was when it was last heard of.
-fn moved_to(core: &Core, path: &str) -> Option<Home> {
+/// The function and the session of an invocation's path.
+fn group_of(core: &Core, path: &str) -> Option<(Arc<Function>, Group)> {
     let target = Target::parse(path).ok()?;
     let function = core.functions.get(&target.function)?;
     let session = SessionName::new(&target.session?).ok()?;
     let group = route::group(&function.name, &session);
+    Some((function, group))
+}
+
+/// Where the session of an invocation's path was when it was last heard of.
+fn moved_to(core: &Core, path: &str) -> Option<Home> {
+    let (_, group) = group_of(core, path)?;
     core.cluster.as_ref()?.directory().cached(&group)
+}
+
+/// Tells another node which model was chosen for the session of an invocation's path, if one was.
+fn tell_model(core: &Core, path: &str, response: &mut Response<Body>) {
+    let Some((function, group)) = group_of(core, path) else {
+        return;
+    };
+    if function.current().manifest.execution_model != ExecutionModel::Auto {
+        return;
+    }
+    match models::at_home(core, &group) {
+        Ok(Some(model)) => {
+            let model = HeaderValue::from_static(model.as_str());
+            response.headers_mut().insert(transition::CHOSEN, model);
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "which model a session has cannot be read"),
+    }
 }
 
 /// Where an invocation comes from, with its body.
@@ -131,7 +157,7 @@ async fn accept(
         }
     }
     let idempotency_key = idempotency_key(&head.headers)?;
-    let model = transition::wanted(&head.headers, &deployed)?;
+    let model = transition::wanted(core, &head.headers, &deployed)?;
     let carried = match deployed.is_in_client() || deployed.may_be_in_client() {
         true => carry::token(&head.headers)?,
         false if head.headers.contains_key(&carry::STATE) => {
@@ -210,9 +236,9 @@ enum Way {
 
 impl Way {
     fn of(deployed: &Deployed, has_token: bool, wanted: Option<ExecutionModel>) -> Self {
-        use ExecutionModel::{InClient, InEdge, InFunction};
+        use ExecutionModel::{External, InClient, InEdge, InFunction};
         match (deployed.is_in_client(), has_token, wanted) {
-            (false, true, Some(InFunction | InEdge)) => Self::Returning,
+            (false, true, Some(InFunction | InEdge | External)) => Self::Returning,
             (true, _, _) | (false, true, _) => Self::Carried,
             (false, false, Some(InClient)) => Self::Leaving,
             (false, false, _) => Self::AtHome,
@@ -244,7 +270,10 @@ impl ClientCall<'_> {
     async fn scheduled(&self, cluster: &Cluster, body: Bytes) -> Result<Response<Body>, Problem> {
         // Without a session a key is remembered where it was used first.
         let is_bound = self.session.is_none() && self.idempotency_key.is_some();
-        let is_free = self.way == Way::AtHome && !is_bound && !prefers_async(&self.head.headers);
+        let is_free = self.way == Way::AtHome
+            && !is_bound
+            && !prefers_async(&self.head.headers)
+            && self.may_run_anywhere();
         let choice = match is_free {
             true => schedule::choose(
                 self.core,
@@ -289,7 +318,16 @@ impl ClientCall<'_> {
         let lender = HeaderValue::from_str(lender)
             .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         head.headers.insert(route::OFFLOADED, lender);
-        route::send(cluster, node, group.as_ref(), &head, body, timeout).await
+        route::send(
+            self.core,
+            cluster,
+            node,
+            group.as_ref(),
+            &head,
+            body,
+            timeout,
+        )
+        .await
     }
 
     /// The node that lends the session's state, if another node has decided so.
@@ -347,7 +385,8 @@ impl ClientCall<'_> {
         body: Bytes,
         borrows: bool,
     ) -> Result<Response<Body>, Problem> {
-        let model = self.model.unwrap_or(self.deployed.manifest.execution_model);
+        let model = self.model.or_else(|| self.chosen());
+        let model = model.unwrap_or(self.deployed.manifest.execution_model);
         let is_lent = borrows || model == ExecutionModel::InEdge;
         let mut may_borrow = is_lent && self.way == Way::AtHome;
         // What the client brings back is all that there is to move.
@@ -360,6 +399,9 @@ impl ClientCall<'_> {
                     route::of_key(self.core, name, session.as_str()).await?
                 }
                 (Some(_), _) if self.is_carried_whole() || self.deployed.is_external() => {
+                    Place::Here
+                }
+                (Some(_), _) if self.is_in_store() && !prefers_async(&self.head.headers) => {
                     Place::Here
                 }
                 (Some(session), _) => route::of_session(self.core, self.function, session),
@@ -388,7 +430,8 @@ impl ClientCall<'_> {
                     let group = session.map(|session| route::group(name, session));
                     let timeout = self.deployed.manifest.limits.timeout.get();
                     let (group, body) = (group.as_ref(), body.clone());
-                    let sent = route::send(cluster, &node, group, self.head, body, timeout);
+                    let sent =
+                        route::send(self.core, cluster, &node, group, self.head, body, timeout);
                     match sent.await? {
                         Answered::Response(response) => return Ok(response),
                         Answered::Elsewhere => {}
@@ -440,6 +483,37 @@ impl ClientCall<'_> {
             let request = stored_request(self.head, &self.target, &body);
             return self.submit_async(request).await;
         }
+        let Some(group) = self.group() else {
+            return self.run_here(body, lender, false).await;
+        };
+        let mut lender = lender;
+        for _ in 0..route::MAX_HOPS {
+            let is_in_store = lender.is_none() && self.is_in_store();
+            let ran = self.run_here(body.clone(), lender.take(), is_in_store);
+            match ran.await {
+                Err(problem) if problem.code == Code::SessionInStore => {
+                    match self.wants_it_elsewhere() {
+                        true => {
+                            let home = ExecutionModel::Auto;
+                            models::change_at_home(self.core, &group, home).await?;
+                        }
+                        false => self.core.models.learn(&group, ExecutionModel::External),
+                    }
+                }
+                Err(problem) if problem.code == Code::SessionMoved && is_in_store => {}
+                outcome => return outcome,
+            }
+        }
+        Err(transition::in_store(&group))
+    }
+
+    /// Runs it here once: on state that another node lends, that the external store has, or as it came.
+    async fn run_here(
+        &self,
+        body: Bytes,
+        lender: Option<NodeName>,
+        is_in_store: bool,
+    ) -> Result<Response<Body>, Problem> {
         let request = match self.deployed.world() {
             World::Function => WorkerRequest::Bytes(body),
             World::Http => WorkerRequest::Http(Box::new(http_request(
@@ -449,16 +523,59 @@ impl ClientCall<'_> {
             )?)),
         };
         let had = match (self.way, &lender) {
-            _ if self.deployed.is_external() => ExecutionModel::External,
+            _ if self.deployed.is_external() || is_in_store => ExecutionModel::External,
             (Way::Carried | Way::Leaving, _) => ExecutionModel::InClient,
             (Way::AtHome, Some(_)) => ExecutionModel::InEdge,
             _ => ExecutionModel::InFunction,
         };
-        let mut response = self.run(request, lender).await.map(respond::answer)?;
-        if self.model.is_some() && self.session.is_some() {
+        let ran = self.run(request, lender, is_in_store).await;
+        let mut response = ran.map(respond::answer)?;
+        if let (Some(wanted), Some(group)) = (self.model, self.group()) {
             transition::tell(&mut response, had);
+            let goes = wanted == ExecutionModel::External && had != wanted && !self.read_only;
+            if goes && !response.status().is_server_error() {
+                models::change_soon(self.core, group, wanted);
+            }
         }
         Ok(response)
+    }
+
+    fn group(&self) -> Option<Group> {
+        let session = self.session.as_ref()?;
+        Some(route::group(&self.function.name, session))
+    }
+
+    /// The model that was chosen for the session, as far as this node knows.
+    fn chosen(&self) -> Option<ExecutionModel> {
+        let session = self.session.as_ref()?;
+        let group = || route::group(&self.function.name, session);
+        self.core.models.get(group)
+    }
+
+    /// Whether the session's state is in the external store, as far as this node knows, and may stay there.
+    fn is_in_store(&self) -> bool {
+        self.way == Way::AtHome
+            && !self.wants_it_elsewhere()
+            && self.chosen() == Some(ExecutionModel::External)
+    }
+
+    /// Whether the request wants the session's state not to be in the external store.
+    fn wants_it_elsewhere(&self) -> bool {
+        let wanted = self.model.filter(|_| !self.read_only);
+        wanted.is_some_and(|model| model != ExecutionModel::External)
+    }
+
+    /// Whether nothing was chosen for the session that keeps its invocations at its home.
+    fn may_run_anywhere(&self) -> bool {
+        use ExecutionModel::{External, InFunction};
+        if !self.deployed.manifest.slo.promises() {
+            return true;
+        }
+        let chosen = self.chosen().or_else(|| {
+            let group = self.group()?;
+            transition::chosen(self.core, &group).ok()?
+        });
+        !matches!(chosen, Some(InFunction | External))
     }
 
     /// Counts who took a request of a session that may follow its clients.
@@ -483,11 +600,12 @@ impl ClientCall<'_> {
         &self,
         request: WorkerRequest,
         lender: Option<NodeName>,
+        is_in_store: bool,
     ) -> Result<Answer, Problem> {
         let (reply, outcome) = oneshot::channel();
         self.core.metrics.invocations.inc();
         let is_own = lender.is_none();
-        if is_own {
+        if is_own && !is_in_store {
             self.note_taker();
         }
         let invocation = Invocation {
@@ -499,6 +617,7 @@ impl ClientCall<'_> {
                 (None, Way::Returning, Some(token)) => StateFrom::Returned(token.clone()),
                 (None, Way::Leaving, _) => StateFrom::Leaving,
                 (None, _, Some(token)) => StateFrom::Token(token.clone()),
+                (None, _, None) if is_in_store => StateFrom::Store,
                 (None, _, None) => StateFrom::Home,
             },
             idempotency: self.idempotency.clone(),

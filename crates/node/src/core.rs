@@ -27,6 +27,7 @@ use crate::invocation::InvocationId;
 use crate::keeper::Keeper;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::models::Models;
 use crate::ways::Ways;
 
 /// Limits of a node; the defaults suit a machine with 512 MB.
@@ -113,6 +114,7 @@ pub(crate) struct Core {
     pub(crate) logs: Arc<Logs>,
     pub(crate) decisions: Decisions,
     pub(crate) ways: Ways,
+    pub(crate) models: Models,
     /// The same, as workers see it.
     pub(crate) log_sink: Arc<dyn LogSink>,
     pub(crate) metrics: Arc<Metrics>,

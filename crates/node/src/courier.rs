@@ -34,7 +34,7 @@ const HELD_BYTES: usize = 32 << 20;
 
 pub(crate) use across::{arrived_with_session, receive};
 pub(crate) use adopted::{disown, owner};
-pub(crate) use external::{collect, fetch};
+pub(crate) use external::{answer_at_home, answer_in_store, collect, fetch, take_up};
 
 /// A message's key: the commit that sent it and its place there.
 pub(crate) type MessageKey = [u8; 12];

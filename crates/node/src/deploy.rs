@@ -7,7 +7,9 @@ use fulmar_cluster::Cluster;
 use fulmar_cluster::registry::RegistryError;
 use fulmar_cluster::view::FUNCTIONS;
 use fulmar_model::manifest::FileMode;
-use fulmar_model::{Code, Durability, ExecutionModel, Manifest, NodeName, OnPartition, Problem};
+use fulmar_model::{
+    Code, Durability, ExecutionModel, FunctionName, Manifest, NodeName, OnPartition, Problem,
+};
 use fulmar_state::record::{FunctionRecord, Record};
 use fulmar_state::{Bookkeeping, Table, key};
 use fulmar_worker::{Artifact, FileGrant, FunctionSettings};
@@ -16,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::functions::{Deployed, Function};
-use crate::{clock, external, route};
+use crate::{clock, external, outside, route};
 
 /// Longest wait for another node to take up a deployment.
 const EVERYWHERE: Duration = Duration::from_secs(30);
@@ -316,7 +318,9 @@ pub(crate) async fn keeps_sessions(core: &Core, function: &str) -> Result<bool, 
             false
         })
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    Ok(is_any)
+    let function = FunctionName::new(function);
+    let function = function.map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
+    Ok(is_any || !outside::all(core, Some(&function))?.is_empty())
 }
 
 /// Removes a function, on this node and on all others; its sessions' state stays until they are removed.

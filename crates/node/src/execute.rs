@@ -71,7 +71,7 @@ pub(crate) fn submit(
 fn lane(function: &Function, invocation: &Invocation) -> Option<Arc<Session>> {
     match (&invocation.session, &invocation.idempotency) {
         (Some(session), _) => {
-            let is_lent = matches!(invocation.state, StateFrom::Node(_));
+            let is_lent = matches!(invocation.state, StateFrom::Node(_) | StateFrom::Store);
             let is_own = !is_lent && !function.current().is_external();
             Some(function.kept(is_own).of(session.shared()))
         }

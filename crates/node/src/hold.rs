@@ -15,13 +15,16 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{carry, clock, custody, external, homes};
+use crate::transition::{self, Away};
+use crate::{carry, clock, custody, external, homes, outside};
 
 /// Exclusive use of a session, or use of the shared buckets.
 pub(crate) struct Hold {
     core: Arc<Core>,
     state: Option<Arc<SessionState>>,
     session: Option<(Arc<Function>, Arc<Session>, Group)>,
+    /// Whether the session's state is in the external store.
+    is_in_store: bool,
     /// Last, so that it is given back when all else is done.
     _turn: Option<Turn>,
 }
@@ -35,18 +38,34 @@ impl Hold {
                 core: core.clone(),
                 state: Some(state),
                 session: None,
+                is_in_store: false,
                 _turn: None,
             });
         };
         if function.current().is_in_client() {
             return Err(carry::unreachable(group.function.as_str()));
         }
-        let is_own = !function.current().is_external();
-        let session = function.kept(is_own).of(group.session.shared());
+        if !function.current().is_external() {
+            let session = function.sessions.of(group.session.shared());
+            let turn = execute::turn(core, &function, &session).await?;
+            let state = homes::load_for_others(core, group, &session).await?;
+            let away = transition::away(core, group);
+            let away = away.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+            if away != Some(Away::InStore) {
+                return Ok(Self {
+                    core: core.clone(),
+                    state: Some(state),
+                    session: Some((function, session, group.clone())),
+                    is_in_store: false,
+                    _turn: Some(turn),
+                });
+            }
+            outside::open(core, group).await?;
+        }
+        let session = function.borrowed.of(group.session.shared());
         let turn = execute::turn(core, &function, &session).await?;
         let state = match session.state() {
             Some(state) => state,
-            None if is_own => homes::load_for_others(core, group, &session).await?,
             None => {
                 let lent = lender(core).await?.load(group).await?;
                 let entries = lent.entries.unwrap_or_default();
@@ -60,6 +79,7 @@ impl Hold {
             core: core.clone(),
             state: Some(state),
             session: Some((function, session, group.clone())),
+            is_in_store: true,
             _turn: Some(turn),
         })
     }
@@ -70,6 +90,7 @@ impl Hold {
             core: core.clone(),
             state: None,
             session: None,
+            is_in_store: false,
             _turn: None,
         }
     }
@@ -95,9 +116,7 @@ impl Hold {
         if let Some(refused) = self.core.refuses_writes() {
             return Err(refused);
         }
-        if let Some((function, ..)) = &self.session
-            && function.current().is_external()
-        {
+        if self.is_in_store {
             return self.commit_outside(tx).await;
         }
         let (durable, committed) = oneshot::channel();

@@ -15,8 +15,9 @@ use crate::core::Core;
 use crate::courier;
 use crate::custody;
 use crate::execute::storage_failed;
+use crate::outside;
 use crate::sessions::Session;
-use crate::transition;
+use crate::transition::{self, Away};
 
 /// Keys that one commit deletes of a session that has gone.
 const PURGED_KEYS: usize = 1000;
@@ -24,18 +25,23 @@ const PURGED_KEYS: usize = 1000;
 /// The state of a session that is at home here, loaded for whoever has its turn.
 ///
 /// # Errors
-/// `session-moved` if it is elsewhere; where is in the directory's cache then. `state-with-client` if its client has it.
+/// `session-moved` if it is elsewhere; where is in the directory's cache then. `state-with-client` if its client has it;
+/// `session-in-store` if the external store has it.
 pub(crate) async fn load(core: &Core, group: &Group) -> Result<Arc<SessionState>, Problem> {
     let state = load_copy(core, group).await?;
-    let left = transition::left(core, group);
-    match left.map_err(|error| Problem::new(Code::Internal, error.to_string()))? {
+    let away = transition::away(core, group);
+    match away.map_err(|error| Problem::new(Code::Internal, error.to_string()))? {
         None => Ok(state),
-        Some(_) => Err(transition::with_client(group)),
+        Some(Away::WithClient(_)) => Err(transition::with_client(group)),
+        Some(Away::InStore) => {
+            outside::open(core, group).await?;
+            Err(transition::in_store(group))
+        }
     }
 }
 
-/// The state of a session in use, for whoever does not serve its clients: also if its client has it, and what is here
-/// is only a copy. That does not become hot, so that nobody is served from it.
+/// The state of a session in use, for whoever does not serve its clients: also if it is away, and what is here is only a
+/// copy, or nothing. That does not become hot, so that nobody is served from it.
 pub(crate) async fn load_for_others(
     core: &Core,
     group: &Group,
@@ -45,8 +51,8 @@ pub(crate) async fn load_for_others(
         return Ok(state);
     }
     let state = load_copy(core, group).await?;
-    let left = transition::left(core, group);
-    if left
+    let away = transition::away(core, group);
+    if away
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?
         .is_none()
     {
@@ -55,7 +61,7 @@ pub(crate) async fn load_for_others(
     Ok(state)
 }
 
-/// The state of a session that is at home here, also if its client has it.
+/// The state of a session that is at home here, also if it is away.
 pub(crate) async fn load_copy(core: &Core, group: &Group) -> Result<Arc<SessionState>, Problem> {
     let epoch = match &core.cluster {
         None => core.store.epoch(),

@@ -70,6 +70,8 @@ pub(crate) enum StateFrom {
     Returned(Box<str>),
     /// From its home, which lends it.
     Node(NodeName),
+    /// From the external store, into which its home has put it.
+    Store,
 }
 
 /// Who waits for the outcome.

@@ -291,7 +291,7 @@ impl Way<'_> {
 }
 
 /// What is stored of a session, some entries at a time.
-fn stored(
+pub(crate) fn stored(
     core: &Arc<Core>,
     group: &Group,
     tables: Vec<Table>,
@@ -329,7 +329,11 @@ fn stored(
 }
 
 /// What has changed of a session; in its turn, when all is applied.
-fn changed(core: &Core, group: &Group, changes: Changes) -> Result<Vec<StageEntry>, Problem> {
+pub(crate) fn changed(
+    core: &Core,
+    group: &Group,
+    changes: Changes,
+) -> Result<Vec<StageEntry>, Problem> {
     let prefix = key::session_state(group);
     let state = changes.state.iter().map(|key| {
         let path = [&prefix, key.as_bytes()].concat();

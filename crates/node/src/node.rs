@@ -28,6 +28,7 @@ use crate::functions::Functions;
 use crate::keeper::{self, Keeper};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::models::Models;
 use crate::ways::Ways;
 use crate::{admin, custody, deploy, follow, ingress, place, takeover};
 
@@ -181,6 +182,7 @@ impl Node {
             keeper: Keeper::default(),
             decisions: Decisions::default(),
             ways: Ways::default(),
+            models: Models::default(),
             log_sink: logs.clone(),
             logs,
             metrics,

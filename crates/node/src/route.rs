@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fulmar_cluster::{Cluster, Home, PeerError};
-use fulmar_model::{Code, FunctionName, Group, NodeName, Problem, SessionName};
+use fulmar_model::{Code, ExecutionModel, FunctionName, Group, NodeName, Problem, SessionName};
 use http::{HeaderName, Request, Response, header};
 use http_body_util::{Either, Full};
 
@@ -16,6 +16,7 @@ use crate::core::Core;
 use crate::functions::Function;
 use crate::homes;
 use crate::respond::{self, Body};
+use crate::transition;
 
 /// Marks a request that another node passed on: it is not passed on again.
 pub(crate) const RELAYED: HeaderName = HeaderName::from_static("fulmar-relayed");
@@ -86,6 +87,7 @@ pub(crate) enum Answered {
 
 /// Lets another node answer.
 pub(crate) async fn send(
+    core: &Core,
     cluster: &Cluster,
     node: &NodeName,
     group: Option<&Group>,
@@ -123,7 +125,13 @@ pub(crate) async fn send(
         cluster.directory().unlearn(group);
         return Ok(Answered::Elsewhere);
     }
-    let response = forwarded.response.map(|body| Either::Left(Full::new(body)));
+    let mut response = forwarded.response.map(|body| Either::Left(Full::new(body)));
+    let chosen = response.headers_mut().remove(&transition::CHOSEN);
+    if let (Some(group), Some(chosen)) = (group, chosen)
+        && let Some(model) = chosen.to_str().ok().and_then(ExecutionModel::parse)
+    {
+        core.models.learn(group, model);
+    }
     Ok(Answered::Response(response))
 }
 

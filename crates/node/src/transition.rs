@@ -1,4 +1,5 @@
-//! Sessions that change their execution model: from their home to their client, and back.
+//! Sessions that change their execution model: from their home to their client, and back. (How they go to the external
+//! store, and come back, is in [`outside`](crate::outside).)
 //!
 //! A request says by a header which model it wants. To the client: the invocation runs at the session's home, and its
 //! commit notes that the session has left; the answer has the token. The home keeps its copy, which nobody is served
@@ -13,17 +14,22 @@ use fulmar_state::{Bookkeeping, StoreError, Table, key};
 use http::{HeaderName, HeaderValue, Response, header::HeaderMap};
 
 use crate::core::Core;
+use crate::external;
 use crate::functions::Deployed;
 use crate::respond::Body;
 
 /// The execution model that a request wants for its session; in the answer, the one that it had.
 pub(crate) const MODEL: HeaderName = HeaderName::from_static("fulmar-execution-model");
 
+/// In what one node answers another: the model that was chosen for the session.
+pub(crate) const CHOSEN: HeaderName = HeaderName::from_static("fulmar-session-model");
+
 /// What a request wants.
 ///
 /// # Errors
 /// When the header says nothing that the function can do.
 pub(crate) fn wanted(
+    core: &Core,
     headers: &HeaderMap,
     deployed: &Deployed,
 ) -> Result<Option<ExecutionModel>, Problem> {
@@ -35,15 +41,13 @@ pub(crate) fn wanted(
     let function = &deployed.manifest.name;
     match (model, deployed.manifest.execution_model) {
         (None, _) => bad(format!(
-            "{value:?} is no execution model; in-function, in-edge and in-client are"
+            "{value:?} is no execution model; in-function, in-edge, external and in-client are"
         )),
         (Some(model), fixed) if model == fixed => Ok(Some(model)),
         (Some(_), fixed) if fixed != ExecutionModel::Auto => bad(format!(
             "{function} has execution_model = \"{fixed}\"; with \"auto\" requests may choose"
         )),
-        (Some(ExecutionModel::External), _) => bad(format!(
-            "sessions of {function} do not move to the external store: only with execution_model = \"external\" are they there"
-        )),
+        (Some(ExecutionModel::External), _) if core.external.is_none() => Err(external::missing()),
         (Some(ExecutionModel::InClient), _) if deployed.manifest.anti_rollback => bad(format!(
             "{function} has anti_rollback, which needs execution_model = \"in-client\" from the beginning"
         )),
@@ -57,12 +61,38 @@ pub(crate) fn tell(response: &mut Response<Body>, model: ExecutionModel) {
     response.headers_mut().insert(MODEL, value);
 }
 
-/// When a session left with its client, if it has.
-pub(crate) fn left(core: &Core, group: &Group) -> Result<Option<u64>, StoreError> {
+/// Where the state of a session is that is not at its home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Away {
+    /// With its client, since a time that its tokens name.
+    WithClient(u64),
+    /// In the external store.
+    InStore,
+}
+
+/// What a note says of a session in the external store; of one with its client it says when it left.
+const IN_STORE: &str = "external";
+
+/// Where the state of a session is, if not here, at its home.
+pub(crate) fn away(core: &Core, group: &Group) -> Result<Option<Away>, StoreError> {
+    let text = read_note(core, &key::away(group))?;
+    Ok(text.and_then(|text| match &*text {
+        IN_STORE => Some(Away::InStore),
+        left => left.parse().ok().map(Away::WithClient),
+    }))
+}
+
+/// The execution model that was chosen for a session that is at home here.
+pub(crate) fn chosen(core: &Core, group: &Group) -> Result<Option<ExecutionModel>, StoreError> {
+    let text = read_note(core, &key::chosen(group))?;
+    Ok(text.and_then(|text| ExecutionModel::parse(&text)))
+}
+
+fn read_note(core: &Core, key: &[u8]) -> Result<Option<String>, StoreError> {
     let note = core
         .store
-        .record::<IdempotencyRecord>(Table::Idempotency, &key::carried(group))?;
-    Ok(note.and_then(|note| note.invocation.parse().ok()))
+        .record::<IdempotencyRecord>(Table::Idempotency, key)?;
+    Ok(note.map(|note| note.invocation))
 }
 
 /// What those are told who ask the home.
@@ -73,20 +103,44 @@ pub(crate) fn with_client(group: &Group) -> Problem {
     Problem::new(Code::StateWithClient, detail)
 }
 
-/// Notes with a commit that the session leaves.
-pub(crate) fn note(group: &Group, left: u64, bookkeeping: &mut Bookkeeping) {
-    let note = IdempotencyRecord {
-        request: [0; 32],
-        invocation: left.to_string(),
-        reply: StoredReply::default(),
-        expires_unix_ms: u64::MAX,
+/// What those are told who ask the home for the state of a session that is in the external store.
+pub(crate) fn in_store(group: &Group) -> Problem {
+    let detail = format!("the state of {group} is in the external store");
+    Problem::new(Code::SessionInStore, detail)
+}
+
+/// Notes with a commit that the session's state leaves.
+pub(crate) fn note(group: &Group, away: Away, bookkeeping: &mut Bookkeeping) {
+    let text = match away {
+        Away::WithClient(left) => left.to_string(),
+        Away::InStore => IN_STORE.to_owned(),
     };
-    bookkeeping.put(Table::Idempotency, &key::carried(group), &note);
+    write_note(&key::away(group), text, bookkeeping);
 }
 
 /// Notes with a commit that it is back.
 pub(crate) fn take_note_away(group: &Group, bookkeeping: &mut Bookkeeping) {
-    bookkeeping.delete(Table::Idempotency, &key::carried(group));
+    bookkeeping.delete(Table::Idempotency, &key::away(group));
+}
+
+/// Notes with a commit which execution model was chosen for a session; `auto`: none.
+pub(crate) fn choose(group: &Group, model: ExecutionModel, bookkeeping: &mut Bookkeeping) {
+    let key = key::chosen(group);
+    match model {
+        ExecutionModel::Auto => bookkeeping.delete(Table::Idempotency, &key),
+        model => write_note(&key, model.to_string(), bookkeeping),
+    }
+}
+
+// A record like those of idempotency keys, so that it goes with the session as they do.
+fn write_note(key: &[u8], text: String, bookkeeping: &mut Bookkeeping) {
+    let note = IdempotencyRecord {
+        request: [0; 32],
+        invocation: text,
+        reply: StoredReply::default(),
+        expires_unix_ms: u64::MAX,
+    };
+    bookkeeping.put(Table::Idempotency, key, &note);
 }
 
 /// Whether a token may come back to a home.
@@ -96,15 +150,19 @@ pub(crate) fn take_note_away(group: &Group, bookkeeping: &mut Bookkeeping) {
 pub(crate) fn check_return(
     group: &Group,
     carried: &Carried,
-    left: Option<u64>,
+    away: Option<Away>,
     is_new: bool,
 ) -> Result<(), Problem> {
-    if left == Some(carried.left) || (left.is_none() && is_new) {
+    if away == Some(Away::WithClient(carried.left)) || (away.is_none() && is_new) {
         return Ok(());
     }
-    let detail = match left {
-        None => format!("{group} is at its home again, and has gone on there"),
-        Some(_) => format!("{group} was at its home again, and has left with a newer token"),
+    let detail = match away {
+        None | Some(Away::InStore) => {
+            format!("{group} is at its home again, and has gone on there")
+        }
+        Some(Away::WithClient(_)) => {
+            format!("{group} was at its home again, and has left with a newer token")
+        }
     };
     Err(Problem::new(Code::StateTokenStale, detail))
 }

@@ -28,7 +28,12 @@ pub struct Kept {
     pub version: Version,
     /// All keys and values.
     pub entries: Vec<(String, Bytes)>,
+    /// Whether it is only for the session's home, which is putting it here or taking it away.
+    pub is_closed: bool,
 }
+
+/// Key of what closes a session for everybody but its home, which alone writes it; no function's key begins so.
+pub const CLOSED: &str = "\u{1}closed";
 
 /// What came of an invocation.
 #[derive(Debug, Clone)]
@@ -194,7 +199,14 @@ impl External {
     /// # Errors
     /// When it cannot be read.
     pub async fn load(&self, group: &Group) -> Result<Kept, ExternalError> {
-        each!(self, store => store.load(group))
+        let mut kept: Kept = each!(self, store => store.load(group))?;
+        kept.entries.retain(|(key, _)| {
+            key != CLOSED || {
+                kept.is_closed = true;
+                false
+            }
+        });
+        Ok(kept)
     }
 
     /// Writes what came of an invocation, if the session is as the invocation has seen it.
@@ -216,6 +228,31 @@ impl External {
         now_unix_ms: u64,
     ) -> Result<Option<IdempotencyRecord>, ExternalError> {
         each!(self, store => store.answered(group, key, now_unix_ms))
+    }
+
+    /// All answers that are kept for idempotency keys of a session, and what says which messages were delivered to it.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn answers(
+        &self,
+        group: &Group,
+        now_unix_ms: u64,
+    ) -> Result<Vec<(String, IdempotencyRecord)>, ExternalError> {
+        each!(self, store => store.answers(group, now_unix_ms))
+    }
+
+    /// Keeps answers that were given elsewhere.
+    ///
+    /// # Errors
+    /// When it is not known whether they are kept.
+    pub async fn keep_answers(
+        &self,
+        group: &Group,
+        answers: &[(String, IdempotencyRecord)],
+        now_unix_ms: u64,
+    ) -> Result<(), ExternalError> {
+        each!(self, store => store.keep_answers(group, answers, now_unix_ms))
     }
 
     /// Deletes the answer kept for a key: nobody will ask for it again.

@@ -53,14 +53,37 @@ pub fn idempotency(function: &str, session: Option<&str>, key: &str) -> Vec<u8> 
 
 /// Begins what follows the session in the key of a delivery; no client's idempotency key begins so.
 const DELIVERY: u8 = 1;
-/// The same for the note that it is with its client.
-const CARRIED: u8 = 2;
+/// The same for the note where its state is, if not at home.
+const AWAY: u8 = 2;
+/// The same for the execution model that was chosen for it.
+const CHOSEN: u8 = 3;
 
-/// Key of the note that a session has left with its client; no client's idempotency key begins so.
-pub fn carried(group: &Group) -> Vec<u8> {
+/// Key of the note where a session's state is that is not at its home; no client's idempotency key begins so.
+pub fn away(group: &Group) -> Vec<u8> {
+    note(group, AWAY)
+}
+
+/// Key of the note which execution model was chosen for a session.
+pub fn chosen(group: &Group) -> Vec<u8> {
+    note(group, CHOSEN)
+}
+
+fn note(group: &Group, kind: u8) -> Vec<u8> {
     let mut key = session_state(group);
-    key.push(CARRIED);
+    key.push(kind);
     key
+}
+
+/// Whether it is a note, by what follows the session in its key.
+pub fn is_note(rest: &[u8]) -> bool {
+    matches!(rest, [AWAY | CHOSEN])
+}
+
+/// Splits what follows the session in the key of a delivery: the data directory, and the message there.
+pub fn parse_delivery(rest: &[u8]) -> Option<(&str, [u8; 12])> {
+    let (instance, message) = rest.strip_prefix(&[DELIVERY])?.split_last_chunk::<12>()?;
+    let instance = instance.strip_suffix(&[DELIVERY])?;
+    Some((std::str::from_utf8(instance).ok()?, *message))
 }
 
 /// Prefix of the records that messages of a data directory were delivered to a session.

@@ -50,13 +50,19 @@ impl Recent {
         inner.order.push_back((ticket, name));
     }
 
-    /// The unapplied record, if there is one: its value (none: deleted) and its commit.
-    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Option<(Option<Bytes>, Ticket)> {
+    /// The unapplied record, if there is one: its value (none: deleted) and its commit. Of one that is applied the engine
+    /// knows better: not all that is written afterwards is remembered here.
+    pub(crate) fn get(
+        &self,
+        table: Table,
+        key: &[u8],
+        applied: Ticket,
+    ) -> Option<(Option<Bytes>, Ticket)> {
         let inner = self.0.lock();
         if inner.records.is_empty() {
             return None;
         }
         let (ticket, value) = inner.records.get(&(table, key.into()))?;
-        Some((value.clone(), *ticket))
+        (*ticket > applied).then(|| (value.clone(), *ticket))
     }
 }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fulmar_model::{Epoch, Group, Version};
@@ -212,7 +213,11 @@ impl SessionState {
     /// The version that the record has to cover before the next commit, if it does not yet.
     pub(crate) fn uncovered(&self) -> Option<Version> {
         let hot = self.hot.lock();
-        (hot.version >= hot.covered).then(|| Version(hot.version.0 + VERSIONS_PER_RECORD))
+        let version = match hot.version {
+            Version(0) => first_version(),
+            version => version,
+        };
+        (hot.version >= hot.covered).then(|| Version(version.0 + VERSIONS_PER_RECORD))
     }
 
     /// Grows with every commit; after a restart it may skip some numbers.
@@ -301,7 +306,10 @@ impl SessionState {
     /// Marks the invocation's writes as committed under `ticket`, and bounds what is held.
     pub(crate) fn committed(&self, undo: Undo, ticket: Ticket, covered: Option<Version>) {
         let mut hot = self.hot.lock();
-        hot.version = hot.version.next();
+        hot.version = match (hot.version, covered) {
+            (Version(0), Some(covered)) => Version(covered.0 - VERSIONS_PER_RECORD).next(),
+            (version, _) => version.next(),
+        };
         hot.covered = covered.unwrap_or(hot.covered);
         hot.last = ticket;
         for (key, _) in undo.0 {
@@ -402,6 +410,14 @@ impl SessionState {
         }
         Ok(keys)
     }
+}
+
+/// Where the versions of a new session begin: with the time, so that one that was removed and made again never has one that
+/// it had before, which somebody may remember: it would have to see a commit every microsecond to catch up. JSON has such
+/// numbers exactly.
+fn first_version() -> Version {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Version(now.map_or(0, |now| now.as_micros() as u64))
 }
 
 /// Versions of one epoch are far apart from those of all others.

@@ -411,7 +411,9 @@ impl Store {
         table: Table,
         key: &[u8],
     ) -> Result<Option<(R, Ticket)>, StoreError> {
-        let (bytes, ticket) = match self.recent.get(table, key) {
+        // Before the engine is asked: what is not applied by then is remembered.
+        let applied = self.commit.applied();
+        let (bytes, ticket) = match self.recent.get(table, key, applied) {
             Some(recent) => recent,
             None => {
                 let stored = self.engine.get(table, key)?;

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use common::s3::S3;
 use common::servers::Server;
 use fulmar_model::{FunctionName, Group, SessionName, Version};
-use fulmar_state::external::{Change, External, Outcome, Unsent};
+use fulmar_state::external::{CLOSED, Change, External, Outcome, Unsent};
 use fulmar_state::record::{Address, IdempotencyRecord, MessageRecord, StoredReply, StoredRequest};
 
-const NOW: u64 = 1_800_000_000_000;
+const NOW: u64 = 4_000_000_000_000;
 
 fn group(session: &str) -> Group {
     Group {
@@ -107,6 +107,7 @@ async fn keeps_its_promises(store: &External, other: &External) {
 
     versions(store, other).await;
     answers(store, other).await;
+    closing(store, other).await;
     messages(store, other).await;
     sessions(store).await;
     contended(store, other).await;
@@ -206,7 +207,52 @@ async fn answers(store: &External, other: &External) {
         .answered(&session, "\u{1}delivery", NOW)
         .await
         .unwrap();
-    assert_eq!(found, Some(forever));
+    assert_eq!(found, Some(forever.clone()));
+    // All of them together, and those that were given elsewhere.
+    let elsewhere: Vec<_> = (0..600)
+        .map(|n| (format!("elsewhere-{n}"), answer("three", NOW + 2000)))
+        .chain([("\u{1}other".to_owned(), forever.clone())])
+        .collect();
+    store.keep_answers(&session, &[], NOW).await.unwrap();
+    other.keep_answers(&session, &elsewhere, NOW).await.unwrap();
+    let mut expected: BTreeMap<_, _> = elsewhere.into_iter().collect();
+    expected.insert("key".to_owned(), first);
+    expected.insert("\u{1}delivery".to_owned(), forever);
+    let all = store.answers(&session, NOW).await.unwrap();
+    assert_eq!(all.into_iter().collect::<BTreeMap<_, _>>(), expected);
+    expected.retain(|_, record| record.expires_unix_ms == u64::MAX);
+    let later = store.answers(&session, NOW + 3000).await.unwrap();
+    assert_eq!(later.into_iter().collect::<BTreeMap<_, _>>(), expected);
+    let nobody = group("nobody");
+    assert_eq!(store.answers(&nobody, NOW).await.unwrap(), Vec::new());
+    let given = [("key".to_owned(), answer("one", NOW + 1000))];
+    store.keep_answers(&nobody, &given, NOW).await.unwrap();
+    assert_eq!(entries(other, &nobody).await.0, 0);
+    assert_eq!(other.answers(&nobody, NOW).await.unwrap(), given);
+}
+
+async fn closing(store: &External, other: &External) {
+    let session = group("closed");
+    let closed = [
+        (CLOSED.to_owned(), Some(Bytes::from_static(b"home"))),
+        ("n".to_owned(), Some(Bytes::from_static(b"1"))),
+    ];
+    let change = Change {
+        writes: &closed,
+        ..silent(&session, Version(0))
+    };
+    store.commit(&change).await.unwrap();
+    let kept = other.load(&session).await.unwrap();
+    assert!(kept.is_closed);
+    assert_eq!(kept.entries, [("n".to_owned(), Bytes::from_static(b"1"))]);
+    let opened = [(CLOSED.to_owned(), None)];
+    let change = Change {
+        writes: &opened,
+        ..silent(&session, Version(1))
+    };
+    store.commit(&change).await.unwrap();
+    let kept = other.load(&session).await.unwrap();
+    assert_eq!((kept.is_closed, kept.entries.len()), (false, 1));
 }
 
 async fn messages(store: &External, other: &External) {

@@ -242,6 +242,34 @@ fn a_read_waits_until_what_it_saw_is_durable() {
     assert!(store.commits().durable() >= committed.ticket);
 }
 
+/// A session that is removed and made again: what is remembered of the removal does not hide what came after, and no
+/// version comes back.
+#[test]
+fn a_session_that_is_made_again_is_another_one() {
+    let store = Store::memory(Arc::new(()), inline()).unwrap();
+    let put = [("k".to_owned(), Some(b"1".to_vec()))];
+    let first = load(&store);
+    commit(&store, &first, &put).unwrap();
+    let version = first.version();
+    assert_eq!(
+        store.session_record(&group()).unwrap().unwrap().epoch,
+        store.epoch()
+    );
+    let mut removal = Bookkeeping::default();
+    removal.delete(Table::Sessions, &fulmar_state::key::session(&group()));
+    removal.delete_raw(
+        Table::State,
+        &[&fulmar_state::key::session_state(&group())[..], b"k"].concat(),
+    );
+    store.commit_bookkeeping(removal, Box::new(|_| {})).unwrap();
+    store.flush().unwrap();
+    assert_eq!(store.session_record(&group()).unwrap(), None);
+    let again = load(&store);
+    commit(&store, &again, &put).unwrap();
+    assert!(again.version() > version);
+    assert!(store.session_record(&group()).unwrap().is_some());
+}
+
 #[test]
 fn shared_increments_conflict_instead_of_losing_one() {
     let store = Store::memory(Arc::new(()), inline()).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fulmar_model::{Code, FunctionName, Group, Problem};
+use fulmar_model::{Code, ExecutionModel, FunctionName, Group, Problem};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -11,6 +11,7 @@ use super::{Answer, Failed, json, no_content, session_name};
 use crate::core::Core;
 use crate::external;
 use crate::hold::Hold;
+use crate::models;
 
 /// Sessions that an export asks for at once.
 const EXPORT_STEP: usize = 256;
@@ -19,6 +20,13 @@ const EXPORT_STEP: usize = 256;
 pub(super) fn is_external(core: &Core, function: &str) -> bool {
     let function = core.functions.get(function);
     function.is_some_and(|function| function.current().is_external())
+}
+
+/// Whether a session is in the external store.
+pub(super) fn has(core: &Core, group: &Group) -> Result<bool, Problem> {
+    let at_home = models::at_home(core, group);
+    let at_home = at_home.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    Ok(is_external(core, group.function.as_str()) || at_home == Some(ExecutionModel::External))
 }
 
 async fn names(
@@ -46,6 +54,21 @@ fn describe(group: &Group, version: u64, entries: &[(String, Bytes)]) -> Value {
         "home": "external store",
         "updated_at": Value::Null,
     })
+}
+
+/// Says of a session that is at home here what the store has of it.
+pub(super) async fn measure(
+    core: &Core,
+    group: &Group,
+    described: &mut Value,
+) -> Result<(), Problem> {
+    let kept = external::of(core).await?.load(group).await;
+    let kept = kept.map_err(|error| external::problem(&error))?;
+    let measured = describe(group, kept.version.0, &kept.entries);
+    for field in ["version", "keys", "bytes"] {
+        described[field] = measured[field].clone();
+    }
+    Ok(())
 }
 
 /// Lists a function's sessions whose names begin with a prefix and come after one.

@@ -19,7 +19,7 @@ use super::{
 use crate::clock;
 use crate::core::Core;
 use crate::hold::Hold;
-use crate::{migrate, route, transition};
+use crate::{migrate, models, outside, route, transition};
 
 /// Keys counted when a session is listed; of a larger one the numbers are left out.
 const COUNTED_KEYS: usize = 1000;
@@ -31,6 +31,7 @@ pub(super) fn routes() -> Router<Arc<Core>> {
         .route("/admin/sessions", get(list))
         .route("/admin/sessions/{*path}", any(one))
         .route("/admin/migrations", post(migrate))
+        .route("/admin/models", post(change_model))
 }
 
 #[derive(Deserialize)]
@@ -129,18 +130,21 @@ fn describe(
             bytes += key.len() - prefix.len() + value.len();
             keys < count_at_most
         })?;
-    let counted = keys < count_at_most;
+    let model = execution_model(core, group)?;
+    // What is here says nothing of what the external store has.
+    let is_here = model != ExecutionModel::External;
+    let counted = keys < count_at_most && is_here;
     let version = hot.as_ref().map_or(record.version, |hot| hot.version());
     Ok(json!({
         "function": group.function,
         "session": group.session,
-        "version": version.0,
+        "version": is_here.then_some(version.0),
         "keys": counted.then_some(keys),
         "bytes": counted.then_some(bytes),
         "hot": hot.is_some(),
         "hot_bytes": hot.map_or(0, |hot| hot.hot_bytes()),
         "epoch": record.epoch.0,
-        "execution_model": execution_model(core, group)?,
+        "execution_model": model,
         "home": core.cluster.as_ref().map(|cluster| cluster.name()),
         "updated_at": clock::rfc3339(record.updated_unix_ms),
     }))
@@ -148,8 +152,8 @@ fn describe(
 
 /// Where the session's state is, if the platform does not decide it from request to request.
 fn execution_model(core: &Core, group: &Group) -> Result<ExecutionModel, Failed> {
-    if transition::left(core, group)?.is_some() {
-        return Ok(ExecutionModel::InClient);
+    if let Some(model) = models::at_home(core, group)? {
+        return Ok(model);
     }
     let function = core.functions.get(group.function.as_str());
     Ok(function.map_or(ExecutionModel::Auto, |function| {
@@ -163,30 +167,16 @@ struct Change {
     execution_model: String,
 }
 
-/// Changes the model of a session that the caller holds.
-async fn set_model(core: &Core, hold: &Hold, group: &Group, body: Body) -> Answer {
+/// Changes the model of a session that is at home here.
+async fn set_model(core: &Arc<Core>, group: &Group, body: Body) -> Answer {
     let body = super::read(body, MAX_WANTED_BYTES).await?;
     let change: Change = serde_json::from_slice(&body)
         .map_err(|error| bad_request(format!("the change is not as expected: {error}")))?;
-    let refused = |detail: String| Failed(Problem::new(Code::ExecutionModelRefused, detail));
-    let Some(model) = ExecutionModel::parse(&change.execution_model) else {
-        let detail = format!("{:?} is no execution model", change.execution_model);
-        return Err(refused(detail));
-    };
-    let present = execution_model(core, group)?;
-    if model == present {
-        return Ok(json(&json!({ "execution_model": model, "changed": false })));
-    }
-    if (present, model) != (ExecutionModel::InClient, ExecutionModel::InFunction) {
-        return Err(refused(format!(
-            "{group} is {present}, and does not become {model} from outside: its requests choose with Fulmar-Execution-Model"
-        )));
-    }
-    let mut bookkeeping = Bookkeeping::default();
-    transition::take_note_away(group, &mut bookkeeping);
-    hold.commit(hold.begin(), bookkeeping).await?;
-    hold.forget();
-    Ok(json(&json!({ "execution_model": model, "changed": true })))
+    let model = parse_model(&change.execution_model)?;
+    let changed = models::change(core, group, model).await?;
+    Ok(json(
+        &json!({ "execution_model": model, "changed": changed }),
+    ))
 }
 
 async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
@@ -214,15 +204,25 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
             let hold = Hold::session(&core, &group).await?;
             hold.settled().await?;
             let record = core.store.session_record(&group)?.ok_or_else(unknown)?;
-            Ok(json(&describe(&core, &group, &record, usize::MAX)?))
+            let mut described = describe(&core, &group, &record, usize::MAX)?;
+            if models::at_home(&core, &group)? == Some(ExecutionModel::External) {
+                external::measure(&core, &group, &mut described).await?;
+            }
+            Ok(json(&described))
         }
         "PATCH" => {
-            let hold = Hold::session(&core, &group).await?;
-            hold.settled().await?;
+            // What was committed last has to be where it is looked for.
+            Hold::shared(&core).settled().await?;
             core.store.session_record(&group)?.ok_or_else(unknown)?;
-            set_model(&core, &hold, &group, request.into_body()).await
+            set_model(&core, &group, request.into_body()).await
         }
         "DELETE" => {
+            Hold::shared(&core).settled().await?;
+            core.store.session_record(&group)?.ok_or_else(unknown)?;
+            if models::at_home(&core, &group)? == Some(ExecutionModel::External) {
+                // What is left in the store then is nobody's.
+                outside::come_back(&core, &group).await?;
+            }
             let hold = Hold::session(&core, &group).await?;
             hold.settled().await?;
             core.store.session_record(&group)?.ok_or_else(unknown)?;
@@ -240,6 +240,7 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
                 if last {
                     bookkeeping.delete(Table::Sessions, &key::session(&group));
                     transition::take_note_away(&group, &mut bookkeeping);
+                    transition::choose(&group, ExecutionModel::Auto, &mut bookkeeping);
                 }
                 hold.commit(tx, bookkeeping).await?;
                 if last {
@@ -259,6 +260,37 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
             format!("{other} is not allowed here; GET, PATCH and DELETE are"),
         ))),
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedModel {
+    function: String,
+    session: String,
+    execution_model: String,
+}
+
+/// Changes the model of a session that is at home here; asked by other nodes.
+async fn change_model(State(core): State<Arc<Core>>, request: Request) -> Answer {
+    let body = super::read(request.into_body(), MAX_WANTED_BYTES).await?;
+    let wanted: WantedModel = serde_json::from_slice(&body)
+        .map_err(|error| bad_request(format!("the change is not as expected: {error}")))?;
+    let group = Group {
+        function: function_name(&wanted.function)?,
+        session: session_name(&wanted.session)?,
+    };
+    let model = parse_model(&wanted.execution_model)?;
+    let changed = models::change(&core, &group, model).await?;
+    Ok(json(
+        &json!({ "execution_model": model, "changed": changed }),
+    ))
+}
+
+fn parse_model(text: &str) -> Result<ExecutionModel, Failed> {
+    ExecutionModel::parse(text).ok_or_else(|| {
+        let detail = format!("{text:?} is no execution model");
+        Failed(Problem::new(Code::ExecutionModelRefused, detail))
+    })
 }
 
 #[derive(Deserialize)]

@@ -23,6 +23,7 @@ use super::{
 use crate::carry;
 use crate::core::Core;
 use crate::hold::Hold;
+use crate::outside;
 use crate::respond;
 
 /// Longest line of an import in bytes: the largest value as base64, and its names.
@@ -211,12 +212,14 @@ struct ExportOptions {
 
 async fn export(State(core): State<Arc<Core>>, Query(options): Query<ExportOptions>) -> Answer {
     Hold::shared(&core).settled().await?;
-    let mut outside: Vec<(FunctionName, Option<Group>)> = Vec::new();
+    let mut in_store: Vec<(FunctionName, Option<Group>)> = Vec::new();
     let ranges: Vec<(Table, Vec<u8>)> = match options.scope {
         None => {
             let functions = core.functions.all().into_iter();
             let functions = functions.filter(|function| function.current().is_external());
-            outside.extend(functions.map(|function| (function.name.clone(), None)));
+            in_store.extend(functions.map(|function| (function.name.clone(), None)));
+            let some = outside::all(&core, None)?.into_iter();
+            in_store.extend(some.map(|group| (group.function.clone(), Some(group))));
             vec![(Table::Shared, Vec::new()), (Table::State, Vec::new())]
         }
         Some(scope) => {
@@ -228,8 +231,8 @@ async fn export(State(core): State<Arc<Core>>, Query(options): Query<ExportOptio
                 segments.ok_or_else(|| bad_request("the scope is not percent-encoded UTF-8"))?;
             match Scope::parse(&segments)?.0 {
                 Scope::Shared(bucket) => vec![(Table::Shared, key::bucket(&bucket))],
-                Scope::Session(group) if external::is_external(&core, group.function.as_str()) => {
-                    outside.push((group.function.clone(), Some(group)));
+                Scope::Session(group) if external::has(&core, &group)? => {
+                    in_store.push((group.function.clone(), Some(group)));
                     Vec::new()
                 }
                 Scope::Session(group) => vec![(Table::State, key::session_state(&group))],
@@ -252,7 +255,7 @@ async fn export(State(core): State<Arc<Core>>, Query(options): Query<ExportOptio
         if kept_here.await.is_err() {
             return;
         }
-        for (function, session) in outside {
+        for (function, session) in in_store {
             let session = session.as_ref();
             if let Err(problem) = external::export(&core, &function, session, line, &lines).await {
                 let _ = lines.send(Err(std::io::Error::other(problem.detail))).await;

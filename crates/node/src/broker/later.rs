@@ -23,7 +23,8 @@ use crate::invocation::{Answer, IdempotencyKey, node_of, restore_reply};
 use crate::respond::{self, Body};
 use crate::route::{self, Answered};
 use crate::sessions::Session;
-use crate::{clock, courier, custody, homes};
+use crate::transition::{self, Away};
+use crate::{clock, courier, custody, external, homes};
 
 impl ClientCall<'_> {
     /// Stores the invocation as a message and answers where its result will be.
@@ -35,6 +36,7 @@ impl ClientCall<'_> {
         // With a key: alone in its lane, so that two with the same key become one. Among other nodes:
         // alone as well, since it is stored where the session is.
         let mut _turn = None;
+        let mut is_in_store = false;
         let has_home = core.cluster.is_some() && !self.deployed.is_external();
         if let (Some(session), true, None) = (&self.session, has_home, &self.idempotency) {
             let lane = self.function.sessions.of(session.shared());
@@ -47,8 +49,11 @@ impl ClientCall<'_> {
                 None => self.function.keyed.of(&idempotency.key),
             };
             _turn = Some(execute::turn(core, self.function, &lane).await?);
-            if let (Some(session), true) = (&self.session, has_home) {
-                self.settle_home(&lane, session).await?;
+            if let (Some(session), false) = (&self.session, self.deployed.is_external()) {
+                is_in_store = self.settle_home(&lane, session).await?;
+                if is_in_store && let Some(kept) = self.kept_in_store(session, idempotency).await? {
+                    return Ok(kept);
+                }
             }
             if let Some(kept) = self.kept(idempotency)? {
                 let last = core.store.commits().submitted();
@@ -93,6 +98,7 @@ impl ClientCall<'_> {
             expires_unix_ms: now + retention,
         };
         bookkeeping.put(Table::Invocations, id.as_bytes(), &pending);
+        let mut remembered = None;
         if let Some(idempotency) = &self.idempotency {
             let record = IdempotencyRecord {
                 request: idempotency.request,
@@ -103,6 +109,7 @@ impl ClientCall<'_> {
             let session = self.session.as_ref().map(SessionName::as_str);
             let key = key::idempotency(self.function.name.as_str(), session, &idempotency.key);
             bookkeeping.put(Table::Idempotency, &key, &record);
+            remembered = Some((idempotency, record));
         }
         let message = MessageRecord {
             from: None,
@@ -130,7 +137,13 @@ impl ClientCall<'_> {
             other => other,
         };
         match stored {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => {
+                if let (Some(session), true, Some((idempotency, record))) =
+                    (&self.session, is_in_store, remembered)
+                {
+                    self.keep_in_store(session, idempotency, record).await?;
+                }
+            }
             Ok(Err(failure)) => return Err(storage_failed(&failure)),
             Err(_) => {
                 return Err(Problem::new(
@@ -147,13 +160,49 @@ impl ClientCall<'_> {
         }))
     }
 
-    /// Makes sure, in the session's turn, that this node is home to it.
-    async fn settle_home(&self, lane: &Session, session: &SessionName) -> Result<(), Problem> {
-        if lane.state().is_none() {
-            let group = route::group(&self.function.name, session);
-            lane.set_state(Some(homes::load(self.core, &group).await?));
+    /// Makes sure, in the session's turn, that this node is home to it; whether its state is in the external store.
+    async fn settle_home(&self, lane: &Session, session: &SessionName) -> Result<bool, Problem> {
+        if lane.state().is_some() {
+            return Ok(false);
         }
-        Ok(())
+        let group = route::group(&self.function.name, session);
+        homes::load_for_others(self.core, &group, lane).await?;
+        let away = transition::away(self.core, &group);
+        match away.map_err(|error| Problem::new(Code::Internal, error.to_string()))? {
+            None => Ok(false),
+            Some(Away::InStore) => Ok(true),
+            Some(Away::WithClient(_)) => Err(transition::with_client(&group)),
+        }
+    }
+
+    /// The answer that the external store keeps for the key, if there is one.
+    async fn kept_in_store(
+        &self,
+        session: &SessionName,
+        idempotency: &IdempotencyKey,
+    ) -> Result<Option<Response<Body>>, Problem> {
+        let group = route::group(&self.function.name, session);
+        let store = external::of(self.core).await?;
+        let kept = store
+            .answered(&group, &idempotency.key, clock::unix_ms())
+            .await;
+        let kept = kept.map_err(|error| external::problem(&error))?;
+        kept.map(|record| answer_again(idempotency, record))
+            .transpose()
+    }
+
+    /// Has the external store know that the key was used.
+    async fn keep_in_store(
+        &self,
+        session: &SessionName,
+        idempotency: &IdempotencyKey,
+        record: IdempotencyRecord,
+    ) -> Result<(), Problem> {
+        let group = route::group(&self.function.name, session);
+        let store = external::of(self.core).await?;
+        let answers = [(idempotency.key.to_string(), record)];
+        let kept = store.keep_answers(&group, &answers, clock::unix_ms()).await;
+        kept.map_err(|error| external::problem(&error))
     }
 
     /// The answer kept for the key, if there is one.
@@ -168,20 +217,27 @@ impl ClientCall<'_> {
         let Some(record) = record.filter(|record| record.expires_unix_ms > clock::unix_ms()) else {
             return Ok(None);
         };
-        if record.request != idempotency.request {
-            let detail = format!(
-                "the key was used by invocation {} for another request",
-                record.invocation
-            );
-            return Err(Problem::new(Code::IdempotencyKeyReused, detail));
-        }
-        let reply = restore_reply(record.reply)?;
-        Ok(Some(respond::answer(Answer {
-            reply,
-            invocation: record.invocation.into(),
-            replayed: true,
-        })))
+        answer_again(idempotency, record).map(Some)
     }
+}
+
+fn answer_again(
+    idempotency: &IdempotencyKey,
+    record: IdempotencyRecord,
+) -> Result<Response<Body>, Problem> {
+    if record.request != idempotency.request {
+        let detail = format!(
+            "the key was used by invocation {} for another request",
+            record.invocation
+        );
+        return Err(Problem::new(Code::IdempotencyKeyReused, detail));
+    }
+    let reply = restore_reply(record.reply)?;
+    Ok(respond::answer(Answer {
+        reply,
+        invocation: record.invocation.into(),
+        replayed: true,
+    }))
 }
 
 /// Answers `GET /invocations/{id}` and `/invocations/{id}/result`.
@@ -201,7 +257,7 @@ pub(crate) async fn invocation_status(
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let Some((record, ticket)) = found else {
         if let (Some((cluster, node)), false) = (whom_to_ask(core, id), is_relayed) {
-            return relay(&cluster, &node, path).await;
+            return relay(core, &cluster, &node, path).await;
         }
         let detail = format!("no asynchronous invocation {id:?} is known");
         return Err(Problem::new(Code::InvocationNotFound, detail));
@@ -278,13 +334,19 @@ fn whom_to_ask(core: &Core, id: &str) -> Option<(Arc<Cluster>, NodeName)> {
 }
 
 /// Asks the node that knows.
-async fn relay(cluster: &Cluster, node: &NodeName, path: &str) -> Result<Response<Body>, Problem> {
+async fn relay(
+    core: &Core,
+    cluster: &Cluster,
+    node: &NodeName,
+    path: &str,
+) -> Result<Response<Body>, Problem> {
     let request = Request::get(path)
         .header(route::RELAYED, "1")
         .body(Bytes::new());
     let request = request.map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
     let (head, body) = request.into_parts();
-    match route::send(cluster, node, None, &head, body, Duration::ZERO).await? {
+    let sent = route::send(core, cluster, node, None, &head, body, Duration::ZERO);
+    match sent.await? {
         Answered::Response(response) => Ok(response),
         Answered::Elsewhere => Err(Problem::new(Code::Internal, "no session was asked for")),
     }

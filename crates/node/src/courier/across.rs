@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulmar_cluster::{Cluster, Delivered, Home};
-use fulmar_model::{Code, Group, NodeName, Problem};
+use fulmar_model::{Code, ExecutionModel, Group, NodeName, Problem};
 use fulmar_state::record::{
     IdempotencyRecord, InvocationRecord, InvocationStatus, MessageRecord, StoredReply,
 };
@@ -67,6 +67,10 @@ pub(super) async fn send(
         Ok(Delivered::Failed(problem)) if is_away(function, &problem) => {
             Some(Brought::Later(UNREACHABLE_PAUSE))
         }
+        Ok(Delivered::Failed(problem)) if problem.code == Code::SessionInStore => {
+            core.models.learn(&group, ExecutionModel::External);
+            None
+        }
         Ok(Delivered::Failed(problem)) => match problem.code {
             // The other node's trouble, not the receiver's.
             Code::StorageFailed
@@ -75,6 +79,7 @@ pub(super) async fn send(
             | Code::TakenOver
             | Code::ShuttingDown
             | Code::FunctionNotFound
+            | Code::ExternalStoreUnreachable
             | Code::DirectoryUnreachable => Some(Brought::Later(UNREACHABLE_PAUSE)),
             _ => Some(Brought::Failed(problem)),
         },

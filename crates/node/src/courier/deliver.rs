@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fulmar_model::{Code, Problem};
+use fulmar_model::{Code, ExecutionModel, Problem, SessionName};
 use fulmar_state::record::{InvocationRecord, InvocationStatus, MessageRecord};
 use fulmar_state::{Bookkeeping, StoreFailure, Table};
 use fulmar_worker::{Request, World};
@@ -147,23 +147,25 @@ async fn bring(
         tracing::debug!(%problem, "a message waits for the external store");
         return Brought::Later(UNREACHABLE_PAUSE);
     }
-    if let Some(session) = &message.to.session
-        && function.current().is_external()
-    {
-        return match external::hand_in(core, function, session, posted, message).await {
-            Ok(Ok(())) => Brought::Delivered,
-            Ok(Err(problem)) => match problem.code {
-                // Whatever became of it: it is delivered once.
-                Code::ExternalStoreUnreachable | Code::OutcomeUnknown => {
-                    Brought::Later(UNREACHABLE_PAUSE)
-                }
-                _ => Brought::Failed(problem),
-            },
-            Err(execute::QueueFull) => Brought::Later(QUEUE_FULL_PAUSE),
-        };
-    }
     for _ in 0..route::MAX_HOPS {
         let session = message.to.session.as_ref();
+        if let Some(session) = session
+            && is_in_store(core, function, session)
+        {
+            match external::hand_in(core, function, session, posted, message).await {
+                Ok(Ok(())) => return Brought::Delivered,
+                Ok(Err(problem)) => match problem.code {
+                    // Its home has taken it back.
+                    Code::SessionMoved => continue,
+                    // Whatever became of it: it is delivered once.
+                    Code::ExternalStoreUnreachable | Code::OutcomeUnknown => {
+                        return Brought::Later(UNREACHABLE_PAUSE);
+                    }
+                    _ => return Brought::Failed(problem),
+                },
+                Err(execute::QueueFull) => return Brought::Later(QUEUE_FULL_PAUSE),
+            }
+        }
         let place = session.map(|session| route::of_session(core, function, session));
         if let (Some(Place::There(node)), Some(cluster)) = (place, &core.cluster) {
             match across::send(core, cluster, &node, function, posted, message).await {
@@ -178,7 +180,13 @@ async fn bring(
         match handed_in {
             Ok(Ok(())) => return Brought::Delivered,
             Ok(Err(problem)) if problem.code == Code::SessionMoved => {}
-            Ok(Err(problem)) if problem.code == Code::DirectoryUnreachable => {
+            Ok(Err(problem)) if problem.code == Code::SessionInStore => {
+                if let Some(session) = session {
+                    let group = route::group(&function.name, session);
+                    core.models.learn(&group, ExecutionModel::External);
+                }
+            }
+            Ok(Err(problem)) if is_of_the_way(problem.code) => {
                 return Brought::Later(UNREACHABLE_PAUSE);
             }
             Ok(Err(problem)) if is_away(function, &problem) => {
@@ -189,6 +197,20 @@ async fn bring(
         }
     }
     Brought::Later(UNREACHABLE_PAUSE)
+}
+
+/// Whether the receiver's state is in the external store, as far as this node knows.
+fn is_in_store(core: &Core, function: &Function, session: &SessionName) -> bool {
+    let group = || route::group(&function.name, session);
+    function.current().is_external() || core.models.get(group) == Some(ExecutionModel::External)
+}
+
+/// Whether the receiver could not be asked.
+fn is_of_the_way(code: Code) -> bool {
+    matches!(
+        code,
+        Code::DirectoryUnreachable | Code::ExternalStoreUnreachable
+    )
 }
 
 /// Whether the receiver is with its client now and will be back, as far as anybody knows.

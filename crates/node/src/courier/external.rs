@@ -23,7 +23,7 @@ use super::deliver::{invocation, may_leave, request};
 use super::{MessageKey, Posted, adopted, once_copied};
 use crate::core::Core;
 use crate::functions::Function;
-use crate::invocation::{Origin, Receipt};
+use crate::invocation::{Origin, Receipt, StateFrom};
 use crate::{clock, execute, external, route};
 
 /// Pause between two looks for messages that nobody delivers.
@@ -103,7 +103,7 @@ async fn look(core: &Arc<Core>, is_tidy_due: bool) -> Result<(), Problem> {
 }
 
 /// Stores a session's messages here, to be delivered from here.
-async fn take_up(core: &Arc<Core>, group: &Group) -> Result<(), Problem> {
+pub(crate) async fn take_up(core: &Arc<Core>, group: &Group) -> Result<(), Problem> {
     let Some(external) = &core.external else {
         return Err(external::missing());
     };
@@ -193,7 +193,7 @@ pub(super) async fn hand_in(
         return Ok(Err(execute::storage_failed(&failure)));
     }
     let origin = posted.origin.as_deref().unwrap_or(&core.instance);
-    let receipt = format!("\u{1}{origin}\u{1}{}", hex(&posted.key));
+    let receipt = receipt(origin, &posted.key);
     let (done, outcome) = oneshot::channel();
     let origin = Origin::Delivery {
         receipt: Box::new(Receipt {
@@ -203,7 +203,8 @@ pub(super) async fn hand_in(
         }),
         done,
     };
-    let delivery = invocation(core, message, request, origin);
+    let mut delivery = invocation(core, message, request, origin);
+    delivery.state = StateFrom::Store;
     execute::submit(core, function, delivery)?;
     let reply = match outcome.await {
         Ok(Ok(reply)) => reply,
@@ -236,6 +237,67 @@ async fn forget(core: &Core, group: &Group, receipt: &str) {
     }
 }
 
-fn hex(key: &[u8]) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
+/// What says in the store that a message of a data directory was delivered; no client's idempotency key begins so.
+fn receipt(instance: &str, key: &MessageKey) -> String {
+    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\u{1}{instance}\u{1}{key}")
+}
+
+fn parse_receipt(name: &str) -> Option<(&str, MessageKey)> {
+    let (instance, digits) = name.strip_prefix('\u{1}')?.rsplit_once('\u{1}')?;
+    let mut key = MessageKey::default();
+    if digits.len() != 2 * key.len() {
+        return None;
+    }
+    for (place, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * place..2 * place + 2)?, 16).ok()?;
+    }
+    Some((instance, key))
+}
+
+/// The name that an answer of a session at home has in the store, by what follows the session in its key there; none if it
+/// is no answer.
+pub(crate) fn answer_in_store(at_home: &[u8]) -> Option<String> {
+    match key::parse_delivery(at_home) {
+        Some((instance, key)) => Some(receipt(instance, &key)),
+        None if key::is_note(at_home) => None,
+        None => String::from_utf8(at_home.to_vec()).ok(),
+    }
+}
+
+/// The key that it has at home.
+pub(crate) fn answer_at_home(group: &Group, in_store: &str) -> Vec<u8> {
+    match parse_receipt(in_store) {
+        Some((instance, key)) => [&key::deliveries(group, instance)[..], &key].concat(),
+        None => {
+            let (function, session) = (group.function.as_str(), group.session.as_str());
+            key::idempotency(function, Some(session), in_store)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fulmar_model::FunctionName;
+
+    use super::*;
+
+    #[test]
+    fn what_a_session_has_answered_and_got_keeps_its_name_through_the_store() {
+        let group = Group {
+            function: FunctionName::new("tracker").unwrap(),
+            session: SessionName::new("line-3").unwrap(),
+        };
+        let prefix = key::session_state(&group);
+        let delivered = key::deliveries(&group, "external/f/\u{e4}");
+        let delivered = [&delivered[..], &[1, 0, 255, 1, 1, 2, 3, 4, 5, 6, 7, 1]].concat();
+        let answered = key::idempotency("tracker", Some("line-3"), "0123456789abcdef01234567");
+        for at_home in [delivered, answered] {
+            let name = answer_in_store(&at_home[prefix.len()..]).unwrap();
+            assert_eq!(answer_at_home(&group, &name), at_home);
+        }
+        for note in [key::away(&group), key::chosen(&group)] {
+            assert_eq!(answer_in_store(&note[prefix.len()..]), None);
+        }
+    }
 }

@@ -10,7 +10,8 @@ use fulmar_worker::{Key as PoolKey, Reply, Worker};
 
 use super::{Run, storage_failed};
 use crate::invocation::{IdempotencyKey, Origin};
-use crate::{carry, route, transition};
+use crate::transition::{self, Away};
+use crate::{carry, route};
 
 /// What becomes of a session that its client may carry.
 pub(super) enum Carried {
@@ -78,7 +79,7 @@ impl Run<'_> {
                 closed.count(self.core, now_unix_ms, &mut bookkeeping);
             }
             (Carried::Leaves(_, left), Some(group)) => {
-                transition::note(group, *left, &mut bookkeeping);
+                transition::note(group, Away::WithClient(*left), &mut bookkeeping);
             }
             (Carried::Returns, Some(group)) => {
                 transition::take_note_away(group, &mut bookkeeping);

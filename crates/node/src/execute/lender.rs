@@ -35,6 +35,14 @@ impl Lender<'_> {
                 external::there(core, ASKING_BYTES).await;
                 let kept = store.load(group).await;
                 let kept = kept.map_err(|error| external::problem(&error))?;
+                let function = core.functions.get(group.function.as_str());
+                let is_only_there =
+                    function.is_none_or(|function| function.current().is_external());
+                if !is_only_there && (kept.is_closed || kept.version == Version(0)) {
+                    core.models.forget(group);
+                    let detail = format!("the state of {group} is not in the external store now");
+                    return Err(Problem::new(Code::SessionMoved, detail));
+                }
                 let entries = kept.entries.iter();
                 let bytes = entries.map(|(key, value)| key.len() + value.len());
                 external::back(core, ASKING_BYTES + bytes.sum::<usize>()).await;
@@ -147,7 +155,7 @@ const ASKING_BYTES: usize = 200;
 
 /// The next version of a session in the external store. A new one begins with the time, so that one that was removed
 /// and made again is never taken for what it was.
-fn after(version: Version) -> Version {
+pub(crate) fn after(version: Version) -> Version {
     /// Commits that a session would have to see every millisecond to catch up with the time.
     const A_MILLISECOND: u64 = 1 << 20;
     match version {

@@ -20,7 +20,9 @@ impl Run<'_> {
         has_session: bool,
     ) -> Result<Option<Lender<'a>>, Problem> {
         Ok(match (from, &self.core.cluster) {
-            _ if has_session && self.deployed.is_external() => {
+            _ if has_session
+                && (self.deployed.is_external() || matches!(from, StateFrom::Store)) =>
+            {
                 Some(Lender::External(self.core, external::of(self.core).await?))
             }
             (StateFrom::Node(node), Some(cluster)) => Some(Lender::Node(cluster, node)),
@@ -96,9 +98,9 @@ impl Run<'_> {
             Some(state) => state,
             None => homes::load_copy(self.core, &group).await?,
         };
-        let left = transition::left(self.core, &group);
-        let left = left.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-        transition::check_return(&group, &carried, left, state.version() == Version(0))?;
+        let away = transition::away(self.core, &group);
+        let away = away.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        transition::check_return(&group, &carried, away, state.version() == Version(0))?;
         let opened = carry::Opened {
             state,
             tag: carry::tag(token),

@@ -156,6 +156,7 @@ impl Bucket {
             entries: entries
                 .map(|(key, value)| (key.clone(), Bytes::copy_from_slice(value)))
                 .collect(),
+            is_closed: false,
         })
     }
 
@@ -229,6 +230,36 @@ impl Bucket {
         Ok(answer
             .filter(|answer| answer.expires_unix_ms > now_unix_ms)
             .cloned())
+    }
+
+    pub(super) async fn answers(
+        &self,
+        group: &Group,
+        now_unix_ms: u64,
+    ) -> Result<Vec<(String, IdempotencyRecord)>, ExternalError> {
+        let (_, session) = self.see(group).await?;
+        let answers = session.answers.iter();
+        Ok(answers
+            .filter(|(_, answer)| answer.expires_unix_ms > now_unix_ms)
+            .map(|(key, answer)| (key.clone(), answer.clone()))
+            .collect())
+    }
+
+    pub(super) async fn keep_answers(
+        &self,
+        group: &Group,
+        answers: &[(String, IdempotencyRecord)],
+        now_unix_ms: u64,
+    ) -> Result<(), ExternalError> {
+        self.update(group, |session| {
+            let mut changed = session.clone();
+            changed
+                .answers
+                .retain(|_, answer| answer.expires_unix_ms > now_unix_ms);
+            changed.answers.extend(answers.iter().cloned());
+            Some(changed)
+        })
+        .await
     }
 
     pub(super) async fn forget(&self, group: &Group, key: &str) -> Result<(), ExternalError> {

@@ -207,6 +207,50 @@ impl Postgres {
         Ok(found.transpose()?)
     }
 
+    pub(super) async fn answers(
+        &self,
+        group: &Group,
+        now_unix_ms: u64,
+    ) -> Result<Vec<(String, IdempotencyRecord)>, ExternalError> {
+        let (function, session) = (group.function.as_str(), group.session.as_str());
+        let rows = self
+            .query(
+                "read the answers of idempotency keys",
+                "SELECT key, record FROM fulmar.answers WHERE function = $1 AND session = $2 \
+                 AND expires_unix_ms > $3",
+                &[&function, &session, &as_stored(now_unix_ms)],
+            )
+            .await?;
+        let answer = |row: &Row| Ok((row.get(0), IdempotencyRecord::decode(row.get(1))?));
+        rows.iter().map(answer).collect()
+    }
+
+    pub(super) async fn keep_answers(
+        &self,
+        group: &Group,
+        answers: &[(String, IdempotencyRecord)],
+        _now_unix_ms: u64,
+    ) -> Result<(), ExternalError> {
+        let keys: Vec<&str> = answers.iter().map(|(key, _)| &**key).collect();
+        let records: Vec<Vec<u8>> = answers.iter().map(|(_, record)| record.encode()).collect();
+        let expires: Vec<i64> = answers
+            .iter()
+            .map(|(_, record)| as_stored(record.expires_unix_ms))
+            .collect();
+        let (function, session) = (group.function.as_str(), group.session.as_str());
+        self.query(
+            "keep the answers of idempotency keys",
+            "INSERT INTO fulmar.answers AS a (function, session, key, record, expires_unix_ms) \
+             SELECT $1, $2, k.key, k.record, k.expires FROM unnest($3::text[], $4::bytea[], $5::bigint[]) \
+                 AS k (key, record, expires) \
+             ON CONFLICT (function, session, key) \
+             DO UPDATE SET record = excluded.record, expires_unix_ms = excluded.expires_unix_ms",
+            &[&function, &session, &keys, &records, &expires],
+        )
+        .await
+        .map(|_| ())
+    }
+
     pub(super) async fn forget(&self, group: &Group, key: &str) -> Result<(), ExternalError> {
         let (function, session) = (group.function.as_str(), group.session.as_str());
         self.query(

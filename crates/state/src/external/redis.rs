@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `fulmar:s:FUNCTION/SESSION` | a hash: `v` the version, `kKEY` a value, `mVERSION.INDEX` a message |
 //! | `fulmar:i:FUNCTION/SESSION` + 0 + KEY | the record of an idempotency key, which Redis lets expire |
+//! | `fulmar:a:FUNCTION/SESSION` | a sorted set: those keys, by when they expire; goes with the last of them |
 //! | `fulmar:f:FUNCTION` | a sorted set: names of the function's sessions |
 //! | `fulmar:unsent` | a set: sessions with messages |
 //! | `fulmar:identity` | what tells this store from others |
@@ -24,13 +25,44 @@ use crate::record::{IdempotencyRecord, Record};
 
 /// Longest wait for a connection, and for an answer.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Answers that go in one command.
+const ANSWERS_AT_ONCE: usize = 256;
 /// Pauses between attempts to connect do not grow longer than this.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// KEYS: session, idempotency record, unsent, sessions of the function.
+/// Begins the scripts that write what the next function gets.
+const REMEMBER: &str = r"
+local function remember(known, key, record_key, record, expires, now)
+    if expires == '0' then
+        redis.call('SET', record_key, record)
+        redis.call('ZADD', known, '+inf', key)
+    else
+        redis.call('SET', record_key, record, 'PXAT', expires)
+        redis.call('ZADD', known, expires, key)
+    end
+    redis.call('ZREMRANGEBYSCORE', known, '-inf', now)
+    local last = redis.call('ZREVRANGE', known, 0, 0, 'WITHSCORES')[2]
+    if last == 'inf' then
+        redis.call('PERSIST', known)
+    elseif last then
+        redis.call('PEXPIREAT', known, last)
+    end
+end
+";
+
+/// KEYS: keys of the session's records, then records. ARGV: now, then key, record and when it expires of each.
+const KEEP: &str = r"
+for n = 2, #KEYS do
+    local at = 3 * n - 4
+    remember(KEYS[1], ARGV[at], KEYS[n], ARGV[at + 1], ARGV[at + 2], ARGV[1])
+end
+return 0
+";
+
+/// KEYS: session, idempotency record, unsent, sessions of the function, keys of the session's records.
 /// ARGV: base, version after, name of the session, its group, record (empty: no key), when that expires, count of
 /// writes, then field and value (or only the field of a deletion, after a flag), count of messages, then field and
-/// message.
+/// message, then the idempotency key and now.
 /// Answers 0 (committed), 1 (conflict), or the record that was there.
 const COMMIT: &str = r"
 if ARGV[5] ~= '' then
@@ -59,13 +91,7 @@ for _ = 1, messages do
     at = at + 2
 end
 if messages > 0 then redis.call('SADD', KEYS[3], ARGV[4]) end
-if ARGV[5] ~= '' then
-    if ARGV[6] == '0' then
-        redis.call('SET', KEYS[2], ARGV[5])
-    else
-        redis.call('SET', KEYS[2], ARGV[5], 'PXAT', ARGV[6])
-    end
-end
+if ARGV[5] ~= '' then remember(KEYS[5], ARGV[at], KEYS[2], ARGV[5], ARGV[6], ARGV[at + 1]) end
 return 0
 ";
 
@@ -83,6 +109,7 @@ pub(super) struct Redis {
     client: Client,
     connection: OnceCell<ConnectionManager>,
     commit: Script,
+    keep: Script,
     taken: Script,
 }
 
@@ -92,6 +119,18 @@ fn session_key(group: &Group) -> String {
 
 fn idempotency_key(group: &Group, key: &str) -> String {
     format!("{NAMESPACE}:i:{group}\0{key}")
+}
+
+fn known_key(group: &Group) -> String {
+    format!("{NAMESPACE}:a:{group}")
+}
+
+/// When a record expires, as scripts have it: 0 for never, since Redis knows no later time than this.
+fn expiry(record: &IdempotencyRecord) -> u64 {
+    match record.expires_unix_ms {
+        expires if expires > i64::MAX as u64 => 0,
+        expires => expires,
+    }
 }
 
 fn sessions_key(function: &FunctionName) -> String {
@@ -113,7 +152,8 @@ impl Redis {
         Ok(Self {
             client,
             connection: OnceCell::new(),
-            commit: Script::new(COMMIT),
+            commit: Script::new(&[REMEMBER, COMMIT].concat()),
+            keep: Script::new(&[REMEMBER, KEEP].concat()),
             taken: Script::new(TAKEN),
         })
     }
@@ -195,24 +235,20 @@ impl Redis {
         let Change { group, base, .. } = change;
         let (answer_key, answer, expires) = match change.idempotency {
             None => ("", Vec::new(), 0),
-            Some((key, record)) => (key, record.encode(), record.expires_unix_ms),
+            Some((key, record)) => (key, record.encode(), expiry(record)),
         };
         let mut call = self.commit.prepare_invoke();
         call.key(session_key(group))
             .key(idempotency_key(group, answer_key))
             .key(unsent_key())
             .key(sessions_key(&group.function))
+            .key(known_key(group))
             .arg(base.0)
             .arg(change.version_after().0)
             .arg(group.session.as_str())
             .arg(group.to_string())
             .arg(answer)
-            // Redis knows no later time than this.
-            .arg(if expires > i64::MAX as u64 {
-                0
-            } else {
-                expires
-            })
+            .arg(expires)
             .arg(change.writes.len());
         for (key, value) in change.writes {
             let field = [b"k", key.as_bytes()].concat();
@@ -229,6 +265,7 @@ impl Redis {
             };
             call.arg(message_field(id)).arg(message.encode());
         }
+        call.arg(answer_key).arg(change.now_unix_ms);
         let mut connection = self.connection().await?;
         let answer: redis::Value = call
             .invoke_async(&mut connection)
@@ -263,9 +300,65 @@ impl Redis {
             .transpose()?)
     }
 
+    pub(super) async fn answers(
+        &self,
+        group: &Group,
+        now_unix_ms: u64,
+    ) -> Result<Vec<(String, IdempotencyRecord)>, ExternalError> {
+        let reading = failed("read the answers of idempotency keys");
+        let mut connection = self.connection().await?;
+        let keys: Vec<String> = connection
+            .zrangebyscore(known_key(group), format!("({now_unix_ms}"), "+inf")
+            .await
+            .map_err(&reading)?;
+        let mut answers = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(ANSWERS_AT_ONCE) {
+            let names: Vec<String> = keys.iter().map(|key| idempotency_key(group, key)).collect();
+            let found: Vec<Option<Vec<u8>>> = redis::cmd("MGET")
+                .arg(&names)
+                .query_async(&mut connection)
+                .await
+                .map_err(&reading)?;
+            for (key, record) in keys.iter().zip(found) {
+                if let Some(record) = record {
+                    answers.push((key.clone(), IdempotencyRecord::decode(&record)?));
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    pub(super) async fn keep_answers(
+        &self,
+        group: &Group,
+        answers: &[(String, IdempotencyRecord)],
+        now_unix_ms: u64,
+    ) -> Result<(), ExternalError> {
+        let mut connection = self.connection().await?;
+        for answers in answers.chunks(ANSWERS_AT_ONCE) {
+            let mut call = self.keep.prepare_invoke();
+            call.key(known_key(group)).arg(now_unix_ms);
+            for (key, record) in answers {
+                call.key(idempotency_key(group, key))
+                    .arg(key)
+                    .arg(record.encode())
+                    .arg(expiry(record));
+            }
+            let kept: Result<(), RedisError> = call.invoke_async(&mut connection).await;
+            kept.map_err(failed("keep the answers of idempotency keys"))?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn forget(&self, group: &Group, key: &str) -> Result<(), ExternalError> {
         let mut connection = self.connection().await?;
-        let gone = connection.del(idempotency_key(group, key)).await;
+        let gone = redis::pipe()
+            .del(idempotency_key(group, key))
+            .ignore()
+            .zrem(known_key(group), key)
+            .ignore()
+            .query_async(&mut connection)
+            .await;
         gone.map_err(failed("forget an idempotency key"))
     }
 
