@@ -69,11 +69,9 @@ impl Cluster {
         Self::run_with_etcd(cluster, count, endpoints)
     }
 
-    /// The same with an object store.
-    pub fn with_etcd_and_store(count: usize, endpoints: &[String], objects: &Path) -> Self {
-        let cluster = Self::prepare(count, "emulate_links = true\n", |_| {
-            format!("[store]\nurl = {objects:?}\n")
-        });
+    /// The same with further text of each one's configuration.
+    pub fn with_etcd_and(count: usize, endpoints: &[String], more: &str) -> Self {
+        let cluster = Self::prepare(count, "emulate_links = true\n", |_| more.to_owned());
         Self::run_with_etcd(cluster, count, endpoints)
     }
 
