@@ -212,6 +212,51 @@ fn a_session_that_is_in_edge_is_lent_to_whoever_takes_its_requests() {
     assert_eq!((ran_at(&lent), lent.text().as_str()), ("n2", "3"));
 }
 
+/// What a function chooses counts with its commit, wherever it runs.
+#[test]
+fn a_function_chooses_where_its_state_is_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = cluster(2, folder.path().to_str().unwrap());
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes")
+    };
+    let becomes = |model: &str| {
+        n1.eventually(model, |node| shown(node, "f/a")["execution_model"] == model);
+    };
+    n1.deploy("f", "guest-faults", "");
+    n1.deploy(
+        "fixed",
+        "guest-faults",
+        "execution_model = \"in-function\"\n",
+    );
+    assert_eq!(n1.invoke("f/a", "count-and-choose external"), "1");
+    becomes("external");
+    // The other node has been told where it is, and runs it itself.
+    assert_eq!(n2.invoke("f/a", "count 1"), "2");
+    let failed = n2.request("POST", "/fn/f/a", &[], b"count-and-choose auto fail");
+    failed.expect_problem(500, "function-failed");
+    assert_eq!(n2.invoke("f/a", "count 1"), "3");
+    becomes("external");
+    let chosen = post(n2, "f/a", &[], "count-and-choose in-edge");
+    assert_eq!((ran_at(&chosen), chosen.text().as_str()), ("n2", "4"));
+    becomes("in-edge");
+    n2.eventually("it is lent", |node| {
+        ran_at(&post(node, "f/a", &[], "len")) == "n2"
+    });
+    let chosen = post(n2, "f/a", &[], "count-and-choose auto");
+    assert_eq!((ran_at(&chosen), chosen.text().as_str()), ("n2", "5"));
+    becomes("auto");
+    let refused = n1.request("POST", "/fn/fixed/a", &[], b"count-and-choose external");
+    refused.expect_problem(500, "function-failed");
+    assert!(
+        refused.text().contains("execution_model"),
+        "{}",
+        refused.text()
+    );
+    n1.request("POST", "/fn/f", &[], b"count-and-choose external")
+        .expect_problem(500, "function-failed");
+}
+
 /// Messages from and to a session that changes its model all the time.
 #[test]
 fn messages_arrive_once_and_in_order_whatever_changes() {

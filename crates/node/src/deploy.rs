@@ -404,6 +404,7 @@ fn settings(manifest: &Manifest) -> Result<Arc<FunctionSettings>, Problem> {
     Ok(Arc::new(FunctionSettings {
         memory_bytes: manifest.limits.memory.as_usize(),
         max_response_bytes: manifest.limits.max_response.as_usize(),
+        execution_model: manifest.execution_model,
         env: manifest.env.clone().into_iter().collect(),
         config: manifest.config.clone(),
         http: manifest.grants.http.clone(),

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use fulmar_model::{Code, Problem, SessionName};
+use fulmar_model::{Code, ExecutionModel, Problem, SessionName};
 use fulmar_state::{Cause, ReservedKeys, StoreFailure};
 use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
 use tokio::sync::oneshot;
@@ -29,7 +29,7 @@ use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::invocation::{Invocation, Origin, StateFrom, Turn};
 use crate::sessions::{Enqueued, Session, Work};
-use crate::{carry, clock, custody, homes, route};
+use crate::{carry, clock, custody, homes, models, route};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
 const BACK_TO_BACK: usize = 32;
@@ -359,6 +359,7 @@ impl Run<'_> {
                 self.unreserve(reserved);
                 return Err((origin, problem));
             }
+            let chosen = tx.chosen_model();
             let writer = reserved.as_ref().map_or(0, |(_, writer)| *writer);
             let finished = Finished {
                 carried: match (closed, leaving, &brought) {
@@ -379,7 +380,10 @@ impl Run<'_> {
             if let (Some(lender), Some(session), Some(name)) = (&lender, session, &name) {
                 let given = self.give_back(lender, session, tx, origin, finished);
                 origin = match given.await? {
-                    GivenBack::Settled => return Ok(()),
+                    GivenBack::Settled => {
+                        self.change_model(Some(name), chosen);
+                        return Ok(());
+                    }
                     GivenBack::Conflict(origin) => origin,
                 };
                 if let Err(problem) = lender.try_again(conflicts).await {
@@ -395,6 +399,7 @@ impl Run<'_> {
             self.unreserve(reserved.take());
             match committed {
                 Ok(()) => {
+                    self.change_model(name.as_ref(), chosen);
                     if let Some(session) = session {
                         if leaving.is_some() {
                             // Whoever wants it now finds the note.
@@ -420,6 +425,14 @@ impl Run<'_> {
         let detail =
             format!("the shared keys it depends on changed {MAX_CONFLICTS} times while it ran");
         Err((origin, Problem::new(Code::Internal, detail)))
+    }
+
+    /// Gives the session the model that its invocation has chosen, soon.
+    fn change_model(&self, name: Option<&SessionName>, chosen: Option<ExecutionModel>) {
+        if let (Some(name), Some(model)) = (name, chosen) {
+            let group = route::group(&self.function.name, name);
+            models::change_soon(self.core, group, model);
+        }
     }
 
     fn unreserve(&self, reserved: Option<(ReservedKeys, u64)>) {

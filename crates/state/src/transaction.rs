@@ -5,7 +5,9 @@ use std::collections::btree_map;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fulmar_model::{Bucket, FunctionName, NameError, SessionName, Version, id::check_key};
+use fulmar_model::{
+    Bucket, ExecutionModel, FunctionName, NameError, SessionName, Version, id::check_key,
+};
 
 use crate::commit::Ticket;
 use crate::engine::EngineError;
@@ -83,6 +85,8 @@ pub struct Transaction {
     pub(crate) undo: Undo,
     pub(crate) shared: SharedWrites,
     pub(crate) messages: Vec<OutgoingMessage>,
+    /// The model that the session is to have.
+    model: Option<ExecutionModel>,
     /// The latest commit whose writes were read.
     pub(crate) saw: Ticket,
     bytes: usize,
@@ -104,6 +108,7 @@ impl Transaction {
             undo: Undo::default(),
             shared: SharedWrites::new(),
             messages: Vec::new(),
+            model: None,
             saw,
             bytes: 0,
             read_only,
@@ -252,6 +257,21 @@ impl Transaction {
         }
         self.messages.push(OutgoingMessage { to, session, body });
         Ok(())
+    }
+
+    /// Wants the session to have this execution model after the commit.
+    pub fn choose_model(&mut self, model: ExecutionModel) -> Result<(), StateError> {
+        self.private()?;
+        if self.read_only {
+            return Err(StateError::ReadOnly);
+        }
+        self.model = Some(model);
+        Ok(())
+    }
+
+    /// The execution model that the session is to have after the commit, if one was chosen.
+    pub fn chosen_model(&self) -> Option<ExecutionModel> {
+        self.model
     }
 
     fn private(&self) -> Result<&Arc<SessionState>, StateError> {

@@ -184,10 +184,11 @@ impl Runtime {
 }
 
 /// Interfaces that every node offers, by the start of their names.
-const OFFERED: [&str; 16] = [
+const OFFERED: [&str; 17] = [
     "fulmar:function/context@0.1.",
     "fulmar:function/state@0.1.",
     "fulmar:function/messages@0.1.",
+    "fulmar:function/placement@0.1.",
     "wasi:keyvalue/store@0.2.0-draft",
     "wasi:keyvalue/atomics@0.2.0-draft",
     "wasi:keyvalue/batch@0.2.0-draft",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use fulmar_model::ExecutionModel;
 use fulmar_model::manifest::HostGrant;
 
 /// Limits and grants of a function's workers. Nothing is granted by default.
@@ -12,6 +13,8 @@ pub struct FunctionSettings {
     pub memory_bytes: usize,
     /// Largest response, in bytes.
     pub max_response_bytes: usize,
+    /// Where the state of the function's sessions is.
+    pub execution_model: ExecutionModel,
     /// Environment variables.
     pub env: Vec<(String, String)>,
     /// Answers of `wasi:config/store`.

@@ -7,7 +7,7 @@ pub(crate) mod memory;
 mod node;
 
 use crate::bindings::fulmar::function::context::Invocation;
-use crate::bindings::fulmar::function::{messages, state};
+use crate::bindings::fulmar::function::{messages, placement, state};
 use crate::{Error, Level};
 
 /// What a node offers.
@@ -31,6 +31,7 @@ pub(crate) trait Host {
         value: Option<&[u8]>,
     ) -> Result<bool, Error>;
     fn send(&self, function: &str, session: Option<&str>, body: &[u8]) -> Result<(), Error>;
+    fn choose_model(&self, model: placement::ExecutionModel) -> Result<(), Error>;
     fn current(&self) -> Invocation;
     fn now_unix_ms(&self) -> u64;
     fn log(&self, level: Level, message: &str);
@@ -66,4 +67,15 @@ fn unsent(function: &str, error: messages::Error) -> Error {
         messages::Error::InvalidName(text) | messages::Error::TooLarge(text) => text,
     };
     Error::failed(format!("cannot send to {function:?}: {why}"))
+}
+
+/// A refused choice.
+#[cold]
+fn not_chosen(error: placement::Error) -> Error {
+    let why = match &error {
+        placement::Error::NoSession => "the invocation has no session; invoke /fn/FUNCTION/SESSION",
+        placement::Error::ReadOnly => "the invocation is read-only",
+        placement::Error::Fixed(text) => text,
+    };
+    Error::failed(format!("cannot choose an execution model: {why}"))
 }

@@ -28,6 +28,7 @@ mod host;
 mod io;
 mod log;
 mod messages;
+mod placement;
 mod state;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
@@ -53,6 +54,7 @@ pub use fulmar_macros::function;
 pub use io::{Input, Json, Output, Raw};
 pub use log::log;
 pub use messages::{send, send_json};
+pub use placement::{ExecutionModel, choose_model};
 pub use state::bucket::{Bucket, bucket, session};
 pub use state::counter::Counter;
 pub use state::list::List;

@@ -23,7 +23,7 @@
 use crate::bindings::fulmar::function::context::Invocation;
 use crate::host::memory::{self, Memory, session_bucket};
 use crate::state::cache;
-use crate::{Error, Level};
+use crate::{Error, ExecutionModel, Level};
 
 /// A message that was sent, after its invocation committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,6 +162,11 @@ pub fn sent() -> Vec<Message> {
     Memory.take_sent()
 }
 
+/// The execution model that was chosen last for a session.
+pub fn chosen_model() -> Option<ExecutionModel> {
+    Memory.chosen_model()
+}
+
 /// The lines logged since the last time this was asked.
 pub fn logged() -> Vec<(Level, String)> {
     Memory.take_logged()
@@ -238,5 +243,19 @@ mod tests {
             body: b"[1,2]".to_vec(),
         };
         assert_eq!(sent(), [expected]);
+    }
+
+    #[test]
+    fn a_choice_counts_with_the_commit() {
+        let failed = invoke("s", || {
+            crate::choose_model(ExecutionModel::External)?;
+            Err::<(), _>(Error::failed("no"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(chosen_model(), None);
+        invoke("s", || crate::choose_model(ExecutionModel::InEdge)).unwrap();
+        assert_eq!(chosen_model(), Some(ExecutionModel::InEdge));
+        let nobody = Invoke::new().run(|| crate::choose_model(ExecutionModel::Auto));
+        assert!(nobody.unwrap_err().to_string().contains("no session"));
     }
 }

@@ -1,13 +1,13 @@
-//! `fulmar:function`: context, state, messages.
+//! `fulmar:function`: context, state, messages, placement.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use fulmar_model::{Bucket, FunctionName, SessionName};
+use fulmar_model::{Bucket, ExecutionModel, FunctionName, SessionName};
 use fulmar_state::{StateError, Transaction};
 
 use super::Host;
-use crate::bindings::offered::fulmar::function::{context, messages, state};
+use crate::bindings::offered::fulmar::function::{context, messages, placement, state};
 
 /// Keys of one page at most.
 const MAX_PAGE: usize = 10_000;
@@ -158,5 +158,33 @@ impl messages::Host for Host {
                 StateError::ReadOnly => messages::Error::ReadOnly,
                 other => messages::Error::TooLarge(other.to_string()),
             }))
+    }
+}
+
+impl placement::Host for Host {
+    fn choose(
+        &mut self,
+        model: placement::ExecutionModel,
+    ) -> wasmtime::Result<Result<(), placement::Error>> {
+        let fixed = self.settings.execution_model;
+        if fixed != ExecutionModel::Auto {
+            let text = format!(
+                "the manifest says execution_model = \"{fixed}\"; with \"auto\" functions may choose"
+            );
+            return Ok(Err(placement::Error::Fixed(text)));
+        }
+        let model = match model {
+            placement::ExecutionModel::Auto => ExecutionModel::Auto,
+            placement::ExecutionModel::InFunction => ExecutionModel::InFunction,
+            placement::ExecutionModel::InEdge => ExecutionModel::InEdge,
+            placement::ExecutionModel::External => ExecutionModel::External,
+        };
+        let Some(tx) = self.tx() else {
+            return Ok(Err(placement::Error::NoSession));
+        };
+        Ok(tx.choose_model(model).map_err(|error| match error {
+            StateError::ReadOnly => placement::Error::ReadOnly,
+            _ => placement::Error::NoSession,
+        }))
     }
 }

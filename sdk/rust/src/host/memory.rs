@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Host, Invocation, messages, refused, state, unsent};
+use super::{Host, Invocation, messages, not_chosen, placement, refused, state, unsent};
 use crate::state::cache::SESSION;
 use crate::testing::{Calls, Message};
 use crate::{Error, Level};
@@ -27,9 +27,11 @@ struct Node {
     sent: Vec<Message>,
     config: BTreeMap<String, String>,
     logged: Vec<(Level, String)>,
-    /// What the running invocation wrote and sent.
+    model: Option<placement::ExecutionModel>,
+    /// What the running invocation wrote, sent and chose.
     writes: BTreeMap<Place, Option<Vec<u8>>>,
     sends: Vec<Message>,
+    choice: Option<placement::ExecutionModel>,
 }
 
 thread_local! {
@@ -70,6 +72,7 @@ impl Memory {
             }
             let sends = std::mem::take(&mut node.sends);
             node.sent.extend(sends);
+            node.model = node.choice.take().or(node.model);
         });
     }
 
@@ -77,7 +80,12 @@ impl Memory {
         NODE.with_borrow_mut(|node| {
             node.writes.clear();
             node.sends.clear();
+            node.choice = None;
         });
+    }
+
+    pub(crate) fn chosen_model(&self) -> Option<placement::ExecutionModel> {
+        NODE.with_borrow(|node| node.model)
     }
 
     pub(crate) fn calls(&self) -> Calls {
@@ -264,6 +272,19 @@ impl Host for Memory {
         };
         NODE.with_borrow_mut(|node| node.sends.push(message));
         Ok(())
+    }
+
+    fn choose_model(&self, model: placement::ExecutionModel) -> Result<(), Error> {
+        let (read_only, session) =
+            CURRENT.with_borrow(|current| (current.read_only, current.session.is_some()));
+        match (session, read_only) {
+            (false, _) => Err(not_chosen(placement::Error::NoSession)),
+            (true, true) => Err(not_chosen(placement::Error::ReadOnly)),
+            (true, false) => {
+                NODE.with_borrow_mut(|node| node.choice = Some(model));
+                Ok(())
+            }
+        }
     }
 
     fn current(&self) -> Invocation {

@@ -1,6 +1,6 @@
 //! The node that runs this component.
 
-use super::{Host, Invocation, messages, refused, state, unsent};
+use super::{Host, Invocation, messages, not_chosen, placement, refused, state, unsent};
 use crate::bindings::fulmar::function::context;
 use crate::bindings::wasi::{config::store, logging::logging};
 use crate::{Error, Level};
@@ -50,6 +50,10 @@ impl Host for Node {
 
     fn send(&self, function: &str, session: Option<&str>, body: &[u8]) -> Result<(), Error> {
         messages::send(function, session, body).map_err(|error| unsent(function, error))
+    }
+
+    fn choose_model(&self, model: placement::ExecutionModel) -> Result<(), Error> {
+        placement::choose(model).map_err(not_chosen)
     }
 
     fn current(&self) -> Invocation {

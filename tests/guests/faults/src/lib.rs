@@ -65,6 +65,18 @@ fn handle(input: String) -> Result<String, Error> {
             }
         }
         "count" => Ok(COUNT.add(argument(0)?.parse()?)?.to_string()),
+        "count-and-choose" => {
+            fulmar::choose_model(match argument(0)? {
+                "in-function" => fulmar::ExecutionModel::InFunction,
+                "in-edge" => fulmar::ExecutionModel::InEdge,
+                "external" => fulmar::ExecutionModel::External,
+                _ => fulmar::ExecutionModel::Auto,
+            })?;
+            if argument(1).is_ok() {
+                return Err(Error::failed("told to fail after choosing"));
+            }
+            Ok(COUNT.add(1)?.to_string())
+        }
         "counted" => Ok(COUNT.get()?.to_string()),
         "count-then-fail" => {
             COUNT.add(argument(0)?.parse()?)?;
