@@ -58,6 +58,32 @@ fn lines(decision: &Value) -> Vec<String> {
         number(&decision["requests_per_second_here"]),
         decision["state_bytes"],
     )];
+    if let Some(model) = decision["model"].as_str() {
+        lines.truncate(0);
+        lines.push(format!(
+            "{} {}/{} at {}: {} to {model} ({:.1} requests/s)",
+            text("at"),
+            text("function"),
+            text("session"),
+            text("node"),
+            text("verdict"),
+            number(&decision["requests_per_second_here"]),
+        ));
+    }
+    let latency = &decision["latency"];
+    if latency.is_object() {
+        let ms = |key: &str| match latency[key].as_f64() {
+            Some(seconds) => format!("{:.2} ms", seconds * 1e3),
+            None => "without end".to_owned(),
+        };
+        lines.push(format!(
+            "    {} sessions share {} workers: a mean latency of {} is expected now, of {} when all is changed",
+            latency["sessions"],
+            latency["workers"],
+            ms("now_seconds"),
+            ms("then_seconds"),
+        ));
+    }
     let promise = &decision["promise"];
     if promise.is_object() {
         let ms = |key: &str| number(&promise[key]) * 1e3;

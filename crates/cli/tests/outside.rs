@@ -257,6 +257,64 @@ fn a_function_chooses_where_its_state_is_to_be() {
         .expect_problem(500, "function-failed");
 }
 
+/// More sessions than workers: the one that is used most keeps a worker of its own, the others share what is left.
+#[test]
+fn with_more_sessions_than_workers_the_least_used_go_to_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::placing(1, "off", |_| {
+        format!(
+            "[external]\nurl = {:?}\n[limits]\nmax_workers = 2\n",
+            folder.path()
+        )
+    });
+    let node = &cluster.nodes[0];
+    node.deploy("f", "guest-faults", "");
+    // The store is far away.
+    let far = serde_json::json!({ "latency_ms": 10.0 }).to_string();
+    let linked = node.request("PUT", "/admin/links/external-store", &[], far.as_bytes());
+    assert!(linked.status < 300, "{}", linked.text());
+    // One session works for ten milliseconds at a time, most of the time; the others now and then.
+    let mut counts = [0_u32; 4];
+    let mut invoke = |at: usize, times: u32| {
+        for _ in 0..times {
+            counts[at] += 1;
+            assert_eq!(
+                node.invoke(&format!("f/s{at}"), "sleep-and-count 10"),
+                counts[at].to_string()
+            );
+        }
+    };
+    let models = || -> Vec<String> {
+        let shown = (0..4).map(|at| shown(node, &format!("f/s{at}")));
+        shown
+            .map(|shown| {
+                shown["execution_model"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            })
+            .collect()
+    };
+    node.eventually("the others go", |_| {
+        for at in [0, 1, 0, 2, 0, 3] {
+            invoke(at, if at == 0 { 3 } else { 1 });
+        }
+        models() == ["auto", "external", "external", "external"]
+    });
+    let told = node.get("/admin/decisions?function=f").text();
+    assert!(told.contains("\"changed\""), "{told}");
+    // When another one is used most they change places.
+    node.eventually("they change places", |_| {
+        for at in [1, 2, 1, 3, 1] {
+            invoke(at, if at == 1 { 6 } else { 1 });
+        }
+        models()[1] == "auto"
+    });
+    for at in 0..4 {
+        invoke(at, 1);
+    }
+}
+
 /// Messages from and to a session that changes its model all the time.
 #[test]
 fn messages_arrive_once_and_in_order_whatever_changes() {

@@ -59,6 +59,9 @@ pub struct NodeConfig {
     /// Whether sessions at home here move to where their functions' `max_data_access` is kept.
     #[serde(default)]
     pub placement: Automatic,
+    /// Whether sessions at home here go to the external store, and come back, when there are more of them than workers.
+    #[serde(default)]
+    pub local_state: Automatic,
     /// Shape the links to other nodes as `fulmar nodes link` says, for demonstrations and tests on one
     /// machine.
     #[serde(default)]

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use fulmar_cluster::{Automatic, Cluster};
-use fulmar_model::{FunctionName, Group, NodeName};
+use fulmar_model::{ExecutionModel, FunctionName, Group, NodeName};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::core::Core;
 use crate::functions::Function;
@@ -28,9 +28,12 @@ pub(crate) struct Decision {
     pub(crate) function: FunctionName,
     pub(crate) session: String,
     /// `moved`, `stays`, `would-move`, `failed`; of an invocation `as-usual`, `here`, `offloaded`, `refused`,
-    /// `would-...`.
+    /// `would-...`; of an execution model `changed`, `would-change`, `failed`.
     pub(crate) verdict: &'static str,
     pub(crate) to: Option<NodeName>,
+    /// The execution model that the session gets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<ExecutionModel>,
     pub(crate) requests_per_second_here: f64,
     pub(crate) state_bytes: usize,
     pub(crate) candidates: Vec<Candidate>,
@@ -40,6 +43,9 @@ pub(crate) struct Decision {
     /// What the function is promised, and how it stands with that, if its sessions are placed for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) promise: Option<Promise>,
+    /// What a change of models is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) latency: Option<Latency>,
     pub(crate) error: Option<String>,
 }
 
@@ -65,6 +71,17 @@ pub(crate) struct Promise {
     pub(crate) then_seconds: f64,
 }
 
+/// Mean latency of invocations of the sessions that share a node's workers, in seconds; none: their queue would grow and
+/// grow.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Latency {
+    pub(crate) workers: u32,
+    pub(crate) sessions: usize,
+    pub(crate) now_seconds: Option<f64>,
+    /// When all changes that are planned are done.
+    pub(crate) then_seconds: Option<f64>,
+}
+
 /// The last decisions of this node, and the moves that come of them.
 pub(crate) struct Decisions {
     last: Mutex<VecDeque<Decision>>,
@@ -87,6 +104,11 @@ impl Decisions {
             decisions.pop_front();
         }
         decisions.push_back(decision);
+    }
+
+    /// What has to be held while a session is on its way; none if enough are.
+    pub(crate) fn begin(&self) -> Option<OwnedSemaphorePermit> {
+        self.moving.clone().try_acquire_owned().ok()
     }
 
     /// Those about a function, or one of its sessions, the oldest first.
@@ -126,7 +148,7 @@ pub(crate) fn carry_out(
         }
         return;
     };
-    let Ok(permit) = core.decisions.moving.clone().try_acquire_owned() else {
+    let Some(permit) = core.decisions.begin() else {
         return;
     };
     if let Some(session) = function.sessions.peek(group.session.as_str()) {

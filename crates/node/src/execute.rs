@@ -324,10 +324,14 @@ impl Run<'_> {
             }
             let called = Instant::now();
             let (tx, result) = worker.call(call, tx).await;
+            let worked = called.elapsed();
             self.core
                 .metrics
                 .execute_seconds
-                .observe(called.elapsed().as_secs_f64());
+                .observe(worked.as_secs_f64());
+            if self.deployed.may_be_in_store(self.core) {
+                self.function.profile.worked(worked);
+            }
             let mut reply = match result {
                 Ok(reply) if !is_server_error(&reply) => reply,
                 Ok(reply) => {

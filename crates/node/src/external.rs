@@ -4,17 +4,18 @@
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use fulmar_cluster::links::Links;
-use fulmar_model::{Code, ExecutionModel, Group, NodeName, Problem};
+use fulmar_model::{Code, ExecutionModel, FunctionName, Group, NodeName, Problem, SessionName};
 use fulmar_state::external::{External, ExternalError};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{Mutex, OnceCell};
 
-use crate::carry;
 use crate::core::Core;
 use crate::functions::Deployed;
+use crate::{carry, clock};
 
 /// Key of the store's identity in the registry.
 const IDENTITY: &str = "external-store";
@@ -124,6 +125,25 @@ pub(crate) async fn back(core: &Core, bytes: usize) {
     if let Some((links, store)) = link(core) {
         links.back(&store, bytes).await;
     }
+}
+
+/// How long the store takes to answer, in seconds.
+///
+/// # Errors
+/// When it does not.
+pub(crate) async fn round_trip(core: &Core) -> Result<f64, Problem> {
+    let (Ok(function), Ok(session)) = (FunctionName::new("round-trip"), SessionName::new("probe"))
+    else {
+        return Err(Problem::new(Code::Internal, "a name is none"));
+    };
+    let nobody = Group { function, session };
+    let store = of(core).await?;
+    let asked = Instant::now();
+    there(core, 0).await;
+    let answered = store.answered(&nobody, "probe", clock::unix_ms()).await;
+    answered.map_err(|error| problem(&error))?;
+    back(core, 0).await;
+    Ok(asked.elapsed().as_secs_f64())
 }
 
 fn link(core: &Core) -> Option<(&Arc<Links>, NodeName)> {

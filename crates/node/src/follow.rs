@@ -196,6 +196,8 @@ fn look(
         candidates: candidates.collect(),
         estimates: Vec::new(),
         promise: None,
+        model: None,
+        latency: None,
         error: None,
     };
     let (group, told) = (state.group(), seen.is_to_be_told);

@@ -39,6 +39,7 @@ mod migrate;
 mod models;
 mod node;
 mod outside;
+mod phases;
 mod place;
 mod profile;
 mod respond;

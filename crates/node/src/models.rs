@@ -71,7 +71,11 @@ pub(crate) fn at_home(core: &Core, group: &Group) -> Result<Option<ExecutionMode
     Ok(match transition::away(core, group)? {
         Some(Away::WithClient(_)) => Some(ExecutionModel::InClient),
         Some(Away::InStore) => Some(ExecutionModel::External),
-        None => transition::chosen(core, group)?,
+        // As long as the store does not have it, it is not there, whatever was chosen.
+        None => {
+            let chosen = transition::chosen(core, group)?;
+            chosen.filter(|model| *model != ExecutionModel::External)
+        }
     })
 }
 
@@ -120,18 +124,13 @@ pub(crate) async fn change(
         Some(Away::WithClient(_))
     );
     let chosen = transition::chosen(core, group).map_err(internal)?;
-    let kept = match model {
-        // The state's being there says so.
-        ExecutionModel::External => ExecutionModel::Auto,
-        model => model,
-    };
-    let is_chosen = chosen.unwrap_or_default() != kept;
+    let is_chosen = chosen.unwrap_or_default() != model;
     if is_with_client && model != ExecutionModel::InFunction {
         return Err(transition::with_client(group));
     }
     if is_chosen || is_with_client {
         let mut bookkeeping = Bookkeeping::default();
-        transition::choose(group, kept, &mut bookkeeping);
+        transition::choose(group, model, &mut bookkeeping);
         if is_with_client {
             // It goes on from the copy.
             transition::take_note_away(group, &mut bookkeeping);
@@ -146,7 +145,7 @@ pub(crate) async fn change(
     }
     drop(turn);
     if model == ExecutionModel::External {
-        return outside::go(core, group).await;
+        return Ok(outside::go(core, group).await? || is_chosen);
     }
     core.models.forget(group);
     Ok(is_chosen || is_with_client || came_back)

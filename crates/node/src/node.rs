@@ -30,7 +30,7 @@ use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::ways::Ways;
-use crate::{admin, custody, deploy, follow, ingress, place, takeover};
+use crate::{admin, custody, deploy, follow, ingress, phases, place, takeover};
 
 /// A node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -232,6 +232,11 @@ impl Node {
                 tasks.spawn(watch);
             }
             tasks.spawn(place::run(
+                core.clone(),
+                cluster.clone(),
+                core.stopping.clone(),
+            ));
+            tasks.spawn(phases::run(
                 core.clone(),
                 cluster.clone(),
                 core.stopping.clone(),

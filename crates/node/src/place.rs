@@ -282,6 +282,8 @@ impl Solved {
             candidates: candidates.collect(),
             estimates: Vec::new(),
             promise: function.map(|function| self.promises[function]),
+            model: None,
+            latency: None,
             error: None,
         }
     }

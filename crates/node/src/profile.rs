@@ -12,7 +12,10 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// What was seen of a function on this node.
 #[derive(Debug, Default)]
-pub(crate) struct Profile(Mutex<Option<Seen>>);
+pub(crate) struct Profile {
+    seen: Mutex<Option<Seen>>,
+    work: Mutex<Option<Smoothed>>,
+}
 
 #[derive(Debug)]
 struct Seen {
@@ -39,7 +42,7 @@ impl Seen {
 impl Profile {
     /// It was executed here, in so much time.
     pub(crate) fn executed(&self, took: Duration) {
-        let mut seen = self.0.lock();
+        let mut seen = self.seen.lock();
         let seen = seen.get_or_insert_with(Seen::new);
         let mean = seen.execution.see(took.as_secs_f64());
         seen.best = seen.best.min(mean);
@@ -48,15 +51,27 @@ impl Profile {
 
     /// An invocation was taken here, wherever it ran.
     pub(crate) fn taken(&self, input_bytes: usize, output_bytes: usize) {
-        let mut seen = self.0.lock();
+        let mut seen = self.seen.lock();
         let seen = seen.get_or_insert_with(Seen::new);
         seen.input.see(input_bytes as f64);
         seen.output.see(output_bytes as f64);
     }
 
+    /// A worker has worked for so long on an invocation.
+    pub(crate) fn worked(&self, took: Duration) {
+        let mut work = self.work.lock();
+        let work = work.get_or_insert_with(|| Smoothed::new(NEWEST));
+        work.see(took.as_secs_f64());
+    }
+
+    /// Seconds of a worker that an invocation takes, if that is known.
+    pub(crate) fn work_seconds(&self) -> Option<f64> {
+        self.work.lock().as_ref().map(Smoothed::value)
+    }
+
     /// Seconds of an execution, if it was executed here: as of late, or, if that is long ago, as it was at best.
     pub(crate) fn execution_seconds(&self) -> Option<f64> {
-        let seen = self.0.lock();
+        let seen = self.seen.lock();
         let seen = seen.as_ref().filter(|seen| seen.best.is_finite())?;
         Some(match seen.at.elapsed() < FRESH {
             true => seen.execution.value(),
@@ -66,14 +81,14 @@ impl Profile {
 
     /// Seconds of an execution when nothing was in the way, if it was executed here.
     pub(crate) fn best_seconds(&self) -> Option<f64> {
-        let seen = self.0.lock();
+        let seen = self.seen.lock();
         let best = seen.as_ref().map(|seen| seen.best);
         best.filter(|best| best.is_finite())
     }
 
     /// Mean bytes in and out.
     pub(crate) fn bytes(&self) -> (f64, f64) {
-        let seen = self.0.lock();
+        let seen = self.seen.lock();
         let bytes = |seen: &Seen| (seen.input.value(), seen.output.value());
         seen.as_ref().map_or((0.0, 0.0), bytes)
     }

@@ -136,6 +136,8 @@ pub(crate) fn choose(
             candidates: Vec::new(),
             estimates: world.expected(&estimates),
             promise: None,
+            model: None,
+            latency: None,
             error: None,
         });
     }

@@ -28,6 +28,8 @@ pub(crate) struct Session {
     pub(crate) turn: Arc<RwLock<()>>,
     /// Sweep in which the session was last used.
     last_used: AtomicU32,
+    /// Invocations since that was asked last.
+    used: AtomicU32,
     /// Who takes its requests, if other nodes do.
     takers: Mutex<Option<Box<Takers>>>,
 }
@@ -63,8 +65,14 @@ impl Session {
             queue: Mutex::default(),
             turn: Arc::default(),
             last_used: AtomicU32::new(sweep),
+            used: AtomicU32::new(0),
             takers: Mutex::default(),
         }
+    }
+
+    /// Invocations that were put into the queue since the last time that this was asked.
+    pub(crate) fn take_used(&self) -> u32 {
+        self.used.swap(0, Ordering::Relaxed)
     }
 
     /// A request was taken by another node, or by this one; true if it is the first by another.
@@ -101,6 +109,9 @@ impl Session {
         let mut queue = self.queue.lock();
         if queue.waiting.len() >= max {
             return Enqueued::Full;
+        }
+        if let Work::Invocation(_) = &work {
+            self.used.fetch_add(1, Ordering::Relaxed);
         }
         queue.waiting.push_back(work);
         if std::mem::replace(&mut queue.running, true) {
