@@ -36,13 +36,16 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "NODE")]
         to: String,
     },
-    /// Let one that its client carries go on from the copy that its home has kept.
+    /// Change where one's state is, for functions with execution_model = "auto".
+    ///
+    /// `in-function`, `in-edge` and `auto` bring it back from the external store, and let one that its client carries go on
+    /// from the copy that its home has kept. Only a client can take it along (`in-client`).
     SetModel {
         /// The function.
         function: String,
         /// The session.
         session: String,
-        /// `in-function`.
+        /// `auto`, `in-function`, `in-edge` or `external`.
         model: String,
     },
     /// Remove one with all its state.

@@ -317,6 +317,56 @@ fn a_message_is_delivered_once_also_to_a_receiver_that_came_with_it() {
     assert_eq!(received(&cluster.nodes[0]).text(), "2");
 }
 
+/// A receiver does not leave the node that it shares with a sender before whoever may take over there knows what it has got:
+/// otherwise the taker would send it again.
+#[test]
+fn a_receiver_leaves_only_when_what_it_has_got_is_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    let mut cluster = Cluster::with_store(2, &objects);
+    cluster.nodes[0].deploy("sender", "guest-faults", REPLICATED);
+    cluster.nodes[0].deploy("receiver", "guest-faults", "");
+    cluster.nodes[1].invoke("sender/s", "count 0");
+    cluster.nodes[1].invoke("receiver/r", "count 0");
+    let received = |node: &Node| {
+        let reply = node.request("POST", "/fn/receiver/r", &[], b"count 0");
+        reply.text()
+    };
+    let moved = |node: &Node| {
+        let wanted = r#"{ "function": "receiver", "session": "r", "to": "n1" }"#;
+        node.request("POST", "/admin/migrations", &[], wanted.as_bytes())
+            .status
+    };
+    // The message is copied while its receiver is busy, and delivered when nothing can be copied any more.
+    let taken = cluster.nodes[1].metric("fulmar_invocations_total");
+    let port = cluster.nodes[1].port;
+    let busy = std::thread::spawn(move || {
+        Connection::open(port).request("POST", "/fn/receiver/r", &[], b"sleep 1500")
+    });
+    cluster.nodes[1].eventually("it is busy", |node| {
+        node.metric("fulmar_invocations_total") != taken
+    });
+    let sent = cluster.nodes[1].invoke("sender/s", "count-and-pass receiver r");
+    assert_eq!(sent, "1");
+    let away = folder.path().join("away");
+    std::fs::rename(&objects, &away).unwrap();
+    std::fs::write(&objects, "not a folder").unwrap();
+    assert_eq!(busy.join().unwrap().unwrap().status, 200);
+    cluster.nodes[1].eventually("it is delivered", |node| received(node) == "1");
+    assert_ne!(moved(&cluster.nodes[1]), 200);
+    std::fs::remove_file(&objects).unwrap();
+    std::fs::rename(&away, &objects).unwrap();
+    cluster.nodes[1].eventually("it moves", |node| moved(node) == 200);
+    cluster.nodes[1].crash();
+    cluster.nodes[0].eventually("the sender is taken over", |node| {
+        let reply = node.request("POST", "/fn/sender/s", &[], b"count-and-pass receiver r");
+        reply.text() == "2"
+    });
+    cluster.nodes[0].eventually("the second has come, the first not again", |node| {
+        node.metric("fulmar_messages_pending") == "0" && received(node) == "2"
+    });
+}
+
 #[test]
 fn a_node_that_stops_answers_what_waits_for_the_object_store() {
     let (_folder, mut cluster) = cluster();

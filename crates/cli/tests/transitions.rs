@@ -168,7 +168,7 @@ fn a_client_that_lost_its_state_goes_on_from_the_copy() {
     let path = "/admin/sessions/counter/a";
     let wanted = |model: &str| format!("{{\"execution_model\":{model:?}}}").into_bytes();
     let refused = node.request("PATCH", path, &[], &wanted("external"));
-    refused.expect_problem(409, "state-with-client");
+    refused.expect_problem(503, "external-store-unreachable");
     let changed = node.request("PATCH", path, &[], &wanted("in-function"));
     assert_eq!(
         (changed.status, changed.json()["changed"].as_bool()),

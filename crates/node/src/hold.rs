@@ -51,7 +51,7 @@ impl Hold {
             let state = homes::load_for_others(core, group, &session).await?;
             let away = transition::away(core, group);
             let away = away.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-            if away != Some(Away::InStore) {
+            let Some(Away::InStore(stay)) = away else {
                 return Ok(Self {
                     core: core.clone(),
                     state: Some(state),
@@ -59,8 +59,8 @@ impl Hold {
                     is_in_store: false,
                     _turn: Some(turn),
                 });
-            }
-            outside::open(core, group).await?;
+            };
+            outside::open(core, group, stay, state.epoch()).await?;
         }
         let session = function.borrowed.of(group.session.shared());
         let turn = execute::turn(core, &function, &session).await?;

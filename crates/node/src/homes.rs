@@ -33,8 +33,8 @@ pub(crate) async fn load(core: &Core, group: &Group) -> Result<Arc<SessionState>
     match away.map_err(|error| Problem::new(Code::Internal, error.to_string()))? {
         None => Ok(state),
         Some(Away::WithClient(_)) => Err(transition::with_client(group)),
-        Some(Away::InStore) => {
-            outside::open(core, group).await?;
+        Some(Away::InStore(stay)) => {
+            outside::open(core, group, stay, state.epoch()).await?;
             Err(transition::in_store(group))
         }
     }

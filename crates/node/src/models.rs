@@ -70,7 +70,7 @@ impl Models {
 pub(crate) fn at_home(core: &Core, group: &Group) -> Result<Option<ExecutionModel>, StoreError> {
     Ok(match transition::away(core, group)? {
         Some(Away::WithClient(_)) => Some(ExecutionModel::InClient),
-        Some(Away::InStore) => Some(ExecutionModel::External),
+        Some(Away::InStore(_)) => Some(ExecutionModel::External),
         // As long as the store does not have it, it is not there, whatever was chosen.
         None => {
             let chosen = transition::chosen(core, group)?;
@@ -109,11 +109,9 @@ pub(crate) async fn change(
         ));
     }
     let internal = |error: StoreError| Problem::new(Code::Internal, error.to_string());
-    let came_back = match model {
-        ExecutionModel::External => false,
-        _ if transition::away(core, group).map_err(internal)? == Some(Away::InStore) => {
-            outside::come_back(core, group).await?
-        }
+    let has_crossed = match (model, transition::away(core, group).map_err(internal)?) {
+        (ExecutionModel::External, _) => outside::go(core, group).await?,
+        (_, Some(Away::InStore(_))) => outside::come_back(core, group).await?,
         _ => false,
     };
     let session = function.sessions.of(group.session.shared());
@@ -144,11 +142,10 @@ pub(crate) async fn change(
         safe.map_err(|failure| storage_failed(&failure))?;
     }
     drop(turn);
-    if model == ExecutionModel::External {
-        return Ok(outside::go(core, group).await? || is_chosen);
+    if model != ExecutionModel::External {
+        core.models.forget(group);
     }
-    core.models.forget(group);
-    Ok(is_chosen || is_with_client || came_back)
+    Ok(is_chosen || is_with_client || has_crossed)
 }
 
 /// The same for a session that is at home anywhere.

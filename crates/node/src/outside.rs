@@ -6,15 +6,18 @@
 //! stored; the state is opened. Back: it is closed; one commit at home writes all of it and takes the note away. So whatever
 //! breaks off, the note says where the state is, and a home that finds its note and the state closed opens it again. What
 //! somebody computed from state that has been closed meanwhile conflicts: closing makes a version, and versions never come
-//! back. What is left behind in the store is empty, and closed, so that nothing that is late finds it open.
+//! back. What closes it names the stay in the store and the home's epoch, so that a home of before, which is late, does not
+//! open what a later one has closed. What is left behind in the store is empty, and closed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fulmar_model::{Code, ExecutionModel, FunctionName, Group, Problem, SessionName, Version};
-use fulmar_state::external::{CLOSED, Change, External, Kept, Outcome};
+use fulmar_model::{
+    Code, Epoch, ExecutionModel, FunctionName, Group, Problem, SessionName, Version,
+};
+use fulmar_state::external::{CLOSED, Change, Closed, External, Kept, Outcome};
 use fulmar_state::record::{IdempotencyRecord, Record, SessionRecord};
 use fulmar_state::{Bookkeeping, SessionState, Table, key};
 use futures_util::StreamExt;
@@ -98,27 +101,45 @@ async fn cross(core: &Arc<Core>, group: &Group, to: To) -> Result<bool, Problem>
         .unwrap_or_else(|error| Err(Problem::new(Code::Internal, error.to_string())))
 }
 
-/// Makes sure, in a session's turn, that what its home has put into the store can be used, and remembers that it is there.
+/// Makes sure, in a session's turn, that what its home, under this epoch, has put into the store can be used, and remembers
+/// that it is there.
 ///
 /// # Errors
-/// When the store cannot be asked, or has lost it.
-pub(crate) async fn open(core: &Core, group: &Group) -> Result<(), Problem> {
+/// When the store cannot be asked, or has lost it; `session-moved` if another node has become its home.
+pub(crate) async fn open(
+    core: &Core,
+    group: &Group,
+    stay: u64,
+    epoch: Epoch,
+) -> Result<(), Problem> {
     let store = external::of(core).await?;
     for _ in 0..MAX_CONFLICTS {
         let kept = load(core, store, group).await?;
         if kept.version == Version(0) {
             return Err(lost(group));
         }
-        if !kept.is_closed
-            || write(core, store, group, kept.version, &opening())
-                .await?
-                .is_some()
-        {
-            core.models.learn(group, ExecutionModel::External);
-            return Ok(());
+        if let Some(closed) = kept.closed {
+            check(group, &closed, stay, epoch)?;
+            // Whoever takes over has to find the note as well, and what was delivered before.
+            custody::known_to_takers(core, core.store.commits().submitted()).await?;
+            let opened = write(core, store, group, kept.version, &opening()).await?;
+            if opened.is_none() {
+                continue;
+            }
         }
+        core.models.learn(group, ExecutionModel::External);
+        return Ok(());
     }
     Err(contended(group))
+}
+
+/// Whether what is closed in the store is this stay of the session, and not closed by a later home.
+fn check(group: &Group, closed: &Closed, stay: u64, epoch: Epoch) -> Result<(), Problem> {
+    if closed.stay == stay && closed.epoch <= epoch {
+        return Ok(());
+    }
+    let detail = format!("another node has become home to {group}");
+    Err(Problem::new(Code::SessionMoved, detail))
 }
 
 fn lost(group: &Group) -> Problem {
@@ -154,7 +175,7 @@ pub(crate) fn all(core: &Core, function: Option<&FunctionName>) -> Result<Vec<Gr
     scanned.map_err(internal)?;
     let mut outside = Vec::new();
     for group in groups {
-        if transition::away(core, &group).map_err(internal)? == Some(Away::InStore) {
+        if let Some(Away::InStore(_)) = transition::away(core, &group).map_err(internal)? {
             outside.push(group);
         }
     }
@@ -167,8 +188,8 @@ fn opening() -> Writes {
     vec![(CLOSED.to_owned(), None)]
 }
 
-fn closing() -> Writes {
-    vec![(CLOSED.to_owned(), Some(Bytes::new()))]
+fn closing(stay: u64, epoch: Epoch) -> Writes {
+    vec![(CLOSED.to_owned(), Some(Closed { stay, epoch }.value()))]
 }
 
 async fn load(core: &Core, store: &External, group: &Group) -> Result<Kept, Problem> {
@@ -249,9 +270,10 @@ impl Crossing<'_> {
         match transition::away(core, group).map_err(internal)? {
             None => {}
             Some(Away::WithClient(_)) => return Err(transition::with_client(group)),
-            Some(Away::InStore) => return Ok(false),
+            Some(Away::InStore(_)) => return Ok(false),
         }
-        let mut copy = Copy::begin(self).await?;
+        let (stay, epoch) = (fastrand::u64(1..), state.epoch());
+        let mut copy = Copy::begin(self, &closing(stay, epoch)).await?;
         let is_large = state.whole().is_none() || state.hot_bytes() > COPY_FIRST_BYTES;
         if is_large {
             state.begin_copy();
@@ -280,7 +302,7 @@ impl Crossing<'_> {
         }
         copy.end().await?;
         let mut bookkeeping = Bookkeeping::default();
-        transition::note(group, Away::InStore, &mut bookkeeping);
+        transition::note(group, Away::InStore(stay), &mut bookkeeping);
         if core
             .store
             .session_record(group)
@@ -299,8 +321,9 @@ impl Crossing<'_> {
         session.set_state(None);
         core.pool
             .evict_session(&function.name, group.session.as_str());
-        self.safely(bookkeeping).await?;
-        open(core, group).await?;
+        let stored = core.store.commit_durably(bookkeeping).await;
+        stored.map_err(|failure| storage_failed(&failure))?;
+        open(core, group, stay, epoch).await?;
         self.drop_rows().await?;
         drop(turn);
         Ok(true)
@@ -315,23 +338,22 @@ impl Crossing<'_> {
             session,
         } = *self;
         let _turn = execute::turn(core, function, session).await?;
-        homes::confirm_here(core, group).await?;
-        match transition::away(core, group).map_err(internal)? {
+        // What was committed here before may not be where it is loaded from.
+        core.durable(core.store.commits().submitted()).await?;
+        let state = homes::load_copy(core, group).await?;
+        let stay = match transition::away(core, group).map_err(internal)? {
             None => return Ok(false),
             Some(Away::WithClient(_)) => return Err(transition::with_client(group)),
-            Some(Away::InStore) => {}
-        }
-        let kept = self.close().await?;
+            Some(Away::InStore(stay)) => stay,
+        };
+        let kept = self.close(stay, state.epoch()).await?;
         if let Err(problem) = self.delivered().await {
             // It goes on there.
-            open(core, group).await?;
+            open(core, group, stay, state.epoch()).await?;
             return Err(problem);
         }
         let answers = store.answers(group, clock::unix_ms()).await;
         let answers = answers.map_err(|error| external::problem(&error))?;
-        // What was committed here before may not be where it is loaded from.
-        core.durable(core.store.commits().submitted()).await?;
-        let state = homes::load_copy(core, group).await?;
         let mut tx = core.store.begin(Some(state), false);
         let entries = kept.entries.iter();
         let entries = entries.map(|(key, value)| (key.clone(), value.to_vec()));
@@ -356,7 +378,7 @@ impl Crossing<'_> {
         let gone = |_| Problem::new(Code::ShuttingDown, "the node stopped before it was stored");
         let committed = committed.await.map_err(gone)?;
         committed.map_err(|failure| storage_failed(&failure))?;
-        self.safe(core.store.commits().submitted()).await?;
+        custody::known_to_takers(core, core.store.commits().submitted()).await?;
         core.models.forget(group);
         core.pool
             .evict_session(&function.name, group.session.as_str());
@@ -379,18 +401,6 @@ impl Crossing<'_> {
         self.core.durable(last).await
     }
 
-    /// Commits, and waits until whoever may take over from this node knows.
-    async fn safely(&self, bookkeeping: Bookkeeping) -> Result<(), Problem> {
-        let stored = self.core.store.commit_durably(bookkeeping).await;
-        let ticket = stored.map_err(|failure| storage_failed(&failure))?;
-        self.safe(ticket).await
-    }
-
-    async fn safe(&self, ticket: fulmar_state::Ticket) -> Result<(), Problem> {
-        let safe = custody::safe(self.core, &self.group.function, ticket).await;
-        safe.map_err(|failure| storage_failed(&failure))
-    }
-
     /// Deletes what is left at home of a state that is in the store.
     async fn drop_rows(&self) -> Result<(), Problem> {
         let core = self.core;
@@ -409,7 +419,7 @@ impl Crossing<'_> {
     }
 
     /// Closes the session in the store; what it has then, under the version that it has then.
-    async fn close(&self) -> Result<Kept, Problem> {
+    async fn close(&self, stay: u64, epoch: Epoch) -> Result<Kept, Problem> {
         let Self {
             core, store, group, ..
         } = *self;
@@ -418,11 +428,12 @@ impl Crossing<'_> {
             if kept.version == Version(0) {
                 return Err(lost(group));
             }
-            if kept.is_closed {
-                // By an attempt that broke off.
-                return Ok(kept);
+            if let Some(closed) = kept.closed {
+                // By an attempt that broke off; of this home, or of one before.
+                check(group, &closed, stay, epoch)?;
             }
-            if let Some(version) = write(core, store, group, kept.version, &closing()).await? {
+            let closing = closing(stay, epoch);
+            if let Some(version) = write(core, store, group, kept.version, &closing).await? {
                 kept.version = version;
                 return Ok(kept);
             }
@@ -483,9 +494,9 @@ struct Copy<'a> {
 }
 
 impl<'a> Copy<'a> {
-    async fn begin(of: &'a Crossing<'a>) -> Result<Self, Problem> {
+    async fn begin(of: &'a Crossing<'a>, closing: &Writes) -> Result<Self, Problem> {
         let kept = load(of.core, of.store, of.group).await?;
-        if kept.version != Version(0) && !kept.is_closed {
+        if kept.version != Version(0) && kept.closed.is_none() {
             let detail = format!("the external store has another session {}", of.group);
             return Err(Problem::new(Code::SessionsInTheWay, detail));
         }
@@ -495,7 +506,7 @@ impl<'a> Copy<'a> {
             stale: kept.entries.into_iter().map(|(key, _)| key).collect(),
             bytes: 0,
         };
-        copy.write(closing()).await?;
+        copy.write(closing.clone()).await?;
         Ok(copy)
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fulmar_cluster::{Automatic, Cluster};
-use fulmar_model::{ExecutionModel, Group, SessionName};
+use fulmar_model::{Durability, ExecutionModel, Group, SessionName};
 use fulmar_policy::estimate::Smoothed;
 use fulmar_policy::local_state::Unstable;
 use fulmar_policy::local_state::promotion::{self, Options, Plan, Session, Wish};
@@ -115,7 +115,10 @@ fn look(core: &Core, rates: &mut HashMap<Group, Smoothed>, seconds: f64) -> Vec<
     let mut seen = Vec::new();
     let mut known = std::mem::take(rates);
     for function in core.functions.all() {
-        if !function.current().may_be_in_store(core) {
+        let deployed = function.current();
+        // How durable an answer is the store decides there: nobody gives up what was asked for.
+        let is_replicated = deployed.manifest.durability == Durability::Replicated;
+        if !deployed.may_be_in_store(core) || is_replicated {
             continue;
         }
         let Some(work) = function.profile.work_seconds() else {
@@ -159,7 +162,7 @@ fn is_here(core: &Core, function: &Function, group: &Group, is_local: bool) -> b
             let session = function.sessions.peek(group.session.as_str());
             session.is_some_and(|session| session.state().is_some())
         }
-        false => matches!(transition::away(core, group), Ok(Some(Away::InStore))),
+        false => matches!(transition::away(core, group), Ok(Some(Away::InStore(_)))),
     }
 }
 

@@ -66,19 +66,19 @@ pub(crate) fn tell(response: &mut Response<Body>, model: ExecutionModel) {
 pub(crate) enum Away {
     /// With its client, since a time that its tokens name.
     WithClient(u64),
-    /// In the external store.
-    InStore,
+    /// In the external store, for a stay of this number.
+    InStore(u64),
 }
 
-/// What a note says of a session in the external store; of one with its client it says when it left.
-const IN_STORE: &str = "external";
+/// Begins what a note says of a session in the external store; of one with its client it says when it left.
+const IN_STORE: &str = "external:";
 
 /// Where the state of a session is, if not here, at its home.
 pub(crate) fn away(core: &Core, group: &Group) -> Result<Option<Away>, StoreError> {
     let text = read_note(core, &key::away(group))?;
-    Ok(text.and_then(|text| match &*text {
-        IN_STORE => Some(Away::InStore),
-        left => left.parse().ok().map(Away::WithClient),
+    Ok(text.and_then(|text| match text.strip_prefix(IN_STORE) {
+        Some(stay) => stay.parse().ok().map(Away::InStore),
+        None => text.parse().ok().map(Away::WithClient),
     }))
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn in_store(group: &Group) -> Problem {
 pub(crate) fn note(group: &Group, away: Away, bookkeeping: &mut Bookkeeping) {
     let text = match away {
         Away::WithClient(left) => left.to_string(),
-        Away::InStore => IN_STORE.to_owned(),
+        Away::InStore(stay) => format!("{IN_STORE}{stay}"),
     };
     write_note(&key::away(group), text, bookkeeping);
 }
@@ -157,7 +157,7 @@ pub(crate) fn check_return(
         return Ok(());
     }
     let detail = match away {
-        None | Some(Away::InStore) => {
+        None | Some(Away::InStore(_)) => {
             format!("{group} is at its home again, and has gone on there")
         }
         Some(Away::WithClient(_)) => {

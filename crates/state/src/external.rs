@@ -12,7 +12,7 @@ mod redis;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fulmar_model::{FunctionName, Group, Version};
+use fulmar_model::{Epoch, FunctionName, Group, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::objects::ObjectsError;
@@ -28,12 +28,36 @@ pub struct Kept {
     pub version: Version,
     /// All keys and values.
     pub entries: Vec<(String, Bytes)>,
-    /// Whether it is only for the session's home, which is putting it here or taking it away.
-    pub is_closed: bool,
+    /// By whom it was closed, if it was: then it is only for its home, which is putting it here or taking it away.
+    pub closed: Option<Closed>,
 }
 
-/// Key of what closes a session for everybody but its home, which alone writes it; no function's key begins so.
+/// Key of what closes a session for everybody but its home; no function's key begins so.
 pub const CLOSED: &str = "\u{1}closed";
+
+/// By whom a session was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// Random number of this stay of the session in the store.
+    pub stay: u64,
+    /// Under which the home was home then.
+    pub epoch: Epoch,
+}
+
+impl Closed {
+    /// As the value of [`CLOSED`].
+    pub fn value(&self) -> Bytes {
+        format!("{:x}:{:x}", self.stay, self.epoch.0).into()
+    }
+
+    fn parse(value: &[u8]) -> Option<Self> {
+        let (stay, epoch) = std::str::from_utf8(value).ok()?.split_once(':')?;
+        Some(Self {
+            stay: u64::from_str_radix(stay, 16).ok()?,
+            epoch: Epoch(u64::from_str_radix(epoch, 16).ok()?),
+        })
+    }
+}
 
 /// What came of an invocation.
 #[derive(Debug, Clone)]
@@ -200,12 +224,15 @@ impl External {
     /// When it cannot be read.
     pub async fn load(&self, group: &Group) -> Result<Kept, ExternalError> {
         let mut kept: Kept = each!(self, store => store.load(group))?;
-        kept.entries.retain(|(key, _)| {
-            key != CLOSED || {
-                kept.is_closed = true;
-                false
-            }
-        });
+        let Some(at) = kept.entries.iter().position(|(key, _)| key == CLOSED) else {
+            return Ok(kept);
+        };
+        let (_, value) = kept.entries.swap_remove(at);
+        let closed = Closed::parse(&value).ok_or_else(|| ExternalError::Failed {
+            doing: "be understood",
+            reason: format!("{group} is closed by {value:?}"),
+        })?;
+        kept.closed = Some(closed);
         Ok(kept)
     }
 

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use common::s3::S3;
 use common::servers::Server;
-use fulmar_model::{FunctionName, Group, SessionName, Version};
-use fulmar_state::external::{CLOSED, Change, External, Outcome, Unsent};
+use fulmar_model::{Epoch, FunctionName, Group, SessionName, Version};
+use fulmar_state::external::{CLOSED, Change, Closed, External, Outcome, Unsent};
 use fulmar_state::record::{Address, IdempotencyRecord, MessageRecord, StoredReply, StoredRequest};
 
 const NOW: u64 = 4_000_000_000_000;
@@ -233,8 +233,12 @@ async fn answers(store: &External, other: &External) {
 
 async fn closing(store: &External, other: &External) {
     let session = group("closed");
+    let by = Closed {
+        stay: u64::MAX,
+        epoch: Epoch(17),
+    };
     let closed = [
-        (CLOSED.to_owned(), Some(Bytes::from_static(b"home"))),
+        (CLOSED.to_owned(), Some(by.value())),
         ("n".to_owned(), Some(Bytes::from_static(b"1"))),
     ];
     let change = Change {
@@ -243,7 +247,7 @@ async fn closing(store: &External, other: &External) {
     };
     store.commit(&change).await.unwrap();
     let kept = other.load(&session).await.unwrap();
-    assert!(kept.is_closed);
+    assert_eq!(kept.closed, Some(by));
     assert_eq!(kept.entries, [("n".to_owned(), Bytes::from_static(b"1"))]);
     let opened = [(CLOSED.to_owned(), None)];
     let change = Change {
@@ -252,7 +256,7 @@ async fn closing(store: &External, other: &External) {
     };
     store.commit(&change).await.unwrap();
     let kept = other.load(&session).await.unwrap();
-    assert_eq!((kept.is_closed, kept.entries.len()), (false, 1));
+    assert_eq!((kept.closed, kept.entries.len()), (None, 1));
 }
 
 async fn messages(store: &External, other: &External) {

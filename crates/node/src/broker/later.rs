@@ -170,7 +170,7 @@ impl ClientCall<'_> {
         let away = transition::away(self.core, &group);
         match away.map_err(|error| Problem::new(Code::Internal, error.to_string()))? {
             None => Ok(false),
-            Some(Away::InStore) => Ok(true),
+            Some(Away::InStore(_)) => Ok(true),
             Some(Away::WithClient(_)) => Err(transition::with_client(&group)),
         }
     }

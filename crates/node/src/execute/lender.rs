@@ -38,7 +38,7 @@ impl Lender<'_> {
                 let function = core.functions.get(group.function.as_str());
                 let is_only_there =
                     function.is_none_or(|function| function.current().is_external());
-                if !is_only_there && (kept.is_closed || kept.version == Version(0)) {
+                if !is_only_there && (kept.closed.is_some() || kept.version == Version(0)) {
                     core.models.forget(group);
                     let detail = format!("the state of {group} is not in the external store now");
                     return Err(Problem::new(Code::SessionMoved, detail));

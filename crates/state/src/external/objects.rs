@@ -156,7 +156,7 @@ impl Bucket {
             entries: entries
                 .map(|(key, value)| (key.clone(), Bytes::copy_from_slice(value)))
                 .collect(),
-            is_closed: false,
+            closed: None,
         })
     }
 
