@@ -9,34 +9,34 @@
 //! back. What closes it names the stay in the store and the home's epoch, so that a home of before, which is late, does not
 //! open what a later one has closed. What is left behind in the store is empty, and closed.
 
-use std::collections::BTreeSet;
+mod closed;
+mod copy;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fulmar_model::{
-    Code, Epoch, ExecutionModel, FunctionName, Group, Problem, SessionName, Version,
+    Code, Durability, Epoch, ExecutionModel, FunctionName, Group, Problem, SessionName, Version,
 };
-use fulmar_state::external::{CLOSED, Change, Closed, External, Kept, Outcome};
-use fulmar_state::record::{IdempotencyRecord, Record, SessionRecord};
-use fulmar_state::{Bookkeeping, SessionState, Table, key};
+use fulmar_state::external::{External, Kept};
+use fulmar_state::record::SessionRecord;
+use fulmar_state::{Bookkeeping, SessionState, Table, Transaction, key};
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
 
+pub(crate) use closed::open;
+use closed::{Writes, check, closing, contended, load, lost, write};
+use copy::Copy;
+
 use crate::core::Core;
-use crate::execute::lender::after;
 use crate::execute::{self, storage_failed};
 use crate::functions::{Deployed, Function};
 use crate::sessions::Session;
 use crate::transition::{self, Away};
 use crate::{clock, courier, custody, external, homes, migrate};
 
-/// A session above this many bytes stays where it is: every invocation would have to fetch it.
-const MAX_BYTES: usize = 32 << 20;
 /// A session above this many bytes is copied before it is held up.
 const COPY_FIRST_BYTES: usize = 256 << 10;
-/// Bytes that one write to the store takes, about.
-const PART_BYTES: usize = 4 << 20;
 /// Longest wait for the messages that a session has sent: those that it sends afterwards must not overtake them.
 const MESSAGES: Duration = Duration::from_secs(2);
 /// Attempts to close a session that others keep writing.
@@ -101,57 +101,6 @@ async fn cross(core: &Arc<Core>, group: &Group, to: To) -> Result<bool, Problem>
         .unwrap_or_else(|error| Err(Problem::new(Code::Internal, error.to_string())))
 }
 
-/// Makes sure, in a session's turn, that what its home, under this epoch, has put into the store can be used, and remembers
-/// that it is there.
-///
-/// # Errors
-/// When the store cannot be asked, or has lost it; `session-moved` if another node has become its home.
-pub(crate) async fn open(
-    core: &Core,
-    group: &Group,
-    stay: u64,
-    epoch: Epoch,
-) -> Result<(), Problem> {
-    let store = external::of(core).await?;
-    for _ in 0..MAX_CONFLICTS {
-        let kept = load(core, store, group).await?;
-        if kept.version == Version(0) {
-            return Err(lost(group));
-        }
-        if let Some(closed) = kept.closed {
-            check(group, &closed, stay, epoch)?;
-            // Whoever takes over has to find the note as well, and what was delivered before.
-            custody::known_to_takers(core, core.store.commits().submitted()).await?;
-            let opened = write(core, store, group, kept.version, &opening()).await?;
-            if opened.is_none() {
-                continue;
-            }
-        }
-        core.models.learn(group, ExecutionModel::External);
-        return Ok(());
-    }
-    Err(contended(group))
-}
-
-/// Whether what is closed in the store is this stay of the session, and not closed by a later home.
-fn check(group: &Group, closed: &Closed, stay: u64, epoch: Epoch) -> Result<(), Problem> {
-    if closed.stay == stay && closed.epoch <= epoch {
-        return Ok(());
-    }
-    let detail = format!("another node has become home to {group}");
-    Err(Problem::new(Code::SessionMoved, detail))
-}
-
-fn lost(group: &Group) -> Problem {
-    let detail = format!("the external store does not have {group}, which was put there");
-    Problem::new(Code::ExternalStoreUnreachable, detail)
-}
-
-fn contended(group: &Group) -> Problem {
-    let detail = format!("other nodes keep changing {group} in the external store");
-    Problem::new(Code::QueueFull, detail)
-}
-
 /// The sessions at home here whose state is in the external store, of one function or of all.
 pub(crate) fn all(core: &Core, function: Option<&FunctionName>) -> Result<Vec<Group>, Problem> {
     if core.external.is_none() {
@@ -180,59 +129,6 @@ pub(crate) fn all(core: &Core, function: Option<&FunctionName>) -> Result<Vec<Gr
         }
     }
     Ok(outside)
-}
-
-type Writes = Vec<(String, Option<Bytes>)>;
-
-fn opening() -> Writes {
-    vec![(CLOSED.to_owned(), None)]
-}
-
-fn closing(stay: u64, epoch: Epoch) -> Writes {
-    vec![(CLOSED.to_owned(), Some(Closed { stay, epoch }.value()))]
-}
-
-async fn load(core: &Core, store: &External, group: &Group) -> Result<Kept, Problem> {
-    external::there(core, 0).await;
-    let kept = store.load(group).await;
-    let kept = kept.map_err(|error| external::problem(&error))?;
-    let entries = kept.entries.iter();
-    let bytes = entries.map(|(key, value)| key.len() + value.len());
-    external::back(core, bytes.sum()).await;
-    Ok(kept)
-}
-
-/// Writes to the store; none if the session has another version there.
-async fn write(
-    core: &Core,
-    store: &External,
-    group: &Group,
-    base: Version,
-    writes: &Writes,
-) -> Result<Option<Version>, Problem> {
-    external::there(core, bytes_of(writes)).await;
-    let change = Change {
-        group,
-        base,
-        next: after(base),
-        writes,
-        messages: &[],
-        idempotency: None,
-        now_unix_ms: clock::unix_ms(),
-    };
-    let outcome = store.commit(&change).await;
-    external::back(core, 0).await;
-    match outcome.map_err(|error| external::problem(&error))? {
-        Outcome::Committed(version) => Ok(Some(version)),
-        Outcome::Conflict | Outcome::Replay(_) => Ok(None),
-    }
-}
-
-fn bytes_of(writes: &Writes) -> usize {
-    let sizes = writes
-        .iter()
-        .map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len));
-    sizes.sum()
 }
 
 fn internal(error: impl std::fmt::Display) -> Problem {
@@ -324,7 +220,9 @@ impl Crossing<'_> {
         let stored = core.store.commit_durably(bookkeeping).await;
         stored.map_err(|failure| storage_failed(&failure))?;
         open(core, group, stay, epoch).await?;
-        self.drop_rows().await?;
+        if let Err(problem) = self.drop_rows().await {
+            tracing::warn!(%group, %problem, "rows of a session that is in the external store stay at its home, unused");
+        }
         drop(turn);
         Ok(true)
     }
@@ -332,11 +230,18 @@ impl Crossing<'_> {
     async fn take_back(&self) -> Result<bool, Problem> {
         let Self {
             core,
-            store,
             group,
             function,
             session,
+            ..
         } = *self;
+        let manifest = &function.current().manifest;
+        if let Some(refused) = core
+            .refuses_writes()
+            .or_else(|| custody::refuses(core, manifest))
+        {
+            return Err(refused);
+        }
         let _turn = execute::turn(core, function, session).await?;
         // What was committed here before may not be where it is loaded from.
         core.durable(core.store.commits().submitted()).await?;
@@ -346,24 +251,16 @@ impl Crossing<'_> {
             Some(Away::WithClient(_)) => return Err(transition::with_client(group)),
             Some(Away::InStore(stay)) => stay,
         };
-        let kept = self.close(stay, state.epoch()).await?;
-        if let Err(problem) = self.delivered().await {
-            // It goes on there.
-            open(core, group, stay, state.epoch()).await?;
-            return Err(problem);
-        }
-        let answers = store.answers(group, clock::unix_ms()).await;
-        let answers = answers.map_err(|error| external::problem(&error))?;
-        let mut tx = core.store.begin(Some(state), false);
-        let entries = kept.entries.iter();
-        let entries = entries.map(|(key, value)| (key.clone(), value.to_vec()));
-        tx.bring_back(entries.collect()).map_err(internal)?;
-        let mut bookkeeping = Bookkeeping::default();
-        for (name, record) in &answers {
-            let at_home = courier::answer_at_home(group, name);
-            bookkeeping.put(Table::Idempotency, &at_home, record);
-        }
-        transition::take_note_away(group, &mut bookkeeping);
+        let epoch = state.epoch();
+        let kept = self.close(stay, epoch).await?;
+        let (tx, bookkeeping) = match self.bring_home(state, &kept).await {
+            Ok(brought) => brought,
+            Err(problem) => {
+                // It goes on there.
+                open(core, group, stay, epoch).await?;
+                return Err(problem);
+            }
+        };
         let (durable, committed) = oneshot::channel();
         {
             let release = Box::new(move |result| {
@@ -371,19 +268,47 @@ impl Crossing<'_> {
             });
             let prepared = core.store.prepare(tx, 0);
             let prepared = prepared.map_err(|_| internal("a shared key was written"))?;
-            let durability = function.current().manifest.durability;
-            // What the release hears is what counts.
-            let _ = prepared.commit(durability, bookkeeping, clock::unix_ms(), release);
+            let now = clock::unix_ms();
+            // Whatever the function has: the store's copy goes afterwards. What the release hears is what counts.
+            let _ = prepared.commit(Durability::Local, bookkeeping, now, release);
         }
         let gone = |_| Problem::new(Code::ShuttingDown, "the node stopped before it was stored");
         let committed = committed.await.map_err(gone)?;
         committed.map_err(|failure| storage_failed(&failure))?;
-        custody::known_to_takers(core, core.store.commits().submitted()).await?;
+        let last = core.store.commits().submitted();
+        let safe = custody::safe(core, &group.function, last).await;
+        safe.map_err(|failure| storage_failed(&failure))?;
         core.models.forget(group);
         core.pool
             .evict_session(&function.name, group.session.as_str());
         self.leave_nothing(kept).await;
         Ok(true)
+    }
+
+    /// What there is to commit at home of what the store has.
+    async fn bring_home(
+        &self,
+        state: Arc<SessionState>,
+        kept: &Kept,
+    ) -> Result<(Transaction, Bookkeeping), Problem> {
+        let Self {
+            core, store, group, ..
+        } = *self;
+        self.delivered().await?;
+        let answers = store.answers(group, clock::unix_ms()).await;
+        let answers = answers.map_err(|error| external::problem(&error))?;
+        let mut tx = core.store.begin(Some(state), false);
+        let entries = kept.entries.iter();
+        let entries = entries.map(|(key, value)| (key.clone(), value.to_vec()));
+        let brought = tx.bring_back(entries.collect());
+        brought.map_err(|error| Problem::new(Code::StateTooLarge, error.to_string()))?;
+        let mut bookkeeping = Bookkeeping::default();
+        for (name, record) in &answers {
+            let at_home = courier::answer_at_home(group, name);
+            bookkeeping.put(Table::Idempotency, &at_home, record);
+        }
+        transition::take_note_away(group, &mut bookkeeping);
+        Ok((tx, bookkeeping))
     }
 
     fn stays(&self, why: &str) -> Problem {
@@ -482,118 +407,4 @@ impl Crossing<'_> {
             tracing::debug!(group = %self.group, %problem, "a session's state stays in the external store, unused");
         }
     }
-}
-
-/// A copy of a session in the store, closed.
-struct Copy<'a> {
-    of: &'a Crossing<'a>,
-    version: Version,
-    /// What was there before, from an earlier time.
-    stale: BTreeSet<String>,
-    bytes: usize,
-}
-
-impl<'a> Copy<'a> {
-    async fn begin(of: &'a Crossing<'a>, closing: &Writes) -> Result<Self, Problem> {
-        let kept = load(of.core, of.store, of.group).await?;
-        if kept.version != Version(0) && kept.closed.is_none() {
-            let detail = format!("the external store has another session {}", of.group);
-            return Err(Problem::new(Code::SessionsInTheWay, detail));
-        }
-        let mut copy = Self {
-            of,
-            version: kept.version,
-            stale: kept.entries.into_iter().map(|(key, _)| key).collect(),
-            bytes: 0,
-        };
-        copy.write(closing.clone()).await?;
-        Ok(copy)
-    }
-
-    async fn write(&mut self, writes: Writes) -> Result<(), Problem> {
-        for (key, _) in &writes {
-            self.stale.remove(key);
-        }
-        self.bytes += bytes_of(&writes);
-        if self.bytes > MAX_BYTES {
-            let detail = format!(
-                "{} has over {MAX_BYTES} bytes, which is too much to be fetched for every invocation",
-                self.of.group
-            );
-            return Err(Problem::new(Code::StateTooLarge, detail));
-        }
-        let Crossing {
-            core, store, group, ..
-        } = *self.of;
-        match write(core, store, group, self.version, &writes).await? {
-            Some(version) => {
-                self.version = version;
-                Ok(())
-            }
-            None => Err(self
-                .of
-                .stays("somebody else writes it to the external store")),
-        }
-    }
-
-    /// Copies what is stored at home.
-    async fn whole(&mut self) -> Result<(), Problem> {
-        let Crossing { core, group, .. } = *self.of;
-        // What was committed before has to be where a scan looks.
-        core.durable(core.store.commits().submitted()).await?;
-        let rows = migrate::stored(core, group, vec![Table::State]);
-        futures_util::pin_mut!(rows);
-        let mut part = Writes::new();
-        while let Some(entries) = rows.next().await {
-            for entry in entries {
-                part.push((name(&entry.key)?, entry.value));
-            }
-            if bytes_of(&part) >= PART_BYTES {
-                self.write(std::mem::take(&mut part)).await?;
-            }
-        }
-        self.write(part).await
-    }
-
-    /// Copies what has changed since.
-    async fn changed(&mut self, state: &SessionState) -> Result<(), Problem> {
-        let Crossing { core, group, .. } = *self.of;
-        let changes = migrate::changed(core, group, state.end_copy())?;
-        let writes = changes
-            .into_iter()
-            .filter(|entry| entry.table == Table::State)
-            .map(|entry| Ok((name(&entry.key)?, entry.value)));
-        let writes = writes.collect::<Result<Writes, Problem>>()?;
-        self.write(writes).await
-    }
-
-    /// Deletes what was there before, and takes along what the session has answered and got.
-    async fn end(&mut self) -> Result<(), Problem> {
-        let stale = std::mem::take(&mut self.stale);
-        self.write(stale.into_iter().map(|key| (key, None)).collect())
-            .await?;
-        let Crossing {
-            core, store, group, ..
-        } = *self.of;
-        let records = migrate::stored(core, group, vec![Table::Idempotency]);
-        futures_util::pin_mut!(records);
-        while let Some(part) = records.next().await {
-            let mut answers = Vec::with_capacity(part.len());
-            for entry in part {
-                if let (Some(name), Some(value)) =
-                    (courier::answer_in_store(&entry.key), entry.value)
-                {
-                    let record = IdempotencyRecord::decode(&value).map_err(internal)?;
-                    answers.push((name, record));
-                }
-            }
-            let kept = store.keep_answers(group, &answers, clock::unix_ms()).await;
-            kept.map_err(|error| external::problem(&error))?;
-        }
-        Ok(())
-    }
-}
-
-fn name(key: &[u8]) -> Result<String, Problem> {
-    String::from_utf8(key.to_vec()).map_err(internal)
 }
