@@ -3,8 +3,10 @@
 //! Path, headers and body are checked and read here, before anything of the function is touched;
 //! a slow client holds its connection and nothing else.
 
+mod here;
 mod later;
 mod request;
+mod way;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,23 +14,22 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fulmar_cluster::{Automatic, Cluster, Forwarded, Home};
 use fulmar_model::{Code, ExecutionModel, Group, NodeName, Problem, SessionName};
-use fulmar_worker::{Request as WorkerRequest, World};
+use fulmar_worker::World;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
-use tokio::sync::oneshot;
 
 use crate::core::{Admission, Core};
-use crate::execute::{self, QueueFull};
 use crate::functions::{Deployed, Function};
 use crate::headers::{idempotency_key, prefers_async};
-use crate::invocation::{Answer, IdempotencyKey, Invocation, Origin, StateFrom};
+use crate::invocation::IdempotencyKey;
 use crate::respond::{self, Body};
 use crate::route::{self, Answered, Place};
 use crate::schedule::{self, Choice};
 use crate::target::Target;
-use crate::{carry, continuum, follow, models, transition};
+use crate::{carry, continuum, models, transition};
 
-use request::{http_request, read_body, request_digest, stored_request, too_large};
+use request::{read_body, request_digest, too_large};
+use way::Way;
 
 pub(crate) use later::invocation_status;
 
@@ -221,31 +222,6 @@ async fn accept(
     }
 }
 
-/// Where the state of a request's session is, and is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// Where it is at home.
-    AtHome,
-    /// With the client.
-    Carried,
-    /// From its home to the client.
-    Leaving,
-    /// From the client to its home.
-    Returning,
-}
-
-impl Way {
-    fn of(deployed: &Deployed, has_token: bool, wanted: Option<ExecutionModel>) -> Self {
-        use ExecutionModel::{External, InClient, InEdge, InFunction};
-        match (deployed.is_in_client(), has_token, wanted) {
-            (false, true, Some(InFunction | InEdge | External)) => Self::Returning,
-            (true, _, _) | (false, true, _) => Self::Carried,
-            (false, false, Some(InClient)) => Self::Leaving,
-            (false, false, _) => Self::AtHome,
-        }
-    }
-}
-
 struct ClientCall<'a> {
     core: &'a Arc<Core>,
     function: &'a Arc<Function>,
@@ -328,21 +304,6 @@ impl ClientCall<'_> {
             timeout,
         )
         .await
-    }
-
-    /// The node that lends the session's state, if another node has decided so.
-    fn lender(&self) -> Result<Option<NodeName>, Problem> {
-        let Some(lender) = self.head.headers.get(route::OFFLOADED) else {
-            return Ok(None);
-        };
-        match lender.to_str() {
-            Ok("") => Ok(None),
-            Ok(name) => match NodeName::new(name) {
-                Ok(name) => Ok(Some(name)),
-                Err(error) => Err(Problem::new(Code::BadRequest, error.to_string())),
-            },
-            Err(error) => Err(Problem::new(Code::BadRequest, error.to_string())),
-        }
     }
 
     /// Counts how the function's SLO is kept.
@@ -465,188 +426,4 @@ impl ClientCall<'_> {
             cluster.directory().unlearn(&group);
         }
     }
-
-    /// Whether only a node remembers what it has answered for an idempotency key, and no session leads there.
-    fn is_answered_by_a_node(&self) -> bool {
-        let is_promised = self.deployed.is_external() && prefers_async(&self.head.headers);
-        self.is_carried_whole() || is_promised
-    }
-
-    /// Whether all that the session needs came along.
-    fn is_carried_whole(&self) -> bool {
-        self.way == Way::Carried && !self.deployed.manifest.anti_rollback
-    }
-
-    /// Answers here; with state that another node lends, if one is named.
-    async fn here(&self, body: Bytes, lender: Option<NodeName>) -> Result<Response<Body>, Problem> {
-        if prefers_async(&self.head.headers) {
-            let request = stored_request(self.head, &self.target, &body);
-            return self.submit_async(request).await;
-        }
-        let Some(group) = self.group() else {
-            return self.run_here(body, lender, false).await;
-        };
-        let mut lender = lender;
-        for _ in 0..route::MAX_HOPS {
-            let is_in_store = lender.is_none() && self.is_in_store();
-            let ran = self.run_here(body.clone(), lender.take(), is_in_store);
-            match ran.await {
-                Err(problem) if problem.code == Code::SessionInStore => {
-                    match self.wants_it_elsewhere() {
-                        true => {
-                            let home = ExecutionModel::Auto;
-                            models::change_at_home(self.core, &group, home).await?;
-                        }
-                        false => self.core.models.learn(&group, ExecutionModel::External),
-                    }
-                }
-                Err(problem) if problem.code == Code::SessionMoved && is_in_store => {}
-                outcome => return outcome,
-            }
-        }
-        Err(transition::in_store(&group))
-    }
-
-    /// Runs it here once: on state that another node lends, that the external store has, or as it came.
-    async fn run_here(
-        &self,
-        body: Bytes,
-        lender: Option<NodeName>,
-        is_in_store: bool,
-    ) -> Result<Response<Body>, Problem> {
-        let request = match self.deployed.world() {
-            World::Function => WorkerRequest::Bytes(body),
-            World::Http => WorkerRequest::Http(Box::new(http_request(
-                self.head.clone(),
-                &self.target,
-                body,
-            )?)),
-        };
-        let had = match (self.way, &lender) {
-            _ if self.deployed.is_external() || is_in_store => ExecutionModel::External,
-            (Way::Carried | Way::Leaving, _) => ExecutionModel::InClient,
-            (Way::AtHome, Some(_)) => ExecutionModel::InEdge,
-            _ => ExecutionModel::InFunction,
-        };
-        let ran = self.run(request, lender, is_in_store).await;
-        let mut response = ran.map(respond::answer)?;
-        if let (Some(wanted), Some(group)) = (self.model, self.group()) {
-            transition::tell(&mut response, had);
-            let goes = wanted == ExecutionModel::External && had != wanted && !self.read_only;
-            if goes && !response.status().is_server_error() {
-                models::change_soon(self.core, group, wanted);
-            }
-        }
-        Ok(response)
-    }
-
-    fn group(&self) -> Option<Group> {
-        let session = self.session.as_ref()?;
-        Some(route::group(&self.function.name, session))
-    }
-
-    /// The model that was chosen for the session, as far as this node knows.
-    fn chosen(&self) -> Option<ExecutionModel> {
-        let session = self.session.as_ref()?;
-        let group = || route::group(&self.function.name, session);
-        self.core.models.get(group)
-    }
-
-    /// Whether the session's state is in the external store, as far as this node knows, and may stay there.
-    fn is_in_store(&self) -> bool {
-        self.way == Way::AtHome
-            && !self.wants_it_elsewhere()
-            && self.chosen() == Some(ExecutionModel::External)
-    }
-
-    /// Whether the request wants the session's state not to be in the external store.
-    fn wants_it_elsewhere(&self) -> bool {
-        let wanted = self.model.filter(|_| !self.read_only);
-        wanted.is_some_and(|model| model != ExecutionModel::External)
-    }
-
-    /// Whether nothing was chosen for the session that keeps its invocations at its home.
-    fn may_run_anywhere(&self) -> bool {
-        use ExecutionModel::{External, InFunction};
-        if !self.deployed.manifest.slo.promises() {
-            return true;
-        }
-        let chosen = self.chosen().or_else(|| {
-            let group = self.group()?;
-            transition::chosen(self.core, &group).ok()?
-        });
-        !matches!(chosen, Some(InFunction | External))
-    }
-
-    /// Counts who took a request of a session that may follow its clients.
-    fn note_taker(&self) {
-        let by = self.taken_by.as_ref();
-        let Some(session) = &self.session else {
-            return;
-        };
-        if (by.is_none() && self.function.followed.is_empty())
-            || !follow::counts(self.function, self.core)
-        {
-            return;
-        }
-        if let Some(found) = self.function.sessions.peek(session.as_str())
-            && found.note_taker(by)
-        {
-            self.function.followed.add(session.shared());
-        }
-    }
-
-    async fn run(
-        &self,
-        request: WorkerRequest,
-        lender: Option<NodeName>,
-        is_in_store: bool,
-    ) -> Result<Answer, Problem> {
-        let (reply, outcome) = oneshot::channel();
-        self.core.metrics.invocations.inc();
-        let is_own = lender.is_none();
-        if is_own && !is_in_store {
-            self.note_taker();
-        }
-        let invocation = Invocation {
-            id: self.core.next_id(),
-            session: self.session.clone(),
-            request,
-            state: match (lender, self.way, &self.carried) {
-                (Some(node), _, _) => StateFrom::Node(node),
-                (None, Way::Returning, Some(token)) => StateFrom::Returned(token.clone()),
-                (None, Way::Leaving, _) => StateFrom::Leaving,
-                (None, _, Some(token)) => StateFrom::Token(token.clone()),
-                (None, _, None) if is_in_store => StateFrom::Store,
-                (None, _, None) => StateFrom::Home,
-            },
-            idempotency: self.idempotency.clone(),
-            idempotency_key: self.idempotency_key.clone(),
-            read_only: self.read_only,
-            attempt: 1,
-            arrived: self.arrived,
-            origin: Origin::Client(reply),
-        };
-        execute::submit(self.core, self.function, invocation)
-            .map_err(|QueueFull| queue_full(self.function))?;
-        let handed_in = Instant::now();
-        let outcome = outcome.await.unwrap_or_else(|_| {
-            Err(Problem::new(
-                Code::ShuttingDown,
-                "the node stopped before the invocation ran",
-            ))
-        });
-        if is_own && outcome.is_ok() && self.deployed.manifest.slo.promises() {
-            self.function.profile.executed(handed_in.elapsed());
-        }
-        outcome
-    }
-}
-
-fn queue_full(function: &Function) -> Problem {
-    let max = function.current().manifest.queue.max;
-    Problem::new(
-        Code::QueueFull,
-        format!("{max} invocations of {} wait already", function.name),
-    )
 }
