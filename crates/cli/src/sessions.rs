@@ -96,6 +96,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
                 &[
                     "function",
                     "session",
+                    "execution_model",
                     "version",
                     "keys",
                     "bytes",

@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     failures: IntCounterVec,
     pub(crate) replays: IntCounter,
     pub(crate) conflicts: IntCounter,
+    /// Sessions that went to the external store, or came back.
+    pub(crate) crossings: IntCounter,
     /// From arrival to the start of its run.
     pub(crate) queue_seconds: Histogram,
     /// Loading a cold session.
@@ -124,6 +126,10 @@ impl Metrics {
             replays: counter(
                 "idempotent_replays_total",
                 "Answers repeated for an idempotency key.",
+            )?,
+            crossings: counter(
+                "model_changes_total",
+                "Sessions that went to the external store, or came back.",
             )?,
             conflicts: counter(
                 "shared_conflicts_total",

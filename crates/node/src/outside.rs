@@ -91,10 +91,12 @@ async fn cross(core: &Arc<Core>, group: &Group, to: To) -> Result<bool, Problem>
             function: &function,
             session: &session,
         };
-        match to {
+        let crossed = match to {
             To::Store => crossing.put_out().await,
             To::Home => crossing.take_back().await,
-        }
+        }?;
+        core.metrics.crossings.inc_by(crossed.into());
+        Ok(crossed)
     });
     crossing
         .await
