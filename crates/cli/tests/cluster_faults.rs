@@ -279,6 +279,66 @@ fn a_certificate_of_another_authority_opens_nothing() {
     assert!(said.contains("is not for the node n2"), "{said}");
 }
 
+/// etcd with certificates, which asks for those of whoever speaks to it.
+#[test]
+fn an_etcd_with_certificates_is_spoken_to_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let fulmar = |args: &[&str]| {
+        let ran = Command::new(env!("CARGO_BIN_EXE_fulmar"))
+            .args(args)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+    };
+    fulmar(&["ca", "init"]);
+    for name in ["etcd", "n1"] {
+        fulmar(&["ca", "issue", name, "--name", "127.0.0.1"]);
+    }
+    let ports = common::cluster::free_ports(4);
+    let url = format!("https://127.0.0.1:{}", ports[2]);
+    let mut etcd = Command::new("etcd")
+        .args(["--data-dir", "etcd", "--client-cert-auth"])
+        .args(["--cert-file", "ca/etcd.crt", "--key-file", "ca/etcd.key"])
+        .args(["--trusted-ca-file", "ca/ca.crt"])
+        .args([
+            "--listen-client-urls",
+            &url,
+            "--advertise-client-urls",
+            &url,
+        ])
+        .args([
+            "--listen-peer-urls",
+            &format!("http://127.0.0.1:{}", ports[3]),
+        ])
+        .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let write = |registry: &str| {
+        let text = format!(
+            "name = \"n1\"\nsite = \"here\"\ndata = \"data\"\n\
+             [listen]\nhttp = \"127.0.0.1:{}\"\npeer = \"127.0.0.1:{}\"\n\
+             [registry]\netcd = [{url:?}]\n{registry}",
+            ports[0], ports[1]
+        );
+        let path = folder.path().join("n1.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let said = Cluster::start_in_vain(&write(""));
+    assert!(said.contains("needs `ca`"), "{said}");
+    let config = write("ca = \"ca/ca.crt\"\ncert = \"ca/n1.crt\"\nkey = \"ca/n1.key\"\n");
+    let cluster = Cluster::of_files(std::slice::from_ref(&config));
+    cluster.nodes[0].deploy("counter", "counter", "");
+    assert_eq!(cluster.nodes[0].invoke("counter/a", "1"), "1");
+    drop(cluster);
+    etcd.kill().unwrap();
+    etcd.wait().unwrap();
+}
+
 #[test]
 fn a_session_is_not_lost_on_a_node_without_room() {
     let cluster = Cluster::start_with(2, |at| match at {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use fulmar_model::{ByteSize, Duration, NodeName, SiteName};
@@ -140,8 +140,18 @@ pub enum Automatic {
 pub struct RegistryConfig {
     /// The node that keeps it in its local data store.
     pub embedded: Option<NodeName>,
-    /// Members of an etcd cluster, `http://HOST:PORT`.
+    /// Members of an etcd cluster, `https://HOST:PORT`, or `http://` on this machine.
     pub etcd: Option<Vec<String>>,
+    /// Certificates of the authority that etcd's members have theirs from.
+    pub ca: Option<PathBuf>,
+    /// What the node shows etcd, if that asks for it, with its key.
+    pub cert: Option<PathBuf>,
+    /// That key.
+    pub key: Option<PathBuf>,
+    /// As whom the node speaks to etcd, if that has users.
+    pub user: Option<String>,
+    /// The user's password, in a file.
+    pub password_file: Option<PathBuf>,
     /// What all keys in etcd begin with.
     #[serde(default = "default_prefix")]
     pub prefix: String,
@@ -220,6 +230,55 @@ pub enum RegistryChoice {
     Etcd(Vec<String>),
 }
 
+impl RegistryConfig {
+    /// How etcd is spoken to.
+    fn check_etcd(&self, insecure: bool) -> Result<(), String> {
+        let members = self.etcd.as_deref().unwrap_or_default();
+        let is_safe = |member: &String| member.starts_with("https://");
+        let has_tls = [&self.ca, &self.cert, &self.key]
+            .iter()
+            .any(|file| file.is_some());
+        if has_tls && (members.is_empty() || !members.iter().all(is_safe)) {
+            return Err(
+                "[registry] has certificates, and not all members of etcd begin with https://"
+                    .into(),
+            );
+        }
+        if self.ca.is_none() && members.iter().any(is_safe) {
+            return Err(
+                "[registry] etcd is at https://, which needs `ca`, the authority's certificates"
+                    .into(),
+            );
+        }
+        if self.cert.is_some() != self.key.is_some() {
+            return Err("[registry] needs both `cert` and `key`, or none".into());
+        }
+        if self.user.is_some() != self.password_file.is_some()
+            || (self.user.is_some() && members.is_empty())
+        {
+            return Err("[registry] needs `etcd`, `user` and `password_file` together".into());
+        }
+        let is_far = |member: &&String| !is_safe(member) && !is_on_this_machine(member);
+        match members.iter().find(is_far) {
+            Some(member) if !insecure => Err(format!(
+                "[registry] etcd at {member} would be spoken to in the clear, keys and hashes included\n  fix: use https:// with `ca`, or insecure = true where the network itself is safe"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_on_this_machine(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.split('/').next().unwrap_or_default();
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
 /// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -267,6 +326,18 @@ impl NodeConfig {
                 store.url = base.join(&store.url).to_string_lossy().into_owned();
             }
         }
+        let registry = &mut config.registry;
+        for file in [
+            &mut registry.ca,
+            &mut registry.cert,
+            &mut registry.key,
+            &mut registry.password_file,
+        ]
+        .into_iter()
+        .flatten()
+        {
+            *file = base.join(&*file);
+        }
         if let Some(tls) = &mut config.tls {
             for file in [&mut tls.ca, &mut tls.cert, &mut tls.key] {
                 *file = base.join(&*file);
@@ -295,6 +366,7 @@ impl NodeConfig {
             }
             _ => {}
         }
+        registry.check_etcd(self.insecure)?;
         if self.behind_nat && registry.embedded.as_ref() == Some(&self.name) {
             return Err("behind_nat: nobody could reach the registry that this node keeps; let another node keep it".into());
         }
@@ -359,6 +431,23 @@ mod tests {
             ("[registry]", "embedded"),
             ("[registry]\nembedded = \"b\"", "[peers] does not say where"),
             ("[registry]\netcd = []", "no member"),
+            (
+                "[registry]\netcd = [\"http://10.0.0.1:2379\"]",
+                "in the clear",
+            ),
+            ("[registry]\netcd = [\"https://e:2379\"]", "needs `ca`"),
+            (
+                "[registry]\netcd = [\"http://[::1]:2379\"]\nca = \"ca.crt\"",
+                "begin with https",
+            ),
+            (
+                "[registry]\netcd = [\"https://e:2379\"]\nca = \"ca.crt\"\nkey = \"k\"",
+                "both `cert` and `key`",
+            ),
+            (
+                "[registry]\netcd = [\"http://localhost:2379\"]\nuser = \"u\"",
+                "password_file",
+            ),
             ("[registry]\nembedded = \"a\"\netcd = [\"x\"]", "both"),
             (
                 "[registry]\nembedded = \"a\"\nlease = \"1s\"",

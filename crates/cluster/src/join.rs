@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{NodeConfig, RegistryChoice};
+use crate::config::{ConfigError, NodeConfig, RegistryChoice};
 use crate::custody::Custody;
 use crate::directory::Directory;
 use crate::handler::Handler;
@@ -19,7 +19,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::membership;
 use crate::peers::Peers;
 use crate::registry::embedded::Embedded;
-use crate::registry::etcd::Etcd;
+use crate::registry::etcd::{Access, Etcd};
 use crate::registry::remote::Remote;
 use crate::registry::{Entry, Registry, RegistryError, Written};
 use crate::view::{self, NODES, NodeInfo, View};
@@ -39,6 +39,9 @@ pub enum JoinError {
     /// Its certificate cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// A file that its configuration names cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The local data store cannot be read or written.
     #[error("the local data store: {0}")]
     Store(String),
@@ -398,8 +401,9 @@ async fn open(
         (RegistryChoice::Etcd(members), _) => members,
         (RegistryChoice::Here, None) => Vec::new(),
     };
+    let access = Access::read(&config.registry)?;
     loop {
-        match Etcd::connect(&members, &config.registry.prefix).await {
+        match Etcd::connect(&members, &config.registry.prefix, &access).await {
             Ok(etcd) => return Ok(Arc::new(etcd)),
             Err(error) => {
                 tracing::info!(%error, "waiting for etcd");

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::etcd::Etcd;
+use fulmar_cluster::config::RegistryConfig;
 use fulmar_cluster::registry::embedded::Embedded;
-use fulmar_cluster::registry::etcd::Etcd as EtcdRegistry;
+use fulmar_cluster::registry::etcd::{Access, Etcd as EtcdRegistry};
 use fulmar_cluster::registry::{Change, Registry, RegistryError, Written};
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ async fn next(changes: &mut fulmar_cluster::registry::Changes) -> Vec<Change> {
 
 /// etcd, once its members have found each other.
 async fn connect(etcd: &Etcd, prefix: &str) -> EtcdRegistry {
-    let registry = EtcdRegistry::connect(&etcd.endpoints(), prefix)
+    let registry = EtcdRegistry::connect(&etcd.endpoints(), prefix, &Access::default())
         .await
         .unwrap();
     let deadline = std::time::Instant::now() + PATIENCE;
@@ -217,4 +218,44 @@ async fn etcd_that_was_compacted_is_read_again_as_a_whole() {
         "{first:?}"
     );
     assert_eq!(registry.list("").await.unwrap().revision, revision);
+}
+
+#[tokio::test]
+async fn an_etcd_with_users_lets_in_who_knows_a_password() {
+    let etcd = Etcd::start(1);
+    connect(&etcd, "/f/").await;
+    let mut root = etcd_client::Client::connect(etcd.endpoints(), None)
+        .await
+        .unwrap();
+    root.user_add("root", "secret", None).await.unwrap();
+    root.role_add("root").await.unwrap();
+    root.user_grant_role("root", "root").await.unwrap();
+    root.auth_enable().await.unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let as_root = |password: &str| {
+        std::fs::write(&file, password).unwrap();
+        let config = format!("etcd = []\nuser = \"root\"\npassword_file = {file:?}\n");
+        let config: RegistryConfig = toml::from_str(&config).unwrap();
+        Access::read(&config).unwrap()
+    };
+    let endpoints = etcd.endpoints();
+    let (right, wrong) = (as_root("secret\n"), as_root("wrong"));
+    let known = EtcdRegistry::connect(&endpoints, "/f/", &right).await;
+    let known = known.unwrap();
+    done(
+        known
+            .put("a", Bytes::from_static(b"1"), 0, None)
+            .await
+            .unwrap(),
+    );
+    let stranger = EtcdRegistry::connect(&endpoints, "/f/", &wrong).await;
+    assert!(matches!(stranger, Err(RegistryError::Refused(_))));
+    let nobody = EtcdRegistry::connect(&endpoints, "/f/", &Access::default()).await;
+    let listed = nobody.unwrap().list("").await;
+    assert!(
+        matches!(listed, Err(RegistryError::Refused(_))),
+        "{listed:?}"
+    );
 }

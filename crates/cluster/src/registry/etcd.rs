@@ -1,13 +1,16 @@
 //! etcd as the registry.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp,
-    TxnOpResponse, WatchOptions,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, KeyValue,
+    PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 use futures_util::StreamExt;
+
+use crate::config::{ConfigError, RegistryConfig};
 
 use super::{
     Change, Changes, Entry, LeaseId, Registry, RegistryError, Revision, Snapshot, Written,
@@ -80,16 +83,63 @@ where
     .await
 }
 
+/// How etcd is spoken to.
+#[derive(Default)]
+pub struct Access {
+    tls: Option<TlsOptions>,
+    user: Option<(String, String)>,
+}
+
+impl Access {
+    /// Reads what `[registry]` names.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(config: &RegistryConfig) -> Result<Self, ConfigError> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+                path: path.clone(),
+                source,
+            })
+        };
+        let mut access = Self::default();
+        if let Some(ca) = &config.ca {
+            let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
+            if let (Some(cert), Some(key)) = (&config.cert, &config.key) {
+                tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+            }
+            access.tls = Some(tls);
+        }
+        if let (Some(user), Some(file)) = (&config.user, &config.password_file) {
+            access.user = Some((user.clone(), read(file)?.trim_end().to_owned()));
+        }
+        Ok(access)
+    }
+}
+
 impl Etcd {
-    /// Connects to the members at `endpoints` (`http://HOST:PORT`); keys are below `prefix`.
+    /// Connects to the members at `endpoints` (`http://HOST:PORT` or `https://HOST:PORT`); keys are below `prefix`.
     ///
     /// # Errors
     /// When none of them answers.
-    pub async fn connect(endpoints: &[String], prefix: &str) -> Result<Self, RegistryError> {
-        let options = ConnectOptions::new()
+    pub async fn connect(
+        endpoints: &[String],
+        prefix: &str,
+        access: &Access,
+    ) -> Result<Self, RegistryError> {
+        let mut options = ConnectOptions::new()
             .with_connect_timeout(CONNECT)
             .with_keep_alive(Duration::from_secs(2), CONNECT)
             .with_keep_alive_while_idle(true);
+        if let Some(tls) = &access.tls {
+            options = options.with_tls(tls.clone());
+        }
+        if let Some((user, password)) = &access.user {
+            // etcd forgets who is who when it starts again, and after some minutes of silence.
+            options = options
+                .with_user(user, password)
+                .with_auto_token_refresh(true);
+        }
         let client = in_time(Client::connect(endpoints, Some(options))).await?;
         Ok(Self {
             client,
