@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 
 use common::cluster::Cluster;
 use fulmar_cluster::wire;
+use fulmar_model::{FunctionName, SessionName};
+use fulmar_state::record::{Address, MessageRecord, Record, StoredRequest};
 
 /// A copy of a folder.
 fn copy(from: &Path, to: &Path) {
@@ -214,6 +216,77 @@ fn a_peer_of_an_older_protocol_is_told_what_is_spoken_here() {
     assert!(older.message().contains("upgrade the older one"), "{older}");
     let nonsense = hello("latest").unwrap_err();
     assert_eq!(nonsense.code(), tonic::Code::InvalidArgument);
+}
+
+/// A delivery that was long on its way is refused when its receiver has been elsewhere since: it may have got the message
+/// there.
+#[test]
+fn what_was_sent_to_an_earlier_home_is_not_delivered_late() {
+    let cluster = Cluster::start(2);
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes")
+    };
+    n1.deploy("counter", "counter", "");
+    n1.invoke("counter/a", "1");
+    let shown = || n2.get("/admin/sessions/counter/a").json();
+    let epoch = || shown()["epoch"].as_u64().unwrap();
+    let first = epoch();
+    for to in ["n2", "n1"] {
+        let wanted = serde_json::json!({ "function": "counter", "session": "a", "to": to });
+        let body = wanted.to_string();
+        let moved = n2.request("POST", "/admin/migrations", &[], body.as_bytes());
+        assert_eq!(moved.status, 200, "{}", moved.text());
+    }
+    let now = epoch();
+    assert!(now > first);
+    let node = format!("http://127.0.0.1:{}", cluster.peer_port(0));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let deliver = |key: u8, epoch: u64| {
+        let address = |session: &str| Address {
+            function: FunctionName::new("counter").unwrap(),
+            session: Some(SessionName::new(session).unwrap()),
+        };
+        let message = MessageRecord {
+            from: Some(address("b")),
+            to: address("a"),
+            request: StoredRequest {
+                method: "POST".into(),
+                path: "/".into(),
+                headers: Vec::new(),
+                body: b"10".to_vec(),
+            },
+            invocation: None,
+            idempotency_key: None,
+            attempts: 0,
+            error: String::new(),
+            at_unix_ms: 0,
+        };
+        let mut request = tonic::Request::new(wire::DeliverRequest {
+            instance: "another-directory".into(),
+            key: vec![key; 12].into(),
+            settled_below: vec![0; 12].into(),
+            message: message.encode().into(),
+            epoch,
+        });
+        let metadata = request.metadata_mut();
+        metadata.insert(wire::NODE, "n2".parse().unwrap());
+        let protocol = wire::PROTOCOL.to_string();
+        metadata.insert(wire::CALLER_PROTOCOL, protocol.parse().unwrap());
+        let reply = runtime.block_on(async {
+            let client = wire::peer_client::PeerClient::connect(node.clone()).await;
+            client.unwrap().deliver(request).await
+        });
+        String::from_utf8(reply.unwrap().into_inner().problem.to_vec()).unwrap()
+    };
+    let late = deliver(1, first);
+    assert!(late.contains("session-moved"), "{late}");
+    assert_eq!(n1.invoke("counter/a", "0"), "1");
+    assert_eq!(deliver(1, now), "");
+    assert_eq!(n1.invoke("counter/a", "0"), "11");
+    // The same one again, and one of a sender that does not tell.
+    assert_eq!(deliver(1, now), "");
+    assert_eq!(deliver(2, 0), "");
+    assert_eq!(n1.invoke("counter/a", "0"), "21");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use fulmar_state::record::{MessageRecord, Record, StoredReply};
 use futures_util::{Stream, StreamExt};
 use tonic::Status;
 
+use crate::directory::Home;
 use crate::handler::{Delivered, Forwarded, StageEntry, StageHead};
 use crate::join::Cluster;
 use crate::peers::PeerError;
@@ -82,14 +83,14 @@ impl Cluster {
         Ok(Forwarded { response, moved })
     }
 
-    /// Delivers a message to a session of another node. `deadline` includes the function's time; the instance is
-    /// the data directory that the message was sent from.
+    /// Delivers a message to a session of another node, if that is still its home as it is named. `deadline` includes the
+    /// function's time; the instance is the data directory that the message was sent from.
     ///
     /// # Errors
     /// When there is no answer in time: then it may have been delivered, and sending it again does no harm.
     pub async fn deliver(
         &self,
-        node: &NodeName,
+        home: &Home,
         instance: &str,
         key: [u8; 12],
         settled_below: [u8; 12],
@@ -101,11 +102,12 @@ impl Cluster {
             key: Bytes::copy_from_slice(&key),
             settled_below: Bytes::copy_from_slice(&settled_below),
             message: message.encode().into(),
+            epoch: home.epoch.0,
         };
         let request = self.peers().request(message, deadline);
         let reply = self
             .peers()
-            .call(node, deadline, |channel| async move {
+            .call(&home.node, deadline, |channel| async move {
                 PeerClient::new(channel)
                     .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(wire::MAX_MESSAGE_BYTES)
@@ -114,7 +116,7 @@ impl Cluster {
             })
             .await?;
         let refused = |reason: String| PeerError::Refused {
-            node: node.clone(),
+            node: home.node.clone(),
             reason,
         };
         if !reply.problem.is_empty() {

@@ -28,6 +28,8 @@ pub struct Delivery {
     pub settled_below: [u8; 12],
     /// The message.
     pub message: MessageRecord,
+    /// Under which this node has to be home to the receiving session; 0: whichever.
+    pub epoch: Epoch,
 }
 
 /// What became of it.

@@ -211,6 +211,7 @@ impl wire::peer_server::Peer for Service {
             settled_below: key(&message.settled_below)?,
             message: MessageRecord::decode(&message.message)
                 .map_err(|error| Status::invalid_argument(error.to_string()))?,
+            epoch: Epoch(message.epoch),
         };
         let mut reply = DeliverReply::default();
         match self.handler.deliver(delivery).await {

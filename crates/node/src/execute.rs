@@ -290,6 +290,11 @@ impl Run<'_> {
             },
             _ => None,
         };
+        if let (Origin::Delivery { receipt, .. }, Some(state)) = (&origin, &state)
+            && let Err(problem) = Self::came_in_time(receipt, state)
+        {
+            return Err((origin, problem));
+        }
         let leaving = matches!(from, StateFrom::Leaving).then(|| fastrand::u64(1..));
         let pool_key = PoolKey {
             function: self.function.name.clone(),

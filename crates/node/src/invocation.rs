@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use fulmar_model::{Code, NodeName, Problem, SessionName};
+use fulmar_model::{Code, Epoch, NodeName, Problem, SessionName};
 use fulmar_state::record::{MessageRecord, StoredReply};
 use fulmar_worker::{Reply, Request};
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -101,6 +101,9 @@ pub(crate) struct Receipt {
     pub(crate) settled: Vec<Vec<u8>>,
     /// Whether the answer is wanted as well.
     pub(crate) wants_reply: bool,
+    /// Under which this node has to be home to the session; 0: whichever. What was sent to it before the session was
+    /// elsewhere may have been delivered there.
+    pub(crate) under: Epoch,
 }
 
 impl Origin {

@@ -52,7 +52,9 @@ pub(super) async fn send(
     if let Err(failure) = may_leave(core, posted, message).await {
         return Some(Brought::Failed(storage_failed(&failure)));
     }
-    let delivered = cluster.deliver(node, instance, key, below, message, deadline);
+    let home = cluster.directory().cached(&group);
+    let home = home.filter(|home| home.node == *node)?;
+    let delivered = cluster.deliver(&home, instance, key, below, message, deadline);
     let delivered = delivered.await;
     match delivered {
         Ok(Delivered::Done(reply)) => {
@@ -202,6 +204,7 @@ pub(crate) async fn receive(core: &Arc<Core>, delivery: fulmar_cluster::Delivery
             key: [&prefix[..], &delivery.key].concat(),
             settled,
             wants_reply: message.invocation.is_some(),
+            under: delivery.epoch,
         }),
         done,
     };

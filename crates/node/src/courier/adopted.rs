@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fulmar_cluster::{Delivered, Delivery};
-use fulmar_model::{Code, Group, Problem};
+use fulmar_model::{Code, Epoch, Group, Problem};
 use fulmar_state::record::{HomeRecord, InvocationRecord, MessageRecord, Record, StoredReply};
 use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
 use sha2::{Digest, Sha256};
@@ -132,6 +132,7 @@ pub(super) async fn hand_in(
         // Who knows what its node has told others.
         settled_below: [0; 12],
         message: message.clone(),
+        epoch: Epoch(0),
     };
     Ok(match across::receive(core, delivery).await {
         Delivered::Done(reply) => finish(core, posted, message, reply).await,

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fulmar_model::{Code, Group, Problem, SessionName, Version};
+use fulmar_model::{Code, Epoch, Group, Problem, SessionName, Version};
 use fulmar_state::external::{MessageId, Unsent};
 use fulmar_state::record::MessageRecord;
 use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
@@ -200,6 +200,7 @@ pub(super) async fn hand_in(
             key: receipt.clone().into_bytes(),
             settled: Vec::new(),
             wants_reply: message.invocation.is_some(),
+            under: Epoch(0),
         }),
         done,
     };

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use fulmar_model::{Code, Group, Problem, SessionName, Version};
+use fulmar_model::{Code, Epoch, Group, Problem, SessionName, Version};
 use fulmar_state::SessionState;
 
 use super::Run;
 use super::lender::Lender;
-use crate::invocation::{Origin, StateFrom};
+use crate::invocation::{Origin, Receipt, StateFrom};
 use crate::sessions::Session;
 use crate::{carry, external, homes, route, transition};
 
@@ -56,6 +56,19 @@ impl Run<'_> {
             session: name.clone(),
         };
         carry::open(self.core, &self.deployed, group, token).await
+    }
+
+    /// Whether a message from elsewhere was sent to the home that this node is, and not before the session was elsewhere
+    /// meanwhile, where it may have got the message by another way.
+    pub(super) fn came_in_time(receipt: &Receipt, state: &SessionState) -> Result<(), Problem> {
+        if receipt.under == Epoch(0) || receipt.under == state.epoch() {
+            return Ok(());
+        }
+        let detail = format!(
+            "{} has been elsewhere since the message was sent",
+            state.group()
+        );
+        Err(Problem::new(Code::SessionMoved, detail))
     }
 
     /// The session's state: hot, or loaded now.
