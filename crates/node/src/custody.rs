@@ -83,8 +83,7 @@ pub(crate) async fn open(core: &Core) -> Result<(), Problem> {
     }
 }
 
-/// Waits, not for long, until whoever may take over from this node knows of a commit: of what was delivered to a session, say,
-/// that leaves, and that the taker would send it again otherwise.
+/// Waits, not for long, until whoever may take over from this node knows of a commit.
 ///
 /// # Errors
 /// When the object store does not take it.

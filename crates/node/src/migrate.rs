@@ -21,7 +21,7 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{custody, external, homes};
+use crate::{external, homes};
 
 /// A session above this many bytes is copied before it is held up.
 const COPY_FIRST_BYTES: usize = 256 << 10;
@@ -205,10 +205,8 @@ impl Way<'_> {
         bookkeeping.put(Table::Homes, &key::session(group), &leaving);
         // With it all that the session has committed is stored, and where a scan looks.
         let stored_leaving = core.store.commit_durably(bookkeeping).await;
-        let ticket = stored_leaving.map_err(|failure| storage_failed(&failure))?;
-        let known = custody::known_to_takers(core, ticket);
-        let (copied, known) = tokio::join!(self.copy_rest(state, was_copied), known);
-        if let Err(problem) = copied.and_then(|()| known.map_err(|error| self.failed(&error))) {
+        stored_leaving.map_err(|failure| storage_failed(&failure))?;
+        if let Err(problem) = self.copy_rest(state, was_copied).await {
             self.stay();
             return Err(problem);
         }

@@ -12,17 +12,18 @@ use fulmar_state::record::{
     IdempotencyRecord, InvocationRecord, InvocationStatus, MessageRecord, StoredReply,
 };
 use fulmar_state::{Bookkeeping, Table, key};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::deliver::{
     Brought, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, invocation, is_away, may_leave, request,
 };
-use super::{MessageKey, Posted, adopted};
+use super::{MessageKey, Posted, adopted, once_copied};
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::{Origin, Receipt};
-use crate::{clock, route};
+use crate::{clock, custody, route};
 
 /// What a delivery to another node may take besides the function's own time.
 const SEND_SLACK: Duration = Duration::from_secs(30);
@@ -145,6 +146,39 @@ pub(crate) fn arrived_with_session(
     committed
         .map(|_| true)
         .map_err(|failure| storage_failed(&failure))
+}
+
+/// Key of what says that a message was delivered to a session on its sender's own node; none if nobody needs to know. Whoever
+/// takes over the sender, but not the receiver, from this node may not know of the delivery, and sends it again.
+pub(crate) fn receipt_at_home(
+    core: &Core,
+    posted: &Posted,
+    message: &MessageRecord,
+) -> Option<Vec<u8>> {
+    let (Some(from), None) = (&message.from, &posted.origin) else {
+        return None;
+    };
+    core.store.changelog()?;
+    let sender = core.functions.get(from.function.as_str())?;
+    if !custody::is_taken_over(&sender.current().manifest) {
+        return None;
+    }
+    let group = route::group(&message.to.function, message.to.session.as_ref()?);
+    Some([&key::deliveries(&group, &core.instance)[..], &posted.key].concat())
+}
+
+/// Deletes a receipt once whoever may take over from this node will know that the message is delivered.
+pub(super) fn forget_once_copied(core: &Arc<Core>, receipt: Vec<u8>) {
+    let (forgetting, runtime) = (core.clone(), Handle::current());
+    once_copied(core, move || {
+        runtime.spawn(async move {
+            let mut bookkeeping = Bookkeeping::default();
+            bookkeeping.delete(Table::Idempotency, &receipt);
+            // If it is not stored the record stays until it expires.
+            let store = &forgetting.store;
+            let _ = store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
+        });
+    });
 }
 
 /// Notes what an asynchronous invocation has answered elsewhere.

@@ -237,7 +237,11 @@ async fn hand_in(
     };
     execute::submit(core, function, invocation(core, message, request, origin))?;
     let gone = || Err(Problem::new(Code::ShuttingDown, "the node stops"));
-    Ok(outcome.await.unwrap_or_else(|_| gone()))
+    let delivered = outcome.await.unwrap_or_else(|_| gone());
+    if let (Ok(()), Some(receipt)) = (&delivered, across::receipt_at_home(core, posted, message)) {
+        across::forget_once_copied(core, receipt);
+    }
+    Ok(delivered)
 }
 
 /// The delivery as an invocation.

@@ -14,6 +14,10 @@ use super::{Run, storage_failed};
 use crate::invocation::{Answer, IdempotencyKey, Origin, Outcome, restore_reply, store_reply};
 use crate::{clock, courier};
 
+/// How long a node that has crashed keeps what says that messages were delivered on it, in milliseconds: far longer than
+/// whoever has taken over from it needs to deliver them. Otherwise it goes as soon as it is of no use.
+const RECEIPT_MS: u64 = 30 * 24 * 3600 * 1000;
+
 impl Run<'_> {
     /// Tells whoever brings a message that it was delivered before, if it was; gives the origin back if not.
     pub(super) fn redelivered(&self, origin: Origin) -> Option<Origin> {
@@ -178,6 +182,15 @@ impl Run<'_> {
         }
         if let Origin::Message { posted, record, .. } = origin {
             bookkeeping.delete(posted.table(), &posted.stored_key());
+            if let Some(receipt) = courier::receipt_at_home(self.core, posted, record) {
+                let record = IdempotencyRecord {
+                    request: [0; 32],
+                    invocation: id.to_string(),
+                    reply: StoredReply::default(),
+                    expires_unix_ms: now_unix_ms + RECEIPT_MS,
+                };
+                bookkeeping.put(Table::Idempotency, &receipt, &record);
+            }
             if let Some(invocation) = &record.invocation {
                 let status = InvocationStatus::Done(store_reply(reply));
                 let record = InvocationRecord {
