@@ -37,6 +37,10 @@ pub(crate) const SDK_FILES: &[(&str, &str)] = &[
         include_str!("../../../sdk/rust/src/messages.rs"),
     ),
     (
+        "src/placement.rs",
+        include_str!("../../../sdk/rust/src/placement.rs"),
+    ),
+    (
         "src/state.rs",
         include_str!("../../../sdk/rust/src/state.rs"),
     ),
