@@ -37,38 +37,27 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 pub(crate) fn long(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let arguments = passed_on(arguments)?;
     let mut steps = Steps::new("long", 4);
-    steps.run("ignored tests", || {
-        let mut command = workspace.cargo();
-        command.args(["test", "--release"]);
-        command.args(["-p", "fulmar-policy", "-p", "fulmar-sim"]);
-        steps::run(
-            command
-                .args(arguments)
-                .args(["--", "--ignored", "--nocapture"]),
-        )?;
-        Ok(String::new())
-    })?;
-    steps.run("a decision among many nodes", || {
-        let mut command = workspace.cargo();
-        command.args(["test", "--release", "-p", "fulmar-node", "--lib"]);
-        steps::run(
-            command
-                .args(arguments)
-                .args(["--", "--ignored", "--nocapture"]),
-        )?;
-        Ok(String::new())
-    })?;
-    steps.run("every order of events", || {
-        let mut command = workspace.cargo();
-        // Not for release: the rest of the crate would take longer to build than this takes.
-        command.args(["test", "-p", "fulmar-node", "--test", "takeover_model"]);
-        steps::run(
-            command
-                .args(arguments)
-                .args(["--", "--ignored", "--nocapture"]),
-        )?;
-        Ok(String::new())
-    })?;
+    let mut ignored = |name: &str, chosen: &[&str]| {
+        steps.run(name, || {
+            let mut command = workspace.cargo();
+            command.arg("test").args(chosen).args(arguments);
+            steps::run(command.args(["--", "--ignored", "--nocapture"]))?;
+            Ok(String::new())
+        })
+    };
+    ignored(
+        "ignored tests",
+        &["--release", "-p", "fulmar-policy", "-p", "fulmar-sim"],
+    )?;
+    ignored(
+        "a decision among many nodes",
+        &["--release", "-p", "fulmar-node", "--lib"],
+    )?;
+    // Not for release: the rest of the crate would take longer to build than this takes.
+    ignored(
+        "every order of events",
+        &["-p", "fulmar-node", "--test", "takeover_model"],
+    )?;
     steps.run("trouble for nodes", || {
         let mut command = workspace.cargo();
         command.env("FULMAR_CHAOS_SECONDS", CHAOS_SECONDS.to_string());

@@ -44,21 +44,7 @@ pub(crate) struct Client {
     token: Option<String>,
 }
 
-/// Percent-encodes one path segment.
-pub(crate) fn segment(text: &str) -> String {
-    let keep = |byte: u8| {
-        byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && text.len() > 2)
-    };
-    text.bytes()
-        .map(|byte| {
-            if keep(byte) {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
-}
+pub(crate) use fulmar_node::target::encode_segment as segment;
 
 impl Target {
     /// The node's address.

@@ -14,6 +14,16 @@ use fulmar_cluster::wire;
 use fulmar_model::{FunctionName, SessionName};
 use fulmar_state::record::{Address, MessageRecord, Record, StoredRequest};
 
+/// Runs a command that succeeds, in a folder.
+fn fulmar(folder: &Path, args: &[&str]) {
+    let ran = Command::new(env!("CARGO_BIN_EXE_fulmar"))
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+}
+
 /// A copy of a folder.
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp")
@@ -292,18 +302,7 @@ fn what_was_sent_to_an_earlier_home_is_not_delivered_late() {
 #[test]
 fn a_certificate_of_another_authority_opens_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let fulmar = |args: &[&str]| {
-        let ran = Command::new(env!("CARGO_BIN_EXE_fulmar"))
-            .args(args)
-            .current_dir(folder.path())
-            .output()
-            .unwrap();
-        assert!(
-            ran.status.success(),
-            "{}",
-            String::from_utf8_lossy(&ran.stderr)
-        );
-    };
+    let fulmar = |args: &[&str]| fulmar(folder.path(), args);
     for (dir, node) in [("ca", "n1"), ("other", "n2")] {
         fulmar(&["ca", "init", "--dir", dir]);
         fulmar(&["ca", "issue", node, "--name", "127.0.0.1", "--dir", dir]);
@@ -356,14 +355,7 @@ fn a_certificate_of_another_authority_opens_nothing() {
 #[test]
 fn an_etcd_with_certificates_is_spoken_to_over_tls() {
     let folder = tempfile::tempdir().unwrap();
-    let fulmar = |args: &[&str]| {
-        let ran = Command::new(env!("CARGO_BIN_EXE_fulmar"))
-            .args(args)
-            .current_dir(folder.path())
-            .output()
-            .unwrap();
-        assert!(ran.status.success(), "{ran:?}");
-    };
+    let fulmar = |args: &[&str]| fulmar(folder.path(), args);
     fulmar(&["ca", "init"]);
     for name in ["etcd", "n1"] {
         fulmar(&["ca", "issue", name, "--name", "127.0.0.1"]);

@@ -19,10 +19,6 @@ fn post(node: &Node, path: &str, key: &str, body: &str) -> Reply {
     node.request("POST", &format!("/fn/{path}"), &headers, body.as_bytes())
 }
 
-fn cluster(count: usize, url: &str) -> Cluster {
-    Cluster::start_with(count, |_| format!("[external]\nurl = {url:?}\n"))
-}
-
 /// What every store has to show on one node.
 fn one_node(url: &str) {
     let mut node = Node::start(&["--external", url]);
@@ -85,7 +81,7 @@ fn a_folder_keeps_sessions() {
 #[test]
 fn every_node_runs_them_and_no_count_is_lost() {
     let server = Server::redis();
-    let cluster = cluster(3, server.url());
+    let cluster = Cluster::with_external(3, server.url());
     cluster.nodes[0].deploy("counter", "counter", EXTERNAL);
     let acknowledged = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -126,7 +122,7 @@ fn every_node_runs_them_and_no_count_is_lost() {
 #[test]
 fn asynchronous_invocations_run_once() {
     let server = Server::redis();
-    let cluster = cluster(2, server.url());
+    let cluster = Cluster::with_external(2, server.url());
     cluster.nodes[0].deploy("counter", "counter", EXTERNAL);
     let headers = [("prefer", "respond-async"), ("idempotency-key", "a")];
     let ids: Vec<String> = cluster
@@ -177,7 +173,7 @@ fn while_the_store_is_away_nothing_is_acknowledged_and_nothing_is_lost() {
 #[test]
 fn messages_from_and_to_the_store_arrive_once_and_in_order() {
     let server = Server::redis();
-    let mut cluster = cluster(2, server.url());
+    let mut cluster = Cluster::with_external(2, server.url());
     cluster.nodes[0].deploy("outside", "guest-faults", EXTERNAL);
     cluster.nodes[0].deploy("inside", "guest-faults", "");
     const ROUNDS: u64 = 4;
@@ -214,7 +210,7 @@ fn messages_from_and_to_the_store_arrive_once_and_in_order() {
 #[test]
 fn messages_to_no_session_arrive_once() {
     let server = Server::redis();
-    let mut cluster = cluster(2, server.url());
+    let mut cluster = Cluster::with_external(2, server.url());
     cluster.nodes[0].deploy("outside", "guest-faults", EXTERNAL);
     cluster.nodes[0].deploy("inside", "guest-faults", "");
     const ROUNDS: usize = 3;

@@ -8,10 +8,6 @@ use common::cluster::Cluster;
 use common::servers::Server;
 use common::{Node, Reply};
 
-fn cluster(count: usize, url: &str) -> Cluster {
-    Cluster::start_with(count, |_| format!("[external]\nurl = {url:?}\n"))
-}
-
 fn set_model(node: &Node, session: &str, model: &str) -> Reply {
     let wanted = serde_json::json!({ "execution_model": model }).to_string();
     let path = format!("/admin/sessions/{session}");
@@ -31,13 +27,6 @@ fn post(node: &Node, path: &str, headers: &[(&str, &str)], body: &str) -> Reply 
 
 fn shown(node: &Node, session: &str) -> serde_json::Value {
     node.get(&format!("/admin/sessions/{session}")).json()
-}
-
-/// The node that ran an invocation.
-fn ran_at(reply: &Reply) -> &str {
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let invocation = reply.header("fulmar-invocation").unwrap();
-    invocation.split('-').next().unwrap()
 }
 
 /// What every store has to show on one node.
@@ -163,7 +152,7 @@ fn a_folder_takes_sessions() {
 #[test]
 fn every_node_runs_what_is_in_the_store_and_asks_the_home_when_it_is_not() {
     let server = Server::redis();
-    let cluster = cluster(3, server.url());
+    let cluster = Cluster::with_external(3, server.url());
     let [n1, n2, n3] = &cluster.nodes[..] else {
         panic!("three nodes")
     };
@@ -172,15 +161,15 @@ fn every_node_runs_what_is_in_the_store_and_asks_the_home_when_it_is_not() {
     // Asked of any node.
     change(n2, "counter/a", "external");
     // The home tells where it is, and from then on it is not asked.
-    assert_eq!(ran_at(&post(n3, "counter/a", &[], "1")), "n1");
-    assert_eq!(ran_at(&post(n3, "counter/a", &[], "1")), "n3");
+    assert_eq!(post(n3, "counter/a", &[], "1").ran_at(), "n1");
+    assert_eq!(post(n3, "counter/a", &[], "1").ran_at(), "n3");
     assert_eq!(n2.invoke("counter/a", "1"), "4");
     let keyed = [("idempotency-key", "k")];
     assert_eq!(post(n2, "counter/a", &keyed, "1").text(), "5");
     change(n3, "counter/a", "in-function");
     assert_eq!(post(n3, "counter/a", &keyed, "1").text(), "5");
     let at_home = post(n2, "counter/a", &[], "1");
-    assert_eq!((ran_at(&at_home), at_home.text().as_str()), ("n1", "6"));
+    assert_eq!((at_home.ran_at(), at_home.text().as_str()), ("n1", "6"));
     // Its home moves while it is in the store.
     change(n1, "counter/a", "external");
     assert_eq!(n3.invoke("counter/a", "1"), "7");
@@ -191,7 +180,7 @@ fn every_node_runs_what_is_in_the_store_and_asks_the_home_when_it_is_not() {
     assert_eq!(n1.invoke("counter/a", "1"), "8");
     change(n3, "counter/a", "auto");
     for node in [n1, n2, n3] {
-        assert_eq!(ran_at(&post(node, "counter/a", &[], "1")), "n2");
+        assert_eq!(post(node, "counter/a", &[], "1").ran_at(), "n2");
     }
     assert_eq!(n1.invoke("counter/a", "0"), "11");
 }
@@ -207,16 +196,16 @@ fn a_session_that_is_in_edge_is_lent_to_whoever_takes_its_requests() {
     n1.invoke("counter/a", "1");
     change(n2, "counter/a", "in-edge");
     assert_eq!(shown(n2, "counter/a")["execution_model"], "in-edge");
-    assert_eq!(ran_at(&post(n2, "counter/a", &[], "1")), "n1");
+    assert_eq!(post(n2, "counter/a", &[], "1").ran_at(), "n1");
     let lent = post(n2, "counter/a", &[], "1");
-    assert_eq!((ran_at(&lent), lent.text().as_str()), ("n2", "3"));
+    assert_eq!((lent.ran_at(), lent.text().as_str()), ("n2", "3"));
 }
 
 /// What a function chooses counts with its commit, wherever it runs.
 #[test]
 fn a_function_chooses_where_its_state_is_to_be() {
     let folder = tempfile::tempdir().unwrap();
-    let cluster = cluster(2, folder.path().to_str().unwrap());
+    let cluster = Cluster::with_external(2, folder.path().to_str().unwrap());
     let [n1, n2] = &cluster.nodes[..] else {
         panic!("two nodes")
     };
@@ -238,13 +227,13 @@ fn a_function_chooses_where_its_state_is_to_be() {
     assert_eq!(n2.invoke("f/a", "count 1"), "3");
     becomes("external");
     let chosen = post(n2, "f/a", &[], "count-and-choose in-edge");
-    assert_eq!((ran_at(&chosen), chosen.text().as_str()), ("n2", "4"));
+    assert_eq!((chosen.ran_at(), chosen.text().as_str()), ("n2", "4"));
     becomes("in-edge");
     n2.eventually("it is lent", |node| {
-        ran_at(&post(node, "f/a", &[], "len")) == "n2"
+        post(node, "f/a", &[], "len").ran_at() == "n2"
     });
     let chosen = post(n2, "f/a", &[], "count-and-choose auto");
-    assert_eq!((ran_at(&chosen), chosen.text().as_str()), ("n2", "5"));
+    assert_eq!((chosen.ran_at(), chosen.text().as_str()), ("n2", "5"));
     becomes("auto");
     let refused = n1.request("POST", "/fn/fixed/a", &[], b"count-and-choose external");
     refused.expect_problem(500, "function-failed");
@@ -319,7 +308,7 @@ fn with_more_sessions_than_workers_the_least_used_go_to_the_store() {
 #[test]
 fn messages_arrive_once_and_in_order_whatever_changes() {
     let server = Server::redis();
-    let cluster = cluster(2, server.url());
+    let cluster = Cluster::with_external(2, server.url());
     cluster.nodes[0].deploy("a", "guest-faults", "");
     cluster.nodes[0].deploy("b", "guest-faults", "");
     const ROUNDS: u64 = 8;

@@ -64,17 +64,6 @@ fn token(reply: &Reply, count: &str) -> String {
     reply.header("fulmar-state").unwrap().to_owned()
 }
 
-/// The node that ran an invocation.
-fn ran_at(reply: &Reply) -> &str {
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let invocation = reply.header("fulmar-invocation").unwrap();
-    invocation.split('-').next().unwrap()
-}
-
-fn with_a_store(count: usize, url: &str) -> Cluster {
-    Cluster::start_with(count, |_| format!("[external]\nurl = {url:?}\n"))
-}
-
 #[test]
 fn a_session_goes_with_its_client_and_comes_back() {
     let mut node = Node::start(&[]);
@@ -229,15 +218,15 @@ fn each_model_runs_where_it_is_meant_to() {
     n1.deploy("counter", "counter", "");
     n1.invoke("counter/a", "1");
     let at_home = Ask::default().send(n2, "counter/a", "1");
-    assert_eq!((ran_at(&at_home), at_home.text().as_str()), ("n1", "2"));
+    assert_eq!((at_home.ran_at(), at_home.text().as_str()), ("n1", "2"));
     let lent = model("in-edge").send(n2, "counter/a", "1");
-    assert_eq!((ran_at(&lent), lent.text().as_str()), ("n2", "3"));
+    assert_eq!((lent.ran_at(), lent.text().as_str()), ("n2", "3"));
     assert_eq!(lent.header("fulmar-execution-model"), Some("in-edge"));
     let left = model("in-client").send(n2, "counter/a", "1");
-    assert_eq!(ran_at(&left), "n1");
+    assert_eq!(left.ran_at(), "n1");
     let four = token(&left, "4");
     let away = carried(&four).send(n3, "counter/a", "1");
-    assert_eq!(ran_at(&away), "n3");
+    assert_eq!(away.ran_at(), "n3");
     let five = token(&away, "5");
     n2.invoke_fails("counter/a", "1", 409, "state-with-client");
     model("in-edge")
@@ -250,7 +239,7 @@ fn each_model_runs_where_it_is_meant_to() {
     assert_eq!(moved.status, 200, "{}", moved.text());
     n1.invoke_fails("counter/a", "1", 409, "state-with-client");
     let came = back(&five).send(n3, "counter/a", "1");
-    assert_eq!((ran_at(&came), came.text().as_str()), ("n2", "6"));
+    assert_eq!((came.ran_at(), came.text().as_str()), ("n2", "6"));
     assert_eq!(n1.invoke("counter/a", "1"), "7");
 }
 
@@ -264,13 +253,13 @@ fn a_session_that_was_made_again_is_not_what_was_lent() {
     n1.deploy("counter", "counter", "");
     n1.invoke("counter/a", "10");
     let lent = model("in-edge").send(n2, "counter/a", "10");
-    assert_eq!((ran_at(&lent), lent.text().as_str()), ("n2", "20"));
+    assert_eq!((lent.ran_at(), lent.text().as_str()), ("n2", "20"));
     let removed = n1.request("DELETE", "/admin/sessions/counter/a", &[], b"");
     assert_eq!(removed.status, 204);
     assert_eq!(n1.invoke("counter/a", "1"), "1");
     assert_eq!(n1.invoke("counter/a", "1"), "2");
     let lent = model("in-edge").send(n2, "counter/a", "1");
-    assert_eq!((ran_at(&lent), lent.text().as_str()), ("n2", "3"));
+    assert_eq!((lent.ran_at(), lent.text().as_str()), ("n2", "3"));
 }
 
 #[test]
@@ -283,11 +272,11 @@ fn a_session_comes_back_to_where_its_client_is() {
     let left = model("in-client").send(n1, "counter/a", "1");
     let one = token(&left, "1");
     let came = back(&one).send(n2, "counter/a", "1");
-    assert_eq!((ran_at(&came), came.text().as_str()), ("n2", "2"));
+    assert_eq!((came.ran_at(), came.text().as_str()), ("n2", "2"));
     let through_the_other = Ask::default().send(n1, "counter/a", "1");
     assert_eq!(
         (
-            ran_at(&through_the_other),
+            through_the_other.ran_at(),
             through_the_other.text().as_str()
         ),
         ("n2", "3")
@@ -312,7 +301,7 @@ fn a_worker_from_before_is_not_used_again() {
     let left = token(&model("in-client").send(n1, "counter/a", "1"), "256");
     let away = token(&carried(&left).send(n2, "counter/a", "1"), "257");
     let came = back(&away).send(n1, "counter/a", "1");
-    assert_eq!((ran_at(&came), came.text().as_str()), ("n1", "258"));
+    assert_eq!((came.ran_at(), came.text().as_str()), ("n1", "258"));
     assert_eq!(n1.invoke("counter/a", "1"), "259");
 }
 
@@ -355,7 +344,7 @@ fn sessions_that_may_be_taken_over_go_and_come_back() {
 #[test]
 fn whatever_changes_every_increment_counts_once() {
     let folder = tempfile::tempdir().unwrap();
-    let mut cluster = with_a_store(3, folder.path().to_str().unwrap());
+    let mut cluster = Cluster::with_external(3, folder.path().to_str().unwrap());
     cluster.nodes[0].deploy("counter", "counter", "");
     let done = AtomicBool::new(false);
     let ports: Vec<_> = cluster.nodes.iter().map(|node| node.port).collect();

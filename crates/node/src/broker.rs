@@ -60,7 +60,7 @@ pub(crate) async fn answer_peer(
 ) -> Forwarded {
     let (head, body) = request.into_parts();
     let source = Source::Peer(body, from.clone());
-    let (response, moved) = match accept(core, &head, source, Instant::now()).await {
+    let (mut response, moved) = match accept(core, &head, source, Instant::now()).await {
         Ok(response) => (response, None),
         Err(problem) => {
             let is_moved = problem.code == Code::SessionMoved;
@@ -68,7 +68,6 @@ pub(crate) async fn answer_peer(
             (respond::problem(&problem), moved)
         }
     };
-    let mut response = response;
     tell_model(core, head.uri.path(), &mut response);
     Forwarded {
         response: continuum::whole(response).await,

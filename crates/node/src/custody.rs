@@ -30,8 +30,6 @@ use crate::{clock, courier, homes};
 
 /// Pause before something is tried again that the registry or the directory could not do.
 const RETRY: Duration = Duration::from_millis(500);
-/// Longest wait for the object store by what holds a session up.
-const KNOWN: Duration = Duration::from_secs(2);
 /// Sessions that are doubted with one commit.
 const DOUBTED_AT_ONCE: usize = 1000;
 
@@ -81,28 +79,6 @@ pub(crate) async fn open(core: &Core) -> Result<(), Problem> {
         }
         None => Ok(()),
     }
-}
-
-/// Waits, not for long, until whoever may take over from this node knows of a commit.
-///
-/// # Errors
-/// When the object store does not take it.
-pub(crate) async fn known_to_takers(core: &Core, ticket: Ticket) -> Result<(), Problem> {
-    let functions = core.functions.all();
-    let mut functions = functions.iter();
-    let is_any = functions.any(|function| is_taken_over(&function.current().manifest));
-    let Some(changelog) = core.store.changelog().filter(|_| is_any) else {
-        return Ok(());
-    };
-    if let Some(failure) = changelog.trouble() {
-        return Err(storage_failed(&failure));
-    }
-    let known = tokio::time::timeout(KNOWN, core.store.safe(ticket)).await;
-    let Ok(known) = known else {
-        let detail = "the object store has not taken what the node has committed";
-        return Err(Problem::new(Code::ObjectStoreUnreachable, detail));
-    };
-    known.map_err(|failure| storage_failed(&failure))
 }
 
 /// Waits until a commit is as safe as the function's sessions have to be when they move.

@@ -12,8 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::core::Core;
 use crate::functions::Function;
-use crate::migrate;
 use crate::schedule::Expected;
+use crate::{clock, migrate};
 
 /// Sessions on their way at once, so that moves leave room for requests.
 const AT_ONCE: usize = 4;
@@ -47,6 +47,34 @@ pub(crate) struct Decision {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) latency: Option<Latency>,
     pub(crate) error: Option<String>,
+}
+
+impl Decision {
+    /// One that was made now, here, about a session of a function, or an invocation without one (`""`); nothing more is said
+    /// of it.
+    pub(crate) fn now(
+        cluster: &Cluster,
+        function: &FunctionName,
+        session: String,
+        verdict: &'static str,
+    ) -> Self {
+        Self {
+            at: clock::rfc3339(clock::unix_ms()),
+            node: cluster.name().clone(),
+            function: function.clone(),
+            session,
+            verdict,
+            to: None,
+            model: None,
+            requests_per_second_here: 0.0,
+            state_bytes: 0,
+            candidates: Vec::new(),
+            estimates: Vec::new(),
+            promise: None,
+            latency: None,
+            error: None,
+        }
+    }
 }
 
 /// What a move to a node would bring.

@@ -1,6 +1,8 @@
 //! The external store, as this node uses it: connected to when it is first needed, and only if it is the one that the
 //! other nodes use.
 
+pub(crate) mod closed;
+
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fulmar_cluster::links::Links;
-use fulmar_model::{Code, ExecutionModel, FunctionName, Group, NodeName, Problem, SessionName};
+use fulmar_model::{Code, ExecutionModel, Group, NodeName, Problem, Version};
 use fulmar_state::external::{External, ExternalError};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{Mutex, OnceCell};
@@ -127,20 +129,15 @@ pub(crate) async fn back(core: &Core, bytes: usize) {
     }
 }
 
-/// How long the store takes to answer, in seconds.
+/// How long the store takes to answer a small question about a session, in seconds.
 ///
 /// # Errors
 /// When it does not.
-pub(crate) async fn round_trip(core: &Core) -> Result<f64, Problem> {
-    let (Ok(function), Ok(session)) = (FunctionName::new("round-trip"), SessionName::new("probe"))
-    else {
-        return Err(Problem::new(Code::Internal, "a name is none"));
-    };
-    let nobody = Group { function, session };
+pub(crate) async fn round_trip(core: &Core, group: &Group) -> Result<f64, Problem> {
     let store = of(core).await?;
     let asked = Instant::now();
     there(core, 0).await;
-    let answered = store.answered(&nobody, "probe", clock::unix_ms()).await;
+    let answered = store.answered(group, "round-trip", clock::unix_ms()).await;
     answered.map_err(|error| problem(&error))?;
     back(core, 0).await;
     Ok(asked.elapsed().as_secs_f64())
@@ -149,6 +146,17 @@ pub(crate) async fn round_trip(core: &Core) -> Result<f64, Problem> {
 fn link(core: &Core) -> Option<(&Arc<Links>, NodeName)> {
     let links = core.cluster.as_ref()?.peers().links()?;
     Some((links, NodeName::new(LINK).ok()?))
+}
+
+/// The next version of a session in the external store. A new one begins with the time, so that one that was removed
+/// and made again is never taken for what it was.
+pub(crate) fn after(version: Version) -> Version {
+    /// Commits that a session would have to see every millisecond to catch up with the time.
+    const A_MILLISECOND: u64 = 1 << 20;
+    match version {
+        Version(0) => Version(clock::unix_ms() * A_MILLISECOND + fastrand::u64(..A_MILLISECOND)),
+        version => version.next(),
+    }
 }
 
 /// That this node has no external store.

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::core::Core;
 use crate::decisions::{self, Candidate, Decision};
 use crate::functions::Function;
+use crate::place;
 use crate::sessions::Session;
-use crate::{clock, place};
 
 /// Pause between two looks at who takes what.
 const LOOK: Duration = Duration::from_secs(1);
@@ -184,21 +184,13 @@ fn look(
     });
     let mode = cluster.config().follow_clients;
     let to = chosen.map(|chosen| known[chosen].0.clone());
+    let verdict = decisions::verdict(to.as_ref(), mode);
     let decision = Decision {
-        at: clock::rfc3339(clock::unix_ms()),
-        node: cluster.name().clone(),
-        function: function.name.clone(),
-        session: name.to_string(),
-        verdict: decisions::verdict(to.as_ref(), mode),
         to,
         requests_per_second_here: seen.at_home,
         state_bytes: state.hot_bytes(),
         candidates: candidates.collect(),
-        estimates: Vec::new(),
-        promise: None,
-        model: None,
-        latency: None,
-        error: None,
+        ..Decision::now(cluster, &function.name, name.to_string(), verdict)
     };
     let (group, told) = (state.group(), seen.is_to_be_told);
     decisions::carry_out(core, cluster, function, group, decision, mode, told);

@@ -12,11 +12,12 @@ use tokio::sync::oneshot;
 use crate::core::Core;
 use crate::execute::lender::Lender;
 use crate::execute::{self, storage_failed};
+use crate::external::closed;
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
 use crate::transition::{self, Away};
-use crate::{carry, clock, custody, external, homes, outside};
+use crate::{carry, clock, custody, external, homes};
 
 /// Exclusive use of a session, or use of the shared buckets.
 pub(crate) struct Hold {
@@ -60,7 +61,7 @@ impl Hold {
                     _turn: Some(turn),
                 });
             };
-            outside::open(core, group, stay, state.epoch()).await?;
+            closed::open(core, group, stay, state.epoch()).await?;
         }
         let session = function.borrowed.of(group.session.shared());
         let turn = execute::turn(core, &function, &session).await?;

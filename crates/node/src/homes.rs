@@ -15,7 +15,7 @@ use crate::core::Core;
 use crate::courier;
 use crate::custody;
 use crate::execute::storage_failed;
-use crate::outside;
+use crate::external::closed;
 use crate::sessions::Session;
 use crate::transition::{self, Away};
 
@@ -34,7 +34,7 @@ pub(crate) async fn load(core: &Core, group: &Group) -> Result<Arc<SessionState>
         None => Ok(state),
         Some(Away::WithClient(_)) => Err(transition::with_client(group)),
         Some(Away::InStore(stay)) => {
-            outside::open(core, group, stay, state.epoch()).await?;
+            closed::open(core, group, stay, state.epoch()).await?;
             Err(transition::in_store(group))
         }
     }

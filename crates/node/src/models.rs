@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
+use crate::target::encode_segment;
 use crate::transition::{self, Away};
 use crate::{custody, homes, outside, route};
 
@@ -33,6 +34,8 @@ const CHANGING: Duration = Duration::from_secs(60);
 pub(crate) struct Models {
     known: Mutex<FxHashMap<Group, (ExecutionModel, Instant)>>,
     count: AtomicUsize,
+    /// What sessions are being changed to.
+    wanted: Mutex<FxHashMap<Group, ExecutionModel>>,
 }
 
 impl Models {
@@ -175,10 +178,10 @@ pub(crate) async fn change_at_home(
                 changed => return changed.map(|_| ()),
             }
         };
-        let wanted = json!({
-            "function": group.function, "session": group.session, "execution_model": model,
-        });
-        let request = Request::post("/admin/models")
+        let [function, session] =
+            [group.function.as_str(), group.session.as_str()].map(encode_segment);
+        let wanted = json!({ "execution_model": model });
+        let request = Request::patch(format!("/admin/sessions/{function}/{session}"))
             .header(route::RELAYED, "1")
             .body(Bytes::from(wanted.to_string()));
         let request = request.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
@@ -200,12 +203,31 @@ pub(crate) async fn change_at_home(
     Err(Problem::new(Code::SessionMoved, detail))
 }
 
-/// The same, some time soon, for whoever does not wait for it.
+/// The same, some time soon, for whoever does not wait for it. What is wanted while one change is under way comes after it,
+/// the last of it alone.
 pub(crate) fn change_soon(core: &Arc<Core>, group: Group, model: ExecutionModel) {
+    let is_under_way = {
+        let mut wanted = core.models.wanted.lock();
+        wanted.insert(group.clone(), model).is_some()
+    };
+    if is_under_way {
+        return;
+    }
     let core = core.clone();
     tokio::spawn(async move {
-        if let Err(problem) = change_at_home(&core, &group, model).await {
-            tracing::warn!(%group, %model, %problem, "a session keeps its execution model");
+        let mut model = model;
+        loop {
+            if let Err(problem) = change_at_home(&core, &group, model).await {
+                tracing::warn!(%group, %model, %problem, "a session keeps its execution model");
+            }
+            let mut wanted = core.models.wanted.lock();
+            match wanted.get(&group) {
+                Some(newer) if *newer != model => model = *newer,
+                _ => {
+                    wanted.remove(&group);
+                    return;
+                }
+            }
         }
     });
 }

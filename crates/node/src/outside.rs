@@ -9,7 +9,6 @@
 //! back. What closes it names the stay in the store and the home's epoch, so that a home of before, which is late, does not
 //! open what a later one has closed. What is left behind in the store is empty, and closed.
 
-mod closed;
 mod copy;
 
 use std::sync::Arc;
@@ -24,12 +23,13 @@ use fulmar_state::{Bookkeeping, SessionState, Table, Transaction, key};
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
 
-pub(crate) use closed::open;
-use closed::{Writes, check, closing, contended, load, lost, write};
 use copy::Copy;
 
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
+use crate::external::closed::{
+    MAX_CONFLICTS, Writes, check, closing, contended, load, lost, open, write,
+};
 use crate::functions::{Deployed, Function};
 use crate::sessions::Session;
 use crate::transition::{self, Away};
@@ -39,8 +39,6 @@ use crate::{clock, courier, custody, external, homes, migrate};
 const COPY_FIRST_BYTES: usize = 256 << 10;
 /// Longest wait for the messages that a session has sent: those that it sends afterwards must not overtake them.
 const MESSAGES: Duration = Duration::from_secs(2);
-/// Attempts to close a session that others keep writing.
-const MAX_CONFLICTS: u32 = 100;
 
 impl Deployed {
     /// Whether sessions of the function may be in the external store, some of them, for some time.
@@ -131,6 +129,23 @@ pub(crate) fn all(core: &Core, function: Option<&FunctionName>) -> Result<Vec<Gr
         }
     }
     Ok(outside)
+}
+
+/// Empties what stays in the store, closed, of a session that has come back: once nobody may find it there any more who
+/// takes over. If that fails it is in nobody's way.
+async fn leave_nothing(core: Arc<Core>, group: Group, kept: Kept) {
+    let keys = kept.entries.into_iter().map(|(key, _)| (key, None));
+    let writes: Writes = keys.collect();
+    let last = core.store.commits().submitted();
+    let left = async {
+        let safe = custody::safe(&core, &group.function, last).await;
+        safe.map_err(|failure| storage_failed(&failure))?;
+        let store = external::of(&core).await?;
+        write(&core, store, &group, kept.version, &writes).await
+    };
+    if let Err(problem) = left.await {
+        tracing::debug!(%group, %problem, "a session's state stays in the external store, unused");
+    }
 }
 
 fn internal(error: impl std::fmt::Display) -> Problem {
@@ -277,13 +292,10 @@ impl Crossing<'_> {
         let gone = |_| Problem::new(Code::ShuttingDown, "the node stopped before it was stored");
         let committed = committed.await.map_err(gone)?;
         committed.map_err(|failure| storage_failed(&failure))?;
-        let last = core.store.commits().submitted();
-        let safe = custody::safe(core, &group.function, last).await;
-        safe.map_err(|failure| storage_failed(&failure))?;
         core.models.forget(group);
         core.pool
             .evict_session(&function.name, group.session.as_str());
-        self.leave_nothing(kept).await;
+        tokio::spawn(leave_nothing(core.clone(), group.clone(), kept));
         Ok(true)
     }
 
@@ -394,19 +406,6 @@ impl Crossing<'_> {
                 );
                 Err(Problem::new(Code::MigrationFailed, detail))
             }
-        }
-    }
-
-    /// Empties what stays in the store, closed. If that fails it is in nobody's way.
-    async fn leave_nothing(&self, kept: Kept) {
-        let keys = kept.entries.into_iter().map(|(key, _)| (key, None));
-        let writes: Writes = keys.collect();
-        if writes.is_empty() {
-            return;
-        }
-        let written = write(self.core, self.store, self.group, kept.version, &writes).await;
-        if let Err(problem) = written {
-            tracing::debug!(group = %self.group, %problem, "a session's state stays in the external store, unused");
         }
     }
 }

@@ -19,9 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 use crate::decisions::{Decision, Latency};
-use crate::functions::Function;
 use crate::transition::{self, Away};
-use crate::{clock, external, outside, route};
+use crate::{external, outside, route};
 
 /// Pause between two plans.
 const EVERY: Duration = Duration::from_secs(5);
@@ -56,10 +55,11 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
         let seen = look(&core, &mut rates, seconds);
         // With a worker for each of them, and none in the store, there is nothing to decide.
         let is_enough = seen.len() <= core.options.max_workers as usize;
-        if seen.is_empty() || (is_enough && seen.iter().all(|seen| seen.is_local)) {
+        let Some(first) = seen.first() else { continue };
+        if is_enough && seen.iter().all(|seen| seen.is_local) {
             continue;
         }
-        let round_trip = match external::round_trip(&core).await {
+        let round_trip = match external::round_trip(&core, &first.group).await {
             Ok(round_trip) => round_trip,
             Err(problem) => {
                 tracing::debug!(%problem, "sessions keep their execution models");
@@ -138,7 +138,11 @@ fn look(core: &Core, rates: &mut HashMap<Group, Smoothed>, seconds: f64) -> Vec<
                 let rate = known.remove(&group);
                 let mut rate = rate.unwrap_or_else(|| Smoothed::new(NEWEST));
                 let per_second = rate.see(count / seconds);
-                if per_second < IDLE || !is_here(core, &function, &group, is_local) {
+                let is_here = match is_local {
+                    true => session.state().is_some(),
+                    false => matches!(transition::away(core, &group), Ok(Some(Away::InStore(_)))),
+                };
+                if per_second < IDLE || !is_here {
                     continue;
                 }
                 rates.insert(group.clone(), rate);
@@ -153,17 +157,6 @@ fn look(core: &Core, rates: &mut HashMap<Group, Smoothed>, seconds: f64) -> Vec<
         }
     }
     seen
-}
-
-/// Whether a session is at home here: hot, or in the store with the note of it here.
-fn is_here(core: &Core, function: &Function, group: &Group, is_local: bool) -> bool {
-    match is_local {
-        true => {
-            let session = function.sessions.peek(group.session.as_str());
-            session.is_some_and(|session| session.state().is_some())
-        }
-        false => matches!(transition::away(core, group), Ok(Some(Away::InStore(_)))),
-    }
 }
 
 fn wish(core: &Core, group: &Group) -> Wish {
@@ -194,24 +187,15 @@ fn carry_out(
     // Those that go make room for those that come.
     for (at, model) in remote.chain(local) {
         let Seen { group, rate, .. } = &seen[*at];
-        let decision = Decision {
-            at: clock::rfc3339(clock::unix_ms()),
-            node: cluster.name().clone(),
-            function: group.function.clone(),
-            session: group.session.to_string(),
-            verdict: match mode {
-                Automatic::On => "changed",
-                _ => "would-change",
-            },
-            to: None,
+        let verdict = match mode {
+            Automatic::On => "changed",
+            _ => "would-change",
+        };
+        let mut decision = Decision {
             model: Some(model),
             requests_per_second_here: *rate,
-            state_bytes: 0,
-            candidates: Vec::new(),
-            estimates: Vec::new(),
-            promise: None,
             latency: Some(latency),
-            error: None,
+            ..Decision::now(cluster, &group.function, group.session.to_string(), verdict)
         };
         if mode != Automatic::On {
             core.decisions.remember(decision);
@@ -228,16 +212,11 @@ fn carry_out(
                 ExecutionModel::External => outside::go(&core, &group).await,
                 _ => outside::come_back(&core, &group).await,
             };
-            let error = changed.err().map(|problem| problem.to_string());
-            core.decisions.remember(Decision {
-                verdict: if error.is_some() {
-                    "failed"
-                } else {
-                    decision.verdict
-                },
-                error,
-                ..decision
-            });
+            if let Err(problem) = changed {
+                decision.verdict = "failed";
+                decision.error = Some(problem.to_string());
+            }
+            core.decisions.remember(decision);
         });
     }
 }

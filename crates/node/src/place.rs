@@ -17,7 +17,6 @@ use fulmar_policy::view::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
 use crate::core::Core;
 use crate::decisions::{self, Candidate, Decision, Promise};
 use crate::follow::Seen;
@@ -270,21 +269,18 @@ impl Solved {
             .accesses_to(at)
             .first()
             .map(|access| access.function.at());
+        let Group {
+            function: name,
+            session,
+        } = &placed.group;
+        let verdict = decisions::verdict(to.as_ref(), cluster.config().placement);
         Decision {
-            at: clock::rfc3339(clock::unix_ms()),
-            node: cluster.name().clone(),
-            function: placed.function.name.clone(),
-            session: placed.group.session.to_string(),
-            verdict: decisions::verdict(to.as_ref(), cluster.config().placement),
             to,
             requests_per_second_here: placed.seen.at_home,
             state_bytes: plan.keys[at].size_bytes as usize,
             candidates: candidates.collect(),
-            estimates: Vec::new(),
             promise: function.map(|function| self.promises[function]),
-            model: None,
-            latency: None,
-            error: None,
+            ..Decision::now(cluster, name, session.to_string(), verdict)
         }
     }
 }

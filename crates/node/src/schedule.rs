@@ -13,7 +13,6 @@ use fulmar_model::{Code, NodeName, Problem, SessionName};
 use fulmar_policy::offload::Estimate;
 use parking_lot::Mutex;
 
-use crate::clock;
 use crate::core::Core;
 use crate::decisions::Decision;
 use crate::functions::{Deployed, Function};
@@ -121,24 +120,14 @@ pub(crate) fn choose(
         (_, verdict) => verdict,
     };
     if function.told.is_to_be_told(verdict) {
+        let session = session.map(ToString::to_string).unwrap_or_default();
         core.decisions.remember(Decision {
-            at: clock::rfc3339(clock::unix_ms()),
-            node: cluster.name().clone(),
-            function: function.name.clone(),
-            session: session.map(ToString::to_string).unwrap_or_default(),
-            verdict,
             to: match &choice {
                 Ok(Choice::At { node, .. }) => Some(node.clone()),
                 _ => None,
             },
-            requests_per_second_here: 0.0,
-            state_bytes: 0,
-            candidates: Vec::new(),
             estimates: world.expected(&estimates),
-            promise: None,
-            model: None,
-            latency: None,
-            error: None,
+            ..Decision::now(cluster, &function.name, session, verdict)
         });
     }
     match mode {

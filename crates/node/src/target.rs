@@ -73,6 +73,19 @@ fn decode_session(segment: &str) -> Result<Cow<'_, str>, Problem> {
     Ok(session)
 }
 
+/// Percent-encodes one path segment.
+pub fn encode_segment(text: &str) -> String {
+    let keep = |byte: u8| {
+        byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && text.len() > 2)
+    };
+    text.bytes()
+        .map(|byte| match keep(byte) {
+            true => char::from(byte).to_string(),
+            false => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
 /// Percent-decodes one path segment; none if it is not UTF-8 then, or has a broken escape.
 pub fn decode_segment(segment: &str) -> Option<Cow<'_, str>> {
     if !segment.contains('%') {

@@ -43,7 +43,12 @@ impl Cluster {
         Self::start_all(count, "emulate_links = true\n", |_| String::new())
     }
 
-    /// The same with an external store.
+    /// Nodes with an external store.
+    pub fn with_external(count: usize, url: &str) -> Self {
+        Self::start_with(count, |_| format!("[external]\nurl = {url:?}\n"))
+    }
+
+    /// The same with links that can be changed.
     pub fn with_links_and_external(count: usize, url: &str) -> Self {
         Self::start_all(count, "emulate_links = true\n", |_| {
             format!("[external]\nurl = {url:?}\n")

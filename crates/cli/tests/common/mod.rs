@@ -332,6 +332,13 @@ impl Reply {
             .map(|(_, value)| value.as_str())
     }
 
+    /// The node that ran the invocation.
+    pub fn ran_at(&self) -> &str {
+        assert_eq!(self.status, 200, "{}", self.text());
+        let invocation = self.header("fulmar-invocation").unwrap();
+        invocation.split('-').next().unwrap()
+    }
+
     pub fn expect_problem(&self, status: u16, code: &str) {
         assert_eq!(
             (self.status, self.json()["code"].as_str()),

@@ -31,7 +31,6 @@ pub(super) fn routes() -> Router<Arc<Core>> {
         .route("/admin/sessions", get(list))
         .route("/admin/sessions/{*path}", any(one))
         .route("/admin/migrations", post(migrate))
-        .route("/admin/models", post(change_model))
 }
 
 #[derive(Deserialize)]
@@ -172,7 +171,10 @@ async fn set_model(core: &Arc<Core>, group: &Group, body: Body) -> Answer {
     let body = super::read(body, MAX_WANTED_BYTES).await?;
     let change: Change = serde_json::from_slice(&body)
         .map_err(|error| bad_request(format!("the change is not as expected: {error}")))?;
-    let model = parse_model(&change.execution_model)?;
+    let model = ExecutionModel::parse(&change.execution_model).ok_or_else(|| {
+        let detail = format!("{:?} is no execution model", change.execution_model);
+        Problem::new(Code::ExecutionModelRefused, detail)
+    })?;
     let changed = models::change(core, group, model).await?;
     Ok(json(
         &json!({ "execution_model": model, "changed": changed }),
@@ -205,21 +207,21 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
             hold.settled().await?;
             let record = core.store.session_record(&group)?.ok_or_else(unknown)?;
             let mut described = describe(&core, &group, &record, usize::MAX)?;
-            if models::at_home(&core, &group)? == Some(ExecutionModel::External) {
+            if external::has(&core, &group)? {
                 external::measure(&core, &group, &mut described).await?;
             }
             Ok(json(&described))
         }
         "PATCH" => {
-            // What was committed last has to be where it is looked for.
-            Hold::shared(&core).settled().await?;
-            core.store.session_record(&group)?.ok_or_else(unknown)?;
+            // What was committed last has to be where it is looked for. Whoever has run the session need not look.
+            if !request.headers().contains_key(&route::RELAYED) {
+                Hold::shared(&core).settled().await?;
+                core.store.session_record(&group)?.ok_or_else(unknown)?;
+            }
             set_model(&core, &group, request.into_body()).await
         }
         "DELETE" => {
-            Hold::shared(&core).settled().await?;
-            core.store.session_record(&group)?.ok_or_else(unknown)?;
-            if models::at_home(&core, &group)? == Some(ExecutionModel::External) {
+            if external::has(&core, &group)? {
                 // What is left in the store then is nobody's.
                 outside::come_back(&core, &group).await?;
             }
@@ -260,37 +262,6 @@ async fn one(State(core): State<Arc<Core>>, request: Request) -> Answer {
             format!("{other} is not allowed here; GET, PATCH and DELETE are"),
         ))),
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WantedModel {
-    function: String,
-    session: String,
-    execution_model: String,
-}
-
-/// Changes the model of a session that is at home here; asked by other nodes.
-async fn change_model(State(core): State<Arc<Core>>, request: Request) -> Answer {
-    let body = super::read(request.into_body(), MAX_WANTED_BYTES).await?;
-    let wanted: WantedModel = serde_json::from_slice(&body)
-        .map_err(|error| bad_request(format!("the change is not as expected: {error}")))?;
-    let group = Group {
-        function: function_name(&wanted.function)?,
-        session: session_name(&wanted.session)?,
-    };
-    let model = parse_model(&wanted.execution_model)?;
-    let changed = models::change(&core, &group, model).await?;
-    Ok(json(
-        &json!({ "execution_model": model, "changed": changed }),
-    ))
-}
-
-fn parse_model(text: &str) -> Result<ExecutionModel, Failed> {
-    ExecutionModel::parse(text).ok_or_else(|| {
-        let detail = format!("{text:?} is no execution model");
-        Failed(Problem::new(Code::ExecutionModelRefused, detail))
-    })
 }
 
 #[derive(Deserialize)]

@@ -122,7 +122,7 @@ impl Lender<'_> {
                 let change = Change {
                     group: &returned.group,
                     base: returned.version,
-                    next: after(returned.version),
+                    next: external::after(returned.version),
                     writes: &returned.writes,
                     messages: &messages,
                     idempotency: idempotency.map(|(key, record)| (key.as_str(), record)),
@@ -152,17 +152,6 @@ const MAX_STORE_CONFLICTS: u32 = 24;
 
 /// What a request to the external store has besides the state, about, in bytes, for emulated links.
 const ASKING_BYTES: usize = 200;
-
-/// The next version of a session in the external store. A new one begins with the time, so that one that was removed
-/// and made again is never taken for what it was.
-pub(crate) fn after(version: Version) -> Version {
-    /// Commits that a session would have to see every millisecond to catch up with the time.
-    const A_MILLISECOND: u64 = 1 << 20;
-    match version {
-        Version(0) => Version(clock::unix_ms() * A_MILLISECOND + fastrand::u64(..A_MILLISECOND)),
-        version => version.next(),
-    }
-}
 
 fn elsewhere(cluster: &Cluster, group: &Group, not_here: NotHere) -> Problem {
     match not_here {

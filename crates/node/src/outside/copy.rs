@@ -7,8 +7,8 @@ use fulmar_state::record::{IdempotencyRecord, Record};
 use fulmar_state::{SessionState, Table};
 use futures_util::StreamExt;
 
-use super::closed::{Writes, bytes_of, load, write};
 use super::{Crossing, internal};
+use crate::external::closed::{Writes, bytes_of, load, write};
 use crate::{clock, courier, external, migrate};
 
 /// A session above this many bytes stays where it is: every invocation would have to fetch it.

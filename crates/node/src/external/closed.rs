@@ -1,44 +1,51 @@
 //! What a session's home reads and writes in the external store while it is closed there, and how it is opened.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fulmar_model::{Code, Epoch, ExecutionModel, Group, Problem, Version};
 use fulmar_state::external::{CLOSED, Change, Closed, External, Kept, Outcome};
 
-use super::MAX_CONFLICTS;
+use super::{after, back, of, problem, there};
 use crate::core::Core;
-use crate::execute::lender::after;
-use crate::{clock, custody, external};
+use crate::execute::storage_failed;
+use crate::{clock, custody};
+
+/// Attempts to write what others keep writing.
+pub(crate) const MAX_CONFLICTS: u32 = 100;
+/// Longest wait for the object store by what holds a session up.
+const KNOWN: Duration = Duration::from_secs(2);
 
 /// Keys with their values; none: deleted.
-pub(super) type Writes = Vec<(String, Option<Bytes>)>;
+pub(crate) type Writes = Vec<(String, Option<Bytes>)>;
 
-pub(super) fn opening() -> Writes {
+pub(crate) fn opening() -> Writes {
     vec![(CLOSED.to_owned(), None)]
 }
 
-pub(super) fn closing(stay: u64, epoch: Epoch) -> Writes {
+pub(crate) fn closing(stay: u64, epoch: Epoch) -> Writes {
     vec![(CLOSED.to_owned(), Some(Closed { stay, epoch }.value()))]
 }
 
-pub(super) async fn load(core: &Core, store: &External, group: &Group) -> Result<Kept, Problem> {
-    external::there(core, 0).await;
+pub(crate) async fn load(core: &Core, store: &External, group: &Group) -> Result<Kept, Problem> {
+    there(core, 0).await;
     let kept = store.load(group).await;
-    let kept = kept.map_err(|error| external::problem(&error))?;
+    let kept = kept.map_err(|error| problem(&error))?;
     let entries = kept.entries.iter();
     let bytes = entries.map(|(key, value)| key.len() + value.len());
-    external::back(core, bytes.sum()).await;
+    back(core, bytes.sum()).await;
     Ok(kept)
 }
 
 /// Writes to the store; none if the session has another version there.
-pub(super) async fn write(
+pub(crate) async fn write(
     core: &Core,
     store: &External,
     group: &Group,
     base: Version,
     writes: &Writes,
 ) -> Result<Option<Version>, Problem> {
-    external::there(core, bytes_of(writes)).await;
+    there(core, bytes_of(writes)).await;
     let change = Change {
         group,
         base,
@@ -49,14 +56,14 @@ pub(super) async fn write(
         now_unix_ms: clock::unix_ms(),
     };
     let outcome = store.commit(&change).await;
-    external::back(core, 0).await;
-    match outcome.map_err(|error| external::problem(&error))? {
+    back(core, 0).await;
+    match outcome.map_err(|error| problem(&error))? {
         Outcome::Committed(version) => Ok(Some(version)),
         Outcome::Conflict | Outcome::Replay(_) => Ok(None),
     }
 }
 
-pub(super) fn bytes_of(writes: &Writes) -> usize {
+pub(crate) fn bytes_of(writes: &Writes) -> usize {
     let sizes = writes
         .iter()
         .map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len));
@@ -74,7 +81,7 @@ pub(crate) async fn open(
     stay: u64,
     epoch: Epoch,
 ) -> Result<(), Problem> {
-    let store = external::of(core).await?;
+    let store = of(core).await?;
     for _ in 0..MAX_CONFLICTS {
         let kept = load(core, store, group).await?;
         if kept.version == Version(0) {
@@ -82,8 +89,7 @@ pub(crate) async fn open(
         }
         if let Some(closed) = kept.closed {
             check(group, &closed, stay, epoch)?;
-            // Whoever takes over has to find the note as well, and what was delivered before.
-            custody::known_to_takers(core, core.store.commits().submitted()).await?;
+            known_to_takers(core, group).await?;
             let opened = write(core, store, group, kept.version, &opening()).await?;
             if opened.is_none() {
                 continue;
@@ -96,7 +102,7 @@ pub(crate) async fn open(
 }
 
 /// Whether what is closed in the store is this stay of the session, and not closed by a later home.
-pub(super) fn check(
+pub(crate) fn check(
     group: &Group,
     closed: &Closed,
     stay: u64,
@@ -109,12 +115,25 @@ pub(super) fn check(
     Err(Problem::new(Code::SessionMoved, detail))
 }
 
-pub(super) fn lost(group: &Group) -> Problem {
+pub(crate) fn lost(group: &Group) -> Problem {
     let detail = format!("the external store does not have {group}, which was put there");
     Problem::new(Code::ExternalStoreUnreachable, detail)
 }
 
-pub(super) fn contended(group: &Group) -> Problem {
+pub(crate) fn contended(group: &Group) -> Problem {
     let detail = format!("other nodes keep changing {group} in the external store");
     Problem::new(Code::QueueFull, detail)
+}
+
+/// Waits, not for long, until whoever may take over the session finds the note that it is in the store.
+async fn known_to_takers(core: &Core, group: &Group) -> Result<(), Problem> {
+    let last = core.store.commits().submitted();
+    let known = tokio::time::timeout(KNOWN, custody::safe(core, &group.function, last)).await;
+    match known {
+        Ok(known) => known.map_err(|failure| storage_failed(&failure)),
+        Err(_) => {
+            let detail = "the object store has not taken what the node has committed";
+            Err(Problem::new(Code::ObjectStoreUnreachable, detail))
+        }
+    }
 }
