@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use fulmar_model::Problem;
+use fulmar_model::id::DEFAULT_NAMESPACE;
 use serde_json::Value;
 use ureq::http::{Method, Request, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
@@ -32,6 +33,9 @@ pub(crate) struct Target {
     /// A token, where the node asks for one; see `fulmar token`.
     #[arg(long, env = "FULMAR_TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
+    /// The namespace of the functions and shared buckets that are named without one [default: default]
+    #[arg(long, env = "FULMAR_NAMESPACE", value_name = "NAME", global = true)]
+    namespace: Option<String>,
     /// Certificates of the authorities to trust, PEM, for a node that speaks HTTPS.
     #[arg(long, env = "FULMAR_CA", value_name = "FILE", global = true)]
     ca: Option<PathBuf>,
@@ -58,6 +62,21 @@ impl Target {
             String::new()
         } else {
             format!(" --node {}", self.url())
+        }
+    }
+
+    /// The namespace that was named, unless it is the default one.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        self.namespace
+            .as_deref()
+            .filter(|namespace| *namespace != DEFAULT_NAMESPACE)
+    }
+
+    /// A function, or a pattern of functions, with its namespace.
+    pub(crate) fn function(&self, name: &str) -> String {
+        match self.namespace() {
+            Some(namespace) if !name.contains('.') => format!("{namespace}.{name}"),
+            _ => name.to_owned(),
         }
     }
 

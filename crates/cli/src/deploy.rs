@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use fulmar_model::Manifest;
+use fulmar_model::{FunctionName, Manifest};
 use fulmar_model::manifest::function_name_of;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -19,7 +19,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
-    let (manifest, component) = find(&args.path)?;
+    let (mut manifest, component) = find(&args.path)?;
+    if let Some(namespace) = target.namespace() {
+        manifest.name = FunctionName::within(namespace, manifest.name.as_str())?;
+    }
     let wasm = std::fs::read(&component).with_context(|| {
         format!(
             "cannot read the component {}\n  fix: build it first (cargo build --release --target wasm32-wasip2), or correct `artifact` in the manifest",

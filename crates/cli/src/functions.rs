@@ -45,14 +45,14 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
         Verb::Show { function } => {
             output::value(&client.json(
                 "GET",
-                &format!("/admin/functions/{}", segment(function)),
+                &format!("/admin/functions/{}", segment(&target.function(function))),
                 None,
             )?);
         }
         Verb::Rm { function } => {
             client.call(
                 "DELETE",
-                &format!("/admin/functions/{}", segment(function)),
+                &format!("/admin/functions/{}", segment(&target.function(function))),
                 None,
             )?;
             output::done(

@@ -46,7 +46,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
     let client = target.client()?;
-    let mut path = format!("/fn/{}", segment(&args.function));
+    let mut path = format!("/fn/{}", segment(&target.function(&args.function)));
     match (&args.session, args.path.is_empty()) {
         (Some(session), _) => path += &format!("/{}", segment(session)),
         (None, false) => path += "/-",

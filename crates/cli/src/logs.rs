@@ -29,7 +29,7 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
     let session = session.map_or_else(String::new, |session| format!("&session={session}"));
     let path = format!(
         "/admin/logs/{}?tail={}&follow={}{session}",
-        segment(&args.function),
+        segment(&target.function(&args.function)),
         args.tail,
         args.follow
     );

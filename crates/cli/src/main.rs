@@ -12,6 +12,7 @@ mod explain;
 mod functions;
 mod invoke;
 mod logs;
+mod namespaces;
 mod new;
 mod node;
 mod nodes;
@@ -97,6 +98,11 @@ enum Command {
         #[command(subcommand)]
         verb: ca::Verb,
     },
+    /// Namespaces, and what their functions may have in all.
+    Namespaces {
+        #[command(subcommand)]
+        verb: namespaces::Verb,
+    },
     /// Tokens that let their bearers in.
     Token {
         #[command(subcommand)]
@@ -164,6 +170,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Invocations { verb } => invoke::invocations(target, &verb),
         Command::DeadLetters { verb } => dead_letters::run(target, &verb),
         Command::Ca { verb } => ca::run(target, &verb),
+        Command::Namespaces { verb } => namespaces::run(target, &verb),
         Command::Token { verb } => token::run(target, &verb),
         Command::Explain(args) => explain::run(target, &args),
         Command::Logs(args) => logs::run(target, &args),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use fulmar_model::FunctionName;
+use fulmar_model::id::DEFAULT_NAMESPACE;
 use serde_json::json;
 
 use crate::client::Target;
@@ -25,6 +26,12 @@ pub(crate) enum Language {
 
 pub(crate) fn run(target: &Target, language: &Language) -> anyhow::Result<()> {
     let Language::Rust { name, path } = language;
+    if name.namespace() != DEFAULT_NAMESPACE {
+        bail!(
+            "{name} names a namespace, and a project has none\n  fix: make it without, and give --namespace {} to `fulmar deploy`",
+            name.namespace()
+        );
+    }
     let folder = path.clone().unwrap_or_else(|| PathBuf::from(name.as_str()));
     write(&folder, &template::rust(name.as_str()))?;
     if target.json {

@@ -60,7 +60,8 @@ pub(crate) enum Verb {
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
     let client = target.client()?;
     let path = |function: &str, session: &str| {
-        format!("/admin/sessions/{}/{}", segment(function), segment(session))
+        let function = target.function(function);
+        format!("/admin/sessions/{}/{}", segment(&function), segment(session))
     };
     match verb {
         Verb::Ls {
@@ -68,6 +69,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             prefix,
             limit,
         } => {
+            let function = function.as_deref().map(|name| target.function(name));
             let mut sessions = Vec::new();
             let mut after = String::new();
             let mut external = Vec::new();
@@ -118,6 +120,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             session,
             to,
         } => {
+            let function = target.function(function);
             let wanted = json!({ "function": function, "session": session, "to": to });
             let body = wanted.to_string();
             let outcome = client.json("POST", "/admin/migrations", Some(body.as_bytes()))?;

@@ -12,7 +12,7 @@ use ureq::SendBody;
 use crate::client::{Target, read, segment, succeed};
 use crate::output;
 
-/// Where keys are: `shared/BUCKET` or `session/FUNCTION/SESSION`.
+/// Where keys are.
 const SCOPE_HELP: &str = "shared/BUCKET or session/FUNCTION/SESSION";
 
 #[derive(Debug, Subcommand)]
@@ -63,9 +63,28 @@ pub(crate) enum Verb {
     },
 }
 
-/// Where keys are, percent-encoded for a path.
+/// Where keys are.
 #[derive(Debug, Clone)]
-pub(crate) struct Scope(String);
+pub(crate) enum Scope {
+    Shared(String),
+    Session(String, String),
+}
+
+impl Scope {
+    /// Percent-encoded for a path.
+    fn path(&self, target: &Target) -> String {
+        match (self, target.namespace()) {
+            (Self::Shared(bucket), None) => format!("shared/{}", segment(bucket)),
+            (Self::Shared(bucket), Some(namespace)) => {
+                format!("namespace/{}/{}", segment(namespace), segment(bucket))
+            }
+            (Self::Session(function, session), _) => {
+                let function = target.function(function);
+                format!("session/{}/{}", segment(&function), segment(session))
+            }
+        }
+    }
+}
 
 impl FromStr for Scope {
     type Err = String;
@@ -73,15 +92,14 @@ impl FromStr for Scope {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('/') {
             Some(("shared", bucket)) if !bucket.is_empty() => {
-                return Ok(Self(format!("shared/{}", segment(bucket))));
+                return Ok(Self::Shared(bucket.to_owned()));
             }
             Some(("session", rest)) => {
                 if let Some((function, session)) = rest.split_once('/')
                     && !function.is_empty()
                     && !session.is_empty()
                 {
-                    let (function, session) = (segment(function), segment(session));
-                    return Ok(Self(format!("session/{function}/{session}")));
+                    return Ok(Self::Session(function.to_owned(), session.to_owned()));
                 }
             }
             _ => {}
@@ -106,7 +124,7 @@ pub(crate) fn argument_bytes(text: &str) -> anyhow::Result<Vec<u8>> {
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
     let client = target.client()?;
     let key_path =
-        |scope: &Scope, key: &str| format!("/admin/state/{}/key/{}", scope.0, segment(key));
+        |scope: &Scope, key: &str| format!("/admin/state/{}/key/{}", scope.path(target), segment(key));
     match verb {
         Verb::Get { scope, key } => {
             let value = read(client.call("GET", &key_path(scope, key), None)?)?;
@@ -125,8 +143,11 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             client.call("DELETE", &key_path(scope, key), None)?;
         }
         Verb::Ls { scope: None, .. } => {
-            let buckets = client.json("GET", "/admin/state/shared", None)?;
-            print_names(target, &buckets["buckets"], "shared/");
+            let found = client.json("GET", "/admin/state/shared", None)?;
+            match target.namespace() {
+                None => print_names(target, &found["buckets"], "shared/"),
+                Some(namespace) => print_names(target, &found["namespaces"][namespace], "shared/"),
+            }
         }
         Verb::Ls {
             scope: Some(scope),
@@ -136,7 +157,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             loop {
                 let path = format!(
                     "/admin/state/{}/keys?limit=1000&prefix={}&after={}",
-                    scope.0,
+                    scope.path(target),
                     segment(prefix),
                     segment(&after)
                 );
@@ -158,7 +179,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
         }
         Verb::Export { scope } => {
             let query = match scope {
-                Some(Scope(scope)) => format!("?scope={}", segment(scope)),
+                Some(scope) => format!("?scope={}", segment(&scope.path(target))),
                 None => String::new(),
             };
             let response = client.call("GET", &format!("/admin/state-export{query}"), None)?;

@@ -13,7 +13,7 @@ pub(crate) enum Verb {
         /// What its bearer may do; may be given several times.
         #[arg(long, required = true)]
         scope: Vec<Scope>,
-        /// A function that it is for, or the beginning of names and a *; without it, all.
+        /// A function that it is for, or the beginning of names and a *; without it, all, or with --namespace all of that.
         #[arg(long, value_name = "PATTERN")]
         function: Vec<String>,
         /// What it is for, in your own words.
@@ -58,7 +58,12 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             label,
         } => {
             let scopes: Vec<&str> = scope.iter().map(|scope| scope.name()).collect();
-            let wanted = json!({ "scopes": scopes, "functions": function, "label": label });
+            let mut functions: Vec<String> =
+                function.iter().map(|name| target.function(name)).collect();
+            if let (Some(namespace), true) = (target.namespace(), functions.is_empty()) {
+                functions.push(format!("{namespace}.*"));
+            }
+            let wanted = json!({ "scopes": scopes, "functions": functions, "label": label });
             let made = client.json("POST", "/admin/tokens", Some(wanted.to_string().as_bytes()))?;
             if target.json {
                 output::value(&made);

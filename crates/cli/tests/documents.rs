@@ -141,6 +141,11 @@ fn readme() {
 }
 
 #[test]
+fn namespaces() {
+    run("docs/namespaces.md", &root(), "");
+}
+
+#[test]
 fn getting_started() {
     let folder = tempfile::tempdir().unwrap();
     // Shared with the test of `fulmar new`, so that the SDK is built once.

@@ -1,11 +1,16 @@
 //! Names and positions that cannot be built wrong: parsed once, at the edge.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest function name in bytes (as in DNS labels, so that names can become host names).
+/// Longest function name, without its namespace, and longest name of a namespace in bytes (as in DNS labels, so that names
+/// can become host names).
 pub const MAX_FUNCTION_NAME_BYTES: usize = 63;
+/// The namespace of functions whose name has none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+/// Between a namespace and the name of a shared bucket, which may not contain it.
+const BUCKET_SEPARATOR: char = '\u{1}';
 /// Longest name of a node or a site in bytes.
 pub const MAX_NODE_NAME_BYTES: usize = 63;
 /// Longest session name in bytes: part of every stored key of the session.
@@ -45,6 +50,22 @@ pub enum NameError {
         at: usize,
         /// What is allowed instead.
         allowed: &'static str,
+    },
+    /// The default namespace, spelt out: every function has one name.
+    #[error("functions of the namespace {DEFAULT_NAMESPACE} are named without it: {name:?}")]
+    SpeltOut {
+        /// The name without it.
+        name: String,
+    },
+    /// Another namespace than the one that is meant.
+    #[error("{name} is of the namespace {found}, not of {expected}")]
+    OtherNamespace {
+        /// The function.
+        name: String,
+        /// The namespace that it names.
+        found: String,
+        /// The namespace that it has to be of.
+        expected: String,
     },
 }
 
@@ -157,16 +178,61 @@ macro_rules! name_type {
 }
 
 name_type! {
-    /// Name of a deployed function: lower-case letters, digits and inner hyphens.
+    /// Name of a deployed function: lower-case letters, digits and inner hyphens, with its namespace and a dot in front unless that
+    /// is the default one.
     FunctionName
 }
 
 impl FunctionName {
     /// Checks and takes the name.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        check_label("function name", text, MAX_FUNCTION_NAME_BYTES)?;
+        match text.split_once('.') {
+            None => check_label("function name", text, MAX_FUNCTION_NAME_BYTES)?,
+            Some((namespace, name)) => {
+                check_label("namespace", namespace, MAX_FUNCTION_NAME_BYTES)?;
+                check_label("function name", name, MAX_FUNCTION_NAME_BYTES)?;
+                if namespace == DEFAULT_NAMESPACE {
+                    let name = name.to_owned();
+                    return Err(NameError::SpeltOut { name });
+                }
+            }
+        }
         Ok(Self(text.into()))
     }
+
+    /// Checks and takes a name that is meant to be of a namespace: with it in front, or without any.
+    ///
+    /// # Errors
+    /// When it is no name, or of another namespace.
+    pub fn within(namespace: &str, text: &str) -> Result<Self, NameError> {
+        if namespace != DEFAULT_NAMESPACE && !text.contains('.') {
+            return Self::new(&format!("{namespace}.{text}"));
+        }
+        let name = Self::new(text)?;
+        if name.namespace() == namespace {
+            return Ok(name);
+        }
+        Err(NameError::OtherNamespace {
+            found: name.namespace().to_owned(),
+            expected: namespace.to_owned(),
+            name: name.to_string(),
+        })
+    }
+
+    /// The namespace that it is of.
+    pub fn namespace(&self) -> &str {
+        split_namespace(&self.0).0
+    }
+}
+
+/// Splits the name of a function, or a pattern of such names, into its namespace and the rest.
+pub fn split_namespace(name: &str) -> (&str, &str) {
+    name.split_once('.').unwrap_or((DEFAULT_NAMESPACE, name))
+}
+
+/// Checks the name of a namespace: a label as in host names.
+pub fn check_namespace(name: &str) -> Result<(), NameError> {
+    check_label("namespace", name, MAX_FUNCTION_NAME_BYTES)
 }
 
 name_type! {
@@ -219,7 +285,7 @@ impl SessionName {
 pub enum Bucket<'a> {
     /// The private bucket of the invocation's session.
     Session,
-    /// A bucket shared by all functions.
+    /// A bucket shared by all functions of a namespace; its name among those of all ([`bucket_within`]).
     Shared(&'a str),
 }
 
@@ -233,6 +299,20 @@ impl<'a> Bucket<'a> {
         check_no_control("bucket name", name)?;
         Ok(Self::Shared(name))
     }
+}
+
+/// The name of a shared bucket of a namespace among those of all: itself in the default one.
+pub fn bucket_within<'a>(namespace: &str, name: &'a str) -> Cow<'a, str> {
+    match namespace {
+        DEFAULT_NAMESPACE => Cow::Borrowed(name),
+        _ => Cow::Owned(format!("{namespace}{BUCKET_SEPARATOR}{name}")),
+    }
+}
+
+/// Splits such a name into its namespace and the bucket's name there.
+pub fn split_bucket(name: &str) -> (&str, &str) {
+    name.split_once(BUCKET_SEPARATOR)
+        .unwrap_or((DEFAULT_NAMESPACE, name))
 }
 
 /// A placement group that is a session: what moves as one.
@@ -303,6 +383,33 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "a_b", "ä", "a/b", &"x".repeat(64)] {
             assert!(FunctionName::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn functions_have_one_name_each() {
+        let name = FunctionName::new("shop.counter").unwrap();
+        assert_eq!(name.namespace(), "shop");
+        assert_eq!(FunctionName::within("shop", "counter"), Ok(name.clone()));
+        assert_eq!(FunctionName::within("shop", "shop.counter"), Ok(name));
+        let plain = FunctionName::new("counter").unwrap();
+        assert_eq!(plain.namespace(), "default");
+        assert_eq!(FunctionName::within("default", "counter"), Ok(plain));
+        for bad in ["shop.", ".counter", "a.b.c", "Shop.counter", "default.counter"] {
+            assert!(FunctionName::new(bad).is_err(), "{bad}");
+        }
+        for (namespace, bad) in [("shop", "fleet.counter"), ("default", "shop.counter")] {
+            let refused = FunctionName::within(namespace, bad);
+            assert!(matches!(refused, Err(NameError::OtherNamespace { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn buckets_of_two_namespaces_are_two() {
+        assert_eq!(bucket_within("default", "b"), "b");
+        let full = bucket_within("shop", "b");
+        assert_eq!(split_bucket(&full), ("shop", "b"));
+        assert_eq!(split_bucket("b"), ("default", "b"));
+        assert!(Bucket::new(&full).is_err(), "nobody can name it otherwise");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! As long as there is no token everybody may do everything, as on a machine of one's own. From the
 //! first token on every request needs one. A token is `fulmar_ID_SECRET`; stored is a SHA-256 of the
-//! secret, which is 160 random bits, so that no slower hash is needed.
+//! secret, which is 160 random bits, so that no slower hash is needed. A token for some functions only lets its bearer see
+//! nothing of others: what a request's path does not tell is left to whoever answers it ([`may_see`]).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -11,15 +12,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use axum::extract::Query;
 use bytes::Bytes;
 use fulmar_cluster::Cluster;
 use fulmar_cluster::registry::Entry;
+use fulmar_model::id::{DEFAULT_NAMESPACE, split_namespace};
 use fulmar_model::{Code, Problem};
 use fulmar_state::record::{Record as _, TokenRecord};
 use fulmar_state::{Bookkeeping, Store, Table};
-use http::header::AUTHORIZATION;
-use http::{Method, Request};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Uri};
 use parking_lot::{Mutex, RwLock};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::core::Core;
@@ -38,6 +42,9 @@ const FAILURES_PER_SECOND: f64 = 0.5;
 /// Addresses remembered; when there are more, those that have not failed lately are forgotten.
 const MAX_ADDRESSES: usize = 10_000;
 
+/// Names the functions that the bearer of a request's token may see; only nodes say so. Without it, all.
+pub(crate) const FUNCTIONS: HeaderName = HeaderName::from_static("fulmar-functions");
+
 /// What a request needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Scope {
@@ -45,11 +52,23 @@ enum Scope {
     Nothing,
     /// Any token.
     Any,
-    /// To invoke a function, or to ask after any invocation.
-    Invoke(Option<String>),
-    /// To deploy or remove a function, or to upload for any.
-    Deploy(Option<String>),
-    Admin,
+    Invoke(Over),
+    Deploy(Over),
+    /// Everything else.
+    Admin(Over),
+}
+
+/// What a request is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Over {
+    /// Something of which a function is not known yet: whoever answers looks.
+    Some,
+    /// A function, or what belongs to it.
+    Function(String),
+    /// What the functions of a namespace share.
+    Namespace(String),
+    /// The node, or the cluster.
+    All,
 }
 
 /// The tokens of a node.
@@ -83,13 +102,14 @@ impl Failures {
     }
 }
 
-/// Whether a request may go on; if it came with a token, that token's identifier.
+/// Whether a request may go on; if it came with a token, that token's identifier. What the token is for goes along.
 pub(crate) fn admit<B>(
     core: &Core,
     peer: IpAddr,
-    request: &Request<B>,
+    request: &mut Request<B>,
 ) -> Result<Option<String>, Problem> {
     let access = &core.access;
+    request.headers_mut().remove(&FUNCTIONS);
     if !access.is_closed.load(Ordering::Acquire) {
         return Ok(None);
     }
@@ -120,9 +140,25 @@ pub(crate) fn admit<B>(
             ),
         });
     };
-    match scope.is_within(&record) {
-        Ok(()) => Ok(Some(id)),
-        Err(detail) => Err(Problem::new(Code::ScopeMissing, detail)),
+    scope
+        .is_within(&record)
+        .map_err(|detail| Problem::new(Code::ScopeMissing, detail))?;
+    // A function is not told of its callers' tokens.
+    if !record.functions.is_empty() && !request.uri().path().starts_with(target::PREFIX) {
+        let functions = HeaderValue::try_from(record.functions.join(","));
+        let functions =
+            functions.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        request.headers_mut().insert(FUNCTIONS, functions);
+    }
+    Ok(Some(id))
+}
+
+/// Whether whoever sent a request may see a function.
+pub(crate) fn may_see(headers: &HeaderMap, function: &str) -> bool {
+    match headers.get(&FUNCTIONS).map(HeaderValue::to_str) {
+        None => true,
+        Some(Ok(patterns)) => patterns.split(',').any(|pattern| matches(pattern, function)),
+        Some(Err(_)) => false,
     }
 }
 
@@ -133,63 +169,131 @@ impl Scope {
         if path.starts_with(target::PREFIX) {
             // A path that makes no sense is refused later, with its own code.
             let function = Target::parse(path).map(|target| target.function.into_owned());
-            return Self::Invoke(Some(function.unwrap_or_default()));
+            return Self::Invoke(Over::Function(function.unwrap_or_default()));
         }
         match path {
             "/healthz" | "/readyz" => return Self::Nothing,
             "/metrics" => return Self::Any,
+            "/admin/functions" if is_read => return Self::Any,
             _ => {}
         }
         if path.starts_with("/invocations/") && is_read {
-            return Self::Invoke(None);
+            return Self::Invoke(Over::Some);
         }
-        if path.starts_with("/admin/artifacts/") {
-            return Self::Deploy(None);
+        let Some(rest) = path.strip_prefix("/admin/") else {
+            return Self::Admin(Over::All);
+        };
+        // As the router reads it: what is encoded differently is the same function.
+        let segments: Option<Vec<_>> = rest.split('/').map(target::decode_segment).collect();
+        let segments = segments.unwrap_or_default();
+        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+        match segments[..] {
+            ["sessions"] | ["decisions"] => Self::Admin(match asked_for(request.uri()) {
+                Some(function) => Over::Function(function),
+                None => Over::All,
+            }),
+            ["artifacts", _] => Self::Deploy(Over::Some),
+            ["functions", function] => Self::Deploy(Over::Function(function.to_owned())),
+            ["functions" | "sessions" | "logs", function, ..]
+            | ["state", "session", function, ..] => {
+                Self::Admin(Over::Function(function.to_owned()))
+            }
+            ["state", "namespace", namespace, ..] => {
+                Self::Admin(Over::Namespace(namespace.to_owned()))
+            }
+            ["state", "shared", _, ..] => Self::Admin(Over::Namespace(DEFAULT_NAMESPACE.to_owned())),
+            ["namespaces", namespace] if is_read => {
+                Self::Admin(Over::Namespace(namespace.to_owned()))
+            }
+            _ => Self::Admin(Over::All),
         }
-        if let Some(name) = path.strip_prefix("/admin/functions/")
-            && !name.contains('/')
-        {
-            return Self::Deploy(Some(name.to_owned()));
-        }
-        if path == "/admin/functions" && is_read {
-            return Self::Any;
-        }
-        Self::Admin
     }
 
     /// # Errors
     /// What the token lacks.
     fn is_within(&self, token: &TokenRecord) -> Result<(), String> {
         let lacks = |scope: &str| Err(format!("the token lacks the scope {scope}"));
-        let covers = |function: &Option<String>| match function {
-            None => true,
-            Some(_) if token.functions.is_empty() => true,
-            Some(function) => token
-                .functions
-                .iter()
-                .any(|pattern| matches(pattern, function)),
+        let over = match self {
+            Self::Nothing | Self::Any => return Ok(()),
+            Self::Invoke(_) if !token.may_invoke => return lacks("invoke"),
+            Self::Deploy(_) if !token.may_deploy => return lacks("deploy"),
+            Self::Admin(_) if !token.may_admin => return lacks("admin"),
+            Self::Invoke(over) | Self::Deploy(over) | Self::Admin(over) => over,
         };
-        match self {
-            Self::Nothing | Self::Any => Ok(()),
-            Self::Invoke(_) if !token.may_invoke => lacks("invoke"),
-            Self::Deploy(_) if !token.may_deploy => lacks("deploy"),
-            Self::Admin if !token.may_admin => lacks("admin"),
-            Self::Invoke(function) | Self::Deploy(function) if !covers(function) => Err(format!(
-                "the token is for {} only, not for {}",
-                token.functions.join(", "),
-                function.as_deref().unwrap_or_default()
+        let patterns = &token.functions;
+        let (is_covered, what) = match over {
+            Over::Some => return Ok(()),
+            Over::Function(function) => (
+                patterns.iter().any(|pattern| matches(pattern, function)),
+                function.clone(),
+            ),
+            Over::Namespace(namespace) => (
+                patterns.iter().any(|pattern| covers_all_of(pattern, namespace)),
+                format!("all of the namespace {namespace}"),
+            ),
+            Over::All => (patterns.iter().any(|pattern| pattern == ALL), "the whole node".into()),
+        };
+        match is_covered || patterns.is_empty() {
+            true => Ok(()),
+            false => Err(format!(
+                "the token is for {} only, not for {what}",
+                patterns.join(", ")
             )),
-            _ => Ok(()),
         }
     }
 }
 
-/// Whether a pattern covers a function: its name, or the beginning of it before a `*` at the end.
-fn matches(pattern: &str, function: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(beginning) => function.starts_with(beginning),
-        None => pattern == function,
+/// The one function that a list is asked for.
+fn asked_for(uri: &Uri) -> Option<String> {
+    #[derive(Deserialize)]
+    struct About {
+        function: String,
     }
+    let Query(about) = Query::<About>::try_from_uri(uri).ok()?;
+    Some(about.function)
+}
+
+/// The pattern that covers everything.
+pub(crate) const ALL: &str = "*";
+
+/// Whether a pattern covers a function: its name, or the beginning of it before a `*` at the end, of its namespace.
+fn matches(pattern: &str, function: &str) -> bool {
+    if pattern == ALL {
+        return true;
+    }
+    let (namespace, pattern) = split_namespace(pattern);
+    let (of, name) = split_namespace(function);
+    namespace == of
+        && match pattern.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => pattern == name,
+        }
+}
+
+/// Whether a pattern covers all functions of a namespace.
+fn covers_all_of(pattern: &str, namespace: &str) -> bool {
+    pattern == ALL || pattern.strip_suffix(".*") == Some(namespace)
+}
+
+/// Whether a text is a pattern: a function's name, or the beginning of one and a `*`.
+pub(crate) fn is_pattern(text: &str) -> bool {
+    if text == ALL {
+        return true;
+    }
+    let (namespace, name) = match text.split_once('.') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, text),
+    };
+    let is_label = |text: &str| {
+        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !text.is_empty() && text.chars().all(is_allowed)
+    };
+    let is_name = match name.strip_suffix('*') {
+        Some("") => namespace.is_some(),
+        Some(beginning) => is_label(beginning),
+        None => is_label(name),
+    };
+    is_name && namespace.is_none_or(is_label)
 }
 
 /// Compares without saying by its time where they differ.
@@ -264,10 +368,10 @@ impl Access {
     ) -> Result<(String, String), Problem> {
         let access = &core.access;
         let _turn = access.changing.lock().await;
-        if !record.may_admin && !access.has_admin_besides(None) {
+        if !is_whole_admin(&record) && !access.has_admin_besides(None) {
             return Err(Problem::new(
                 Code::TokensInUse,
-                "the first token has to have the scope admin",
+                "the first token has to have the scope admin, for all functions",
             ));
         }
         let mut random = [0; ID_BYTES + SECRET_BYTES];
@@ -337,7 +441,7 @@ impl Access {
         let tokens = self.tokens.read();
         tokens
             .iter()
-            .any(|(other, token)| token.may_admin && Some(other.as_str()) != id)
+            .any(|(other, token)| is_whole_admin(token) && Some(other.as_str()) != id)
     }
 
     /// Counts a refused token; whether the address may still be told so.
@@ -414,6 +518,11 @@ fn key(id: &str) -> String {
     format!("{KEY_PREFIX}{id}")
 }
 
+/// Whether its bearer may make other tokens.
+fn is_whole_admin(token: &TokenRecord) -> bool {
+    token.may_admin && (token.functions.is_empty() || token.functions.iter().any(|text| text == ALL))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -442,36 +551,60 @@ mod tests {
 
     #[test]
     fn every_path_has_its_scope() {
-        let invoke = Scope::Invoke(Some("track".into()));
+        let function = |name: &str| Over::Function(name.into());
+        let invoke = Scope::Invoke(function("track"));
         assert_eq!(scope("POST", "/fn/track/line-3"), invoke);
         assert_eq!(
             scope("POST", "/fn/tr%61ck"),
             invoke,
             "as the broker reads it"
         );
-        assert_eq!(scope("GET", "/invocations/1-2"), Scope::Invoke(None));
+        assert_eq!(scope("GET", "/invocations/1-2"), Scope::Invoke(Over::Some));
+        let deploy = Scope::Deploy(function("shop.a"));
+        assert_eq!(scope("PUT", "/admin/functions/shop.a"), deploy);
         assert_eq!(
-            scope("PUT", "/admin/functions/a"),
-            Scope::Deploy(Some("a".into()))
+            scope("PUT", "/admin/functions/shop%2Ea"),
+            deploy,
+            "as the router reads it"
         );
-        assert_eq!(scope("PUT", "/admin/artifacts/00"), Scope::Deploy(None));
+        assert_eq!(scope("PUT", "/admin/artifacts/00"), Scope::Deploy(Over::Some));
         assert_eq!(scope("GET", "/healthz"), Scope::Nothing);
         assert_eq!(scope("GET", "/metrics"), Scope::Any);
+        assert_eq!(scope("GET", "/admin/functions"), Scope::Any);
         for path in [
-            "/admin/tokens",
-            "/admin/node",
             "/admin/sessions/a/b",
-            "/admin/functions/a/b",
-            "/x",
+            "/admin/functions/a/kept",
+            "/admin/logs/%61",
+            "/admin/state/session/a/b/key/c",
+            "/admin/sessions?limit=1&function=a",
+            "/admin/decisions?function=%61&session=b",
         ] {
-            assert_eq!(scope("GET", path), Scope::Admin, "{path}");
+            assert_eq!(scope("GET", path), Scope::Admin(function("a")), "{path}");
         }
-        assert_eq!(scope("DELETE", "/invocations/1-2"), Scope::Admin);
+        let namespace = |name: &str| Scope::Admin(Over::Namespace(name.into()));
+        assert_eq!(scope("PUT", "/admin/state/shared/b/key/c"), namespace("default"));
+        assert_eq!(scope("GET", "/admin/state/namespace/shop/b/keys"), namespace("shop"));
+        assert_eq!(scope("GET", "/admin/namespaces/shop"), namespace("shop"));
+        for (method, path) in [
+            ("GET", "/admin/tokens"),
+            ("GET", "/admin/node"),
+            ("GET", "/admin/sessions"),
+            ("GET", "/admin/sessions?function=a&function=b"),
+            ("GET", "/admin/state/shared"),
+            ("GET", "/admin/state-export"),
+            ("PUT", "/admin/namespaces/shop"),
+            ("GET", "/admin/sessions/%ff/b"),
+            ("GET", "/x"),
+            ("DELETE", "/invocations/1-2"),
+        ] {
+            assert_eq!(scope(method, path), Scope::Admin(Over::All), "{path}");
+        }
     }
 
     #[test]
     fn scopes_and_patterns_are_both_needed() {
-        let invoke = |name: &str| Scope::Invoke(Some(name.into()));
+        let function = |name: &str| Over::Function(name.into());
+        let invoke = |name: &str| Scope::Invoke(function(name));
         let camera = token(true, false, false, &["track-*", "count"]);
         assert!(invoke("track-a").is_within(&camera).is_ok());
         assert!(invoke("count").is_within(&camera).is_ok());
@@ -480,23 +613,44 @@ mod tests {
             text,
             "the token is for track-*, count only, not for counter"
         );
-        assert!(
-            Scope::Deploy(Some("count".into()))
-                .is_within(&camera)
-                .is_err()
-        );
-        assert!(Scope::Admin.is_within(&camera).is_err());
+        assert!(Scope::Deploy(function("count")).is_within(&camera).is_err());
+        assert!(Scope::Admin(Over::All).is_within(&camera).is_err());
         assert!(Scope::Any.is_within(&camera).is_ok());
-        assert!(
-            invoke("any")
-                .is_within(&token(true, false, false, &[]))
-                .is_ok()
-        );
-        assert!(
-            invoke("any")
-                .is_within(&token(false, true, true, &[]))
-                .is_err()
-        );
+        let everything = token(true, false, false, &[]);
+        assert!(invoke("shop.any").is_within(&everything).is_ok());
+        let nothing = token(false, true, true, &[]);
+        assert!(invoke("any").is_within(&nothing).is_err());
+    }
+
+    #[test]
+    fn a_namespace_is_its_own() {
+        let shop = token(true, true, true, &["shop.*"]);
+        let may = |scope: Scope| scope.is_within(&shop).is_ok();
+        let function = |name: &str| Over::Function(name.into());
+        let namespace = |name: &str| Over::Namespace(name.into());
+        assert!(may(Scope::Invoke(function("shop.till"))));
+        assert!(may(Scope::Admin(function("shop.till"))));
+        assert!(may(Scope::Admin(namespace("shop"))));
+        for other in ["shop", "shopping", "fleet.till", "shop-2.till", ""] {
+            assert!(!may(Scope::Invoke(function(other))), "{other}");
+        }
+        assert!(!may(Scope::Admin(namespace("default"))));
+        assert!(!may(Scope::Admin(Over::All)));
+        assert!(matches("sho*", "shop") && !matches("sho*", "shop.till"));
+        assert!(matches("default.*", "till") && !matches("default.*", "shop.till"));
+        assert!(matches("*", "shop.till"));
+        let part = token(false, false, true, &["shop.t*"]);
+        assert!(Scope::Admin(namespace("shop")).is_within(&part).is_err());
+    }
+
+    #[test]
+    fn patterns_are_names_or_their_beginnings() {
+        for good in ["*", "a", "a-*", "shop.*", "shop.a", "shop.a-*", "default.*"] {
+            assert!(is_pattern(good), "{good}");
+        }
+        for bad in ["", "**", "*a", "a*b", ".*", "*.a", "shop.", "a,b", "A", "a.b.c", "s*.a"] {
+            assert!(!is_pattern(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod external;
 mod functions;
 mod health;
 mod logs;
+mod namespaces;
 mod nodes;
 mod sessions;
 mod state;
@@ -75,6 +76,7 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .merge(sessions::routes())
         .merge(state::routes())
         .merge(tokens::routes())
+        .merge(namespaces::routes())
         .merge(nodes::routes())
         .merge(decisions::routes())
         .fallback(fallback)
@@ -86,8 +88,7 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
 async fn fallback(State(core): State<Arc<Core>>, request: Request) -> Response<Body> {
     let path = request.uri().path();
     if path.starts_with("/invocations/") && request.method() == "GET" {
-        let is_relayed = request.headers().contains_key(&route::RELAYED);
-        return match broker::invocation_status(&core, path, is_relayed).await {
+        return match broker::invocation_status(&core, path, request.headers()).await {
             Ok(response) => response.map(Body::new),
             Err(problem) => Failed(problem).into_response(),
         };

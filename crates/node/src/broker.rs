@@ -175,6 +175,10 @@ async fn accept(
     if way != Way::AtHome && session.is_some() && prefers_async(&head.headers) {
         return Err(carry::unreachable(function.name.as_str()));
     }
+    let _running = match source {
+        Source::Client(_) => core.namespaces.admit(&function.name, read_only)?,
+        Source::Peer(..) => None,
+    };
     let mut admitted = Admission::admit(core)?;
     let max = deployed.manifest.limits.max_request.as_usize();
     let mut taken_by = None;

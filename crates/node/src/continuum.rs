@@ -22,7 +22,7 @@ use tower::ServiceExt;
 use crate::core::Core;
 use crate::respond::{self, Body};
 use crate::target;
-use crate::{access, admin, arrive, broker, courier, deploy, lend, schedule};
+use crate::{access, admin, arrive, broker, courier, deploy, lend, namespaces, schedule};
 
 /// Longest wait until what the registry says is in effect: fetching and compiling a large component.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -157,7 +157,7 @@ pub(crate) async fn follow(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancell
     let mut taken_up: HashMap<String, u64> = HashMap::new();
     loop {
         let revision = *revisions.borrow_and_update();
-        take_up_secrets(&core, &cluster);
+        take_up_rules(&core, &cluster);
         take_up_functions(&core, &cluster, &mut taken_up).await;
         core.in_effect.revision.send_replace(revision);
         let has_failed = !core.in_effect.failed.lock().is_empty();
@@ -169,11 +169,13 @@ pub(crate) async fn follow(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancell
     }
 }
 
-/// Takes up who may do what, and the keys of carried state.
-pub(crate) fn take_up_secrets(core: &Core, cluster: &Cluster) {
+/// Takes up who may do what, what namespaces may have, and the keys of carried state.
+pub(crate) fn take_up_rules(core: &Core, cluster: &Cluster) {
     if cluster.view().revision() > 0 {
         core.access
             .take_up(&cluster.view().list(access::KEY_PREFIX));
+        core.namespaces
+            .take_up(cluster.view().list(namespaces::KEY_PREFIX));
         core.state_keys.take_up(cluster);
     }
 }

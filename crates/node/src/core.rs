@@ -28,6 +28,7 @@ use crate::keeper::Keeper;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::namespaces::Namespaces;
 use crate::ways::Ways;
 
 /// Limits of a node; the defaults suit a machine with 512 MB.
@@ -107,6 +108,7 @@ pub(crate) struct Core {
     pub(crate) runtime: Runtime,
     pub(crate) pool: Pool,
     pub(crate) functions: Functions,
+    pub(crate) namespaces: Namespaces,
     /// Held while what is deployed changes.
     pub(crate) deploying: tokio::sync::Mutex<()>,
     pub(crate) courier: Courier,

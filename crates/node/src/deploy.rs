@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::functions::{Deployed, Function};
-use crate::{clock, external, outside, route};
+use crate::{clock, external, namespaces, outside, route};
 
 /// Longest wait for another node to take up a deployment.
 const EVERYWHERE: Duration = Duration::from_secs(30);
@@ -58,6 +58,7 @@ pub(crate) async fn deploy(
     if let Some(refused) = core.refuses_writes() {
         return Err(refused);
     }
+    namespaces::refuse_one_too_many(core, &manifest.name)?;
     refuse_without_store(core, &manifest)?;
     refuse_without_external_store(core, &manifest)?;
     refuse_lost_external_sessions(core, &manifest).await?;

@@ -140,9 +140,9 @@ async fn route(
     core: &Arc<Core>,
     admin: axum::Router,
     peer: IpAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<Body> {
-    let bearer = match access::admit(core, peer, &request) {
+    let bearer = match access::admit(core, peer, &mut request) {
         Ok(bearer) => bearer,
         Err(problem) => return respond::problem(&problem),
     };

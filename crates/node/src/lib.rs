@@ -37,6 +37,7 @@ mod logs;
 mod metrics;
 mod migrate;
 mod models;
+mod namespaces;
 mod node;
 mod outside;
 mod phases;

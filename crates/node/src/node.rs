@@ -29,6 +29,7 @@ use crate::keeper::{self, Keeper};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::namespaces::{self, Namespaces};
 use crate::ways::Ways;
 use crate::{admin, custody, deploy, follow, ingress, phases, place, takeover};
 
@@ -177,6 +178,7 @@ impl Node {
             pool: Pool::new(options.max_workers as usize),
             runtime,
             functions: Functions::default(),
+            namespaces: Namespaces::default(),
             deploying: tokio::sync::Mutex::default(),
             courier: Courier::new(options.max_deliveries),
             keeper: Keeper::default(),
@@ -195,9 +197,13 @@ impl Node {
         core.access
             .recover(&core.store)
             .map_err(StartError::Recover)?;
-        if let Some(cluster) = &core.cluster {
-            // Before anybody is let in.
-            continuum::take_up_secrets(&core, cluster);
+        // Before anybody is let in.
+        match &core.cluster {
+            Some(cluster) => continuum::take_up_rules(&core, cluster),
+            None => core
+                .namespaces
+                .recover(&core.store)
+                .map_err(StartError::Recover)?,
         }
         deploy::recover(&core).map_err(StartError::Recover)?;
         // Before anything else can send any.
@@ -212,6 +218,7 @@ impl Node {
             tasks.spawn(courier::collect(core.clone(), core.stopping.clone()));
         }
         tasks.spawn(keeper::run(core.clone(), core.stopping.clone()));
+        tasks.spawn(namespaces::run(core.clone(), core.stopping.clone()));
         if let (Some(cluster), Some(peers)) = (cluster, peers) {
             let answers = Arc::new(continuum::Answers(core.clone()));
             cluster.serve(answers, peers, &tasks, core.stopping.clone());

@@ -184,11 +184,24 @@ pub struct TokenRecord {
     pub may_deploy: bool,
     /// May do everything else.
     pub may_admin: bool,
-    /// Functions that it may invoke or deploy: names, or beginnings of names that end in `*`; all of
+    /// Functions that it is for: names, or beginnings of names that end in `*`, each of its namespace; all of
     /// them if there is none.
     pub functions: Vec<String>,
     /// When, in milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
+}
+
+/// What the functions of a namespace may have in all; none: as much as there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaRecord {
+    /// Deployed functions.
+    pub max_functions: Option<u32>,
+    /// Invocations at once that clients have handed to one node.
+    pub max_concurrency: Option<u32>,
+    /// Invocations a second that clients hand to one node.
+    pub max_rate: Option<u32>,
+    /// State on one node, in bytes.
+    pub max_state_bytes: Option<u64>,
 }
 
 /// Keys that seal and open the state that clients carry.
@@ -292,6 +305,7 @@ impl Record for HomeRecord {}
 impl Record for StoredReply {}
 impl Record for TokenRecord {}
 impl Record for KeyRingRecord {}
+impl Record for QuotaRecord {}
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,8 @@ mod tests;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fulmar_model::{FunctionName, SessionName};
+use fulmar_model::id::bucket_within;
+use fulmar_model::{Bucket, FunctionName, SessionName};
 use fulmar_state::Transaction;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
@@ -30,6 +31,9 @@ use outgoing::Outgoing;
 /// Handles (buckets, streams, requests) that one worker may hold at once: each costs the node memory
 /// that the function's limit does not count.
 const MAX_HANDLES: usize = 10_000;
+
+/// Why there is no state and no context while a worker starts.
+const NOT_YET: &str = "there is no invocation while the worker starts";
 
 /// The data of a worker's store.
 pub(crate) struct Host {
@@ -131,6 +135,20 @@ impl Host {
     /// The invocation's state; none while the worker starts.
     pub(crate) fn tx(&mut self) -> Option<&mut Transaction> {
         self.tx.as_mut()
+    }
+
+    /// Uses a bucket as the invocation's namespace has it; none while the worker starts.
+    pub(crate) fn in_bucket<T>(
+        &mut self,
+        bucket: Bucket<'_>,
+        use_state: impl FnOnce(&mut Transaction, Bucket<'_>) -> T,
+    ) -> Option<T> {
+        let Bucket::Shared(name) = bucket else {
+            return Some(use_state(self.tx.as_mut()?, bucket));
+        };
+        let namespace = self.current.as_ref()?.function.namespace();
+        let name = bucket_within(namespace, name);
+        Some(use_state(self.tx.as_mut()?, Bucket::Shared(&name)))
     }
 
     /// A hint at what the function wrote last, for the message of a trap.

@@ -101,8 +101,9 @@ const BACKOFF: Rule = Rule::Time {
 };
 
 fields! {
-    /// Name of the function: `/fn/{name}` invokes it.
-    NAME = "" "name" Rule::Form("1 to 63 of a-z, 0-9 and, between them, hyphens");
+    /// Name of the function: `/fn/{name}` invokes it. With a namespace in front, as in `shop.counter`, the function shares buckets
+    /// with the functions of that namespace, sends messages to them, and counts for its quotas.
+    NAME = "" "name" Rule::Form("1 to 63 of a-z, 0-9 and, between them, hyphens; a namespace of the same form and a dot may be in front");
     /// Path of the WebAssembly component, relative to the manifest.
     ARTIFACT = "" "artifact" Rule::Form("the path of a .wasm file, relative to the manifest");
     /// When an invocation is acknowledged: `memory` at once (a crash of the node loses it),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::{get, put};
 use fulmar_model::{Code, Manifest, Problem};
 use serde::Deserialize;
@@ -13,10 +13,9 @@ use serde_json::{Value, json};
 
 use super::{Answer, Failed, bad_request, json, no_content};
 use crate::artifacts::is_digest;
-use crate::clock;
 use crate::core::Core;
-use crate::deploy;
 use crate::functions::Function;
+use crate::{access, clock, deploy};
 
 /// Largest component in bytes: a Python interpreter with its library is about 40 MiB.
 const MAX_ARTIFACT_BYTES: usize = 256 << 20;
@@ -115,11 +114,12 @@ fn summary(function: &Function) -> Value {
     })
 }
 
-async fn list(State(core): State<Arc<Core>>) -> Response<Body> {
+async fn list(State(core): State<Arc<Core>>, headers: HeaderMap) -> Response<Body> {
     let functions: Vec<Value> = core
         .functions
         .all()
         .iter()
+        .filter(|function| access::may_see(&headers, function.name.as_str()))
         .map(|function| summary(function))
         .collect();
     json(&json!({ "functions": functions }))

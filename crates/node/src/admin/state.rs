@@ -1,5 +1,6 @@
 //! Buckets and keys: read, written, listed, exported, imported.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,6 +10,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::{any, get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use fulmar_model::id::{DEFAULT_NAMESPACE, bucket_within, check_namespace, split_bucket};
 use fulmar_model::{Bucket, Code, FunctionName, Group, Problem};
 use fulmar_state::{Bookkeeping, MAX_VALUE_BYTES, StateError, Table, key};
 use futures_util::StreamExt;
@@ -59,7 +61,7 @@ pub(super) fn problem(error: StateError) -> Failed {
     Failed(Problem::new(code, error.to_string()))
 }
 
-/// Where keys are: a shared bucket or a session.
+/// Where keys are: a shared bucket, by its name among those of all namespaces, or a session.
 enum Scope {
     Shared(String),
     Session(Group),
@@ -69,13 +71,12 @@ impl Scope {
     /// From path segments; gives back what is behind the scope.
     fn parse(segments: &[String]) -> Result<(Self, &[String]), Failed> {
         match segments {
-            [kind, bucket, rest @ ..] if kind == "shared" => match Bucket::new(bucket) {
-                Ok(Bucket::Shared(_)) => Ok((Self::Shared(bucket.clone()), rest)),
-                Ok(Bucket::Session) => Err(bad_request(
-                    "the bucket `session` is private to each session: use session/FUNCTION/SESSION",
-                )),
-                Err(error) => Err(Failed(Problem::new(Code::KeyInvalid, error.to_string()))),
-            },
+            [kind, bucket, rest @ ..] if kind == "shared" => {
+                Ok((Self::shared(DEFAULT_NAMESPACE, bucket)?, rest))
+            }
+            [kind, namespace, bucket, rest @ ..] if kind == "namespace" => {
+                Ok((Self::shared(namespace, bucket)?, rest))
+            }
             [kind, function, session, rest @ ..] if kind == "session" => {
                 let group = Group {
                     function: function_name(function)?,
@@ -84,8 +85,19 @@ impl Scope {
                 Ok((Self::Session(group), rest))
             }
             _ => Err(bad_request(
-                "the scope has to be shared/BUCKET or session/FUNCTION/SESSION, each percent-encoded",
+                "the scope has to be shared/BUCKET, namespace/NAMESPACE/BUCKET or session/FUNCTION/SESSION, each percent-encoded",
             )),
+        }
+    }
+
+    fn shared(namespace: &str, bucket: &str) -> Result<Self, Failed> {
+        check_namespace(namespace).map_err(|error| bad_request(error.to_string()))?;
+        match Bucket::new(bucket) {
+            Ok(Bucket::Shared(_)) => Ok(Self::Shared(bucket_within(namespace, bucket).into_owned())),
+            Ok(Bucket::Session) => Err(bad_request(
+                "the bucket `session` is private to each session: use session/FUNCTION/SESSION",
+            )),
+            Err(error) => Err(Failed(Problem::new(Code::KeyInvalid, error.to_string()))),
         }
     }
 
@@ -105,7 +117,7 @@ impl Scope {
 }
 
 async fn buckets(State(core): State<Arc<Core>>) -> Answer {
-    let mut buckets: Vec<String> = Vec::new();
+    let mut namespaces: BTreeMap<String, Vec<String>> = BTreeMap::new();
     // Skips from bucket to bucket: their keys are not looked at.
     let mut after: Option<Vec<u8>> = None;
     loop {
@@ -116,11 +128,15 @@ async fn buckets(State(core): State<Arc<Core>>) -> Answer {
                 false
             })?;
         let Some(bucket) = found else { break };
-        buckets.push(String::from_utf8_lossy(&bucket).into_owned());
+        let name = String::from_utf8_lossy(&bucket);
+        let (namespace, name) = split_bucket(&name);
+        let buckets = namespaces.entry(namespace.to_owned()).or_default();
+        buckets.push(name.to_owned());
         // The separator plus one: greater than every key of the bucket.
         after = Some([&bucket[..], b"\x01"].concat());
     }
-    Ok(json(&json!({ "buckets": buckets })))
+    let buckets = namespaces.remove(DEFAULT_NAMESPACE).unwrap_or_default();
+    Ok(json(&json!({ "buckets": buckets, "namespaces": namespaces })))
 }
 
 #[derive(Deserialize)]
@@ -192,6 +208,8 @@ async fn keys(State(core): State<Arc<Core>>, request: Request) -> Answer {
 #[serde(tag = "scope", rename_all = "lowercase", deny_unknown_fields)]
 enum Entry {
     Shared {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
         bucket: String,
         key: String,
         value: String,
@@ -322,17 +340,18 @@ fn entry(table: Table, path: &[u8], value: &[u8]) -> Option<Entry> {
     let value = BASE64.encode(value);
     let path = std::str::from_utf8(path).ok()?;
     let (first, rest) = path.split_once('\0')?;
-    let first = first.to_owned();
     if table == Table::Shared {
+        let (namespace, bucket) = split_bucket(first);
         return Some(Entry::Shared {
-            bucket: first,
+            namespace: (namespace != DEFAULT_NAMESPACE).then(|| namespace.to_owned()),
+            bucket: bucket.to_owned(),
             key: rest.to_owned(),
             value,
         });
     }
     let (session, key) = rest.split_once('\0')?;
     Some(Entry::Session {
-        function: first,
+        function: first.to_owned(),
         session: session.to_owned(),
         key: key.to_owned(),
         value,
@@ -404,7 +423,12 @@ async fn write(core: &Arc<Core>, batch: &mut Vec<(usize, Entry)>) -> Result<(), 
 
 fn is_in(entry: &Entry, scope: &Scope) -> bool {
     match (entry, scope) {
-        (Entry::Shared { bucket, .. }, Scope::Shared(name)) => bucket == name,
+        (
+            Entry::Shared {
+                namespace, bucket, ..
+            },
+            Scope::Shared(name),
+        ) => (namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), bucket.as_str()) == split_bucket(name),
         (
             Entry::Session {
                 function, session, ..
@@ -417,7 +441,15 @@ fn is_in(entry: &Entry, scope: &Scope) -> bool {
 
 fn split(line: usize, entry: Entry) -> Result<(Scope, (String, Bytes)), Failed> {
     let (segments, key, value) = match entry {
-        Entry::Shared { bucket, key, value } => (vec!["shared".to_owned(), bucket], key, value),
+        Entry::Shared {
+            namespace,
+            bucket,
+            key,
+            value,
+        } => {
+            let namespace = namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+            (vec!["namespace".to_owned(), namespace, bucket], key, value)
+        }
         Entry::Session {
             function,
             session,

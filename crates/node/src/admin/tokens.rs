@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Failed, bad_request, json, no_content};
-use crate::access::Access;
+use crate::access::{self, Access};
 use crate::clock;
 use crate::core::Core;
 
@@ -61,11 +61,9 @@ async fn create(State(core): State<Arc<Core>>, body: Body) -> Answer {
         )));
     }
     for pattern in &wanted.functions {
-        let name = pattern.strip_suffix('*').unwrap_or(pattern);
-        let is_wrong = name.contains('*') || (name.is_empty() && pattern != "*");
-        if is_wrong {
+        if !access::is_pattern(pattern) {
             return Err(bad_request(format!(
-                "{pattern:?} is no pattern: a function's name, or the beginning of one and a *"
+                "{pattern:?} is no pattern: a function's name, or the beginning of one and a *; a namespace in front stays whole, as in shop.*"
             )));
         }
     }

@@ -12,7 +12,7 @@ use fulmar_state::record::{
     StoredRequest,
 };
 use fulmar_state::{Bookkeeping, Table, key};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -24,7 +24,7 @@ use crate::respond::{self, Body};
 use crate::route::{self, Answered};
 use crate::sessions::Session;
 use crate::transition::{self, Away};
-use crate::{clock, courier, custody, external, homes};
+use crate::{access, clock, courier, custody, external, homes};
 
 impl ClientCall<'_> {
     /// Stores the invocation as a message and answers where its result will be.
@@ -244,7 +244,7 @@ fn answer_again(
 pub(crate) async fn invocation_status(
     core: &Arc<Core>,
     path: &str,
-    is_relayed: bool,
+    headers: &HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let rest = path.strip_prefix("/invocations/").unwrap_or(path);
     let (id, wants_result) = match rest.strip_suffix("/result") {
@@ -255,10 +255,13 @@ pub(crate) async fn invocation_status(
         .store
         .record_with_ticket::<InvocationRecord>(Table::Invocations, id.as_bytes())
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let is_relayed = headers.contains_key(&route::RELAYED);
+    if let (None, false, Some((cluster, node))) = (&found, is_relayed, whom_to_ask(core, id)) {
+        return relay(core, &cluster, &node, path, headers).await;
+    }
+    // One that may not be seen is told apart from none by nothing.
+    let found = found.filter(|(record, _)| access::may_see(headers, record.to.function.as_str()));
     let Some((record, ticket)) = found else {
-        if let (Some((cluster, node)), false) = (whom_to_ask(core, id), is_relayed) {
-            return relay(core, &cluster, &node, path).await;
-        }
         let detail = format!("no asynchronous invocation {id:?} is known");
         return Err(Problem::new(Code::InvocationNotFound, detail));
     };
@@ -339,10 +342,13 @@ async fn relay(
     cluster: &Cluster,
     node: &NodeName,
     path: &str,
+    headers: &HeaderMap,
 ) -> Result<Response<Body>, Problem> {
-    let request = Request::get(path)
-        .header(route::RELAYED, "1")
-        .body(Bytes::new());
+    let mut request = Request::get(path).header(route::RELAYED, "1");
+    if let Some(functions) = headers.get(&access::FUNCTIONS) {
+        request = request.header(access::FUNCTIONS, functions);
+    }
+    let request = request.body(Bytes::new());
     let request = request.map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
     let (head, body) = request.into_parts();
     let sent = route::send(core, cluster, node, None, &head, body, Duration::ZERO);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fulmar_model::{Bucket, ExecutionModel, FunctionName, SessionName};
 use fulmar_state::{StateError, Transaction};
 
-use super::Host;
+use super::{Host, NOT_YET};
 use crate::bindings::offered::fulmar::function::{context, messages, placement, state};
 
 /// Keys of one page at most.
@@ -15,9 +15,8 @@ const MAX_PAGE: usize = 10_000;
 impl context::Host for Host {
     fn current(&mut self) -> wasmtime::Result<context::Invocation> {
         let read_only = self.tx().is_some_and(|tx| tx.is_read_only());
-        let current = self.current.as_ref().ok_or_else(|| {
-            wasmtime::Error::msg("there is no invocation while the worker starts")
-        })?;
+        let current = self.current.as_ref();
+        let current = current.ok_or_else(|| wasmtime::Error::msg(NOT_YET))?;
         Ok(context::Invocation {
             id: current.id.to_string(),
             function: current.function.to_string(),
@@ -53,16 +52,14 @@ impl Host {
         bucket: &str,
         use_state: impl FnOnce(&mut Transaction, Bucket<'_>) -> Result<T, StateError>,
     ) -> wasmtime::Result<Result<T, state::Error>> {
-        let Some(tx) = self.tx() else {
-            return Ok(Err(state::Error::Storage(
-                "there is no invocation while the worker starts".into(),
-            )));
-        };
         let bucket = match Bucket::new(bucket) {
             Ok(bucket) => bucket,
             Err(error) => return Ok(Err(state::Error::InvalidName(error.to_string()))),
         };
-        Ok(use_state(tx, bucket).map_err(state_error))
+        match self.in_bucket(bucket, use_state) {
+            None => Ok(Err(state::Error::Storage(NOT_YET.into()))),
+            Some(used) => Ok(used.map_err(state_error)),
+        }
     }
 }
 
@@ -138,7 +135,11 @@ impl messages::Host for Host {
     ) -> wasmtime::Result<Result<(), messages::Error>> {
         let invalid =
             |error: fulmar_model::NameError| messages::Error::InvalidName(error.to_string());
-        let to = match FunctionName::new(&function) {
+        let Some(current) = &self.current else {
+            return Ok(Err(messages::Error::ReadOnly));
+        };
+        // Messages do not leave the namespace.
+        let to = match FunctionName::within(current.function.namespace(), &function) {
             Ok(to) => to,
             Err(error) => return Ok(Err(invalid(error))),
         };

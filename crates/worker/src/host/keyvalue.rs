@@ -5,7 +5,7 @@ use fulmar_model::{Bucket as BucketName, NameError};
 use fulmar_state::{StateError, Transaction};
 use wasmtime::component::Resource;
 
-use super::Host;
+use super::{Host, NOT_YET};
 use crate::bindings::offered::wasi::keyvalue0_2_0_draft::{atomics, batch, store};
 
 /// Keys of one page.
@@ -94,9 +94,8 @@ impl Host {
         name: &str,
         use_state: impl FnOnce(&mut Transaction, BucketName<'_>) -> Result<T, StateError>,
     ) -> Result<T, KvError> {
-        let bucket = BucketName::new(name)?;
-        let starting = || KvError::Other("there is no invocation while the worker starts".into());
-        Ok(use_state(self.tx().ok_or_else(starting)?, bucket)?)
+        let used = self.in_bucket(BucketName::new(name)?, use_state);
+        Ok(used.ok_or_else(|| KvError::Other(NOT_YET.into()))??)
     }
 
     pub(crate) fn kv_page(
