@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use fulmar_model::{FunctionName, Manifest};
 use fulmar_model::manifest::function_name_of;
+use fulmar_model::{FunctionName, Manifest};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 

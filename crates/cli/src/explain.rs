@@ -16,7 +16,10 @@ pub(crate) struct Args {
 
 /// Prints the last decisions, with what each was taken from.
 pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
-    let mut path = format!("/admin/decisions?function={}", segment(&target.function(&args.function)));
+    let mut path = format!(
+        "/admin/decisions?function={}",
+        segment(&target.function(&args.function))
+    );
     if let Some(session) = &args.session {
         path += &format!("&session={}", segment(session));
     }

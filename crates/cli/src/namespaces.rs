@@ -75,7 +75,11 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             });
             let body = wanted.to_string();
             let outcome = client.json("PUT", &path(name), Some(body.as_bytes()))?;
-            output::done(target.json, &format!("{name} has these quotas now"), &outcome);
+            output::done(
+                target.json,
+                &format!("{name} has these quotas now"),
+                &outcome,
+            );
         }
         Verb::Rm { name } => {
             client.call("DELETE", &path(name), None)?;

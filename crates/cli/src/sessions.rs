@@ -61,7 +61,11 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
     let client = target.client()?;
     let path = |function: &str, session: &str| {
         let function = target.function(function);
-        format!("/admin/sessions/{}/{}", segment(&function), segment(session))
+        format!(
+            "/admin/sessions/{}/{}",
+            segment(&function),
+            segment(session)
+        )
     };
     match verb {
         Verb::Ls {

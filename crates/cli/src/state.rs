@@ -123,8 +123,9 @@ pub(crate) fn argument_bytes(text: &str) -> anyhow::Result<Vec<u8>> {
 
 pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
     let client = target.client()?;
-    let key_path =
-        |scope: &Scope, key: &str| format!("/admin/state/{}/key/{}", scope.path(target), segment(key));
+    let key_path = |scope: &Scope, key: &str| {
+        format!("/admin/state/{}/key/{}", scope.path(target), segment(key))
+    };
     match verb {
         Verb::Get { scope, key } => {
             let value = read(client.call("GET", &key_path(scope, key), None)?)?;

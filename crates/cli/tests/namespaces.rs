@@ -79,7 +79,10 @@ fn the_command_line_works_in_one_namespace() {
     let component = component.to_str().unwrap();
     in_shop(&["deploy", component]).unwrap();
     assert_eq!(in_shop(&["invoke", "counter", "a"]).unwrap(), "1");
-    assert_eq!(fulmar(&node, &["invoke", "shop.counter", "a"]).unwrap(), "2");
+    assert_eq!(
+        fulmar(&node, &["invoke", "shop.counter", "a"]).unwrap(),
+        "2"
+    );
     let refused = fulmar(&node, &["invoke", "counter", "a"]).unwrap_err();
     assert!(refused.contains("error[function-not-found]"), "{refused}");
     let shown = in_shop(&["sessions", "show", "counter", "a"]).unwrap();
@@ -90,8 +93,14 @@ fn the_command_line_works_in_one_namespace() {
     // Shared buckets, by the same name in two namespaces.
     in_shop(&["state", "set", "shared/b", "k", "of the shop"]).unwrap();
     fulmar(&node, &["state", "set", "shared/b", "k", "of nobody"]).unwrap();
-    assert_eq!(in_shop(&["state", "get", "shared/b", "k"]).unwrap(), "of the shop");
-    assert_eq!(fulmar(&node, &["state", "get", "shared/b", "k"]).unwrap(), "of nobody");
+    assert_eq!(
+        in_shop(&["state", "get", "shared/b", "k"]).unwrap(),
+        "of the shop"
+    );
+    assert_eq!(
+        fulmar(&node, &["state", "get", "shared/b", "k"]).unwrap(),
+        "of nobody"
+    );
     assert_eq!(in_shop(&["state", "ls"]).unwrap(), "shared/b");
     // What is exported of both is imported into both.
     let exported = fulmar(&node, &["state", "export"]).unwrap();
@@ -101,7 +110,10 @@ fn the_command_line_works_in_one_namespace() {
     other.deploy("shop.counter", "counter", "");
     fulmar(&other, &["state", "import", file.path().to_str().unwrap()]).unwrap();
     assert_eq!(other.invoke("shop.counter/a", ""), "3");
-    let got = fulmar(&other, &["state", "get", "shared/b", "k", "--namespace", "shop"]);
+    let got = fulmar(
+        &other,
+        &["state", "get", "shared/b", "k", "--namespace", "shop"],
+    );
     assert_eq!(got.unwrap(), "of the shop");
     // A manifest of another namespace is not quietly deployed there.
     let folder = tempfile::tempdir().unwrap();
@@ -111,7 +123,8 @@ fn the_command_line_works_in_one_namespace() {
     assert!(refused.contains("not of shop"), "{refused}");
     for bad in ["default.counter", "a.b.c", "shop.", ".counter"] {
         let wasm = std::fs::read(component).unwrap();
-        node.try_deploy(bad, &wasm, "").expect_problem(422, "manifest-invalid");
+        node.try_deploy(bad, &wasm, "")
+            .expect_problem(422, "manifest-invalid");
     }
 }
 
@@ -119,7 +132,11 @@ fn the_command_line_works_in_one_namespace() {
 fn a_token_of_a_namespace_sees_nothing_of_others() {
     let node = with_three();
     node.invoke("fleet.faults/a", "count 3");
-    let admin = fulmar(&node, &["token", "create", "--scope", "admin", "--scope", "invoke"]).unwrap();
+    let admin = fulmar(
+        &node,
+        &["token", "create", "--scope", "admin", "--scope", "invoke"],
+    )
+    .unwrap();
     let with = |token: &str, args: &[&str]| fulmar(&node, &[args, &["--token", token]].concat());
     let every = ["--scope", "admin", "--scope", "deploy", "--scope", "invoke"];
     let create = [&["token", "create", "--namespace", "shop"], &every[..]].concat();
@@ -151,11 +168,20 @@ fn a_token_of_a_namespace_sees_nothing_of_others() {
         "/admin/tokens",
         "/admin/node",
     ] {
-        let method = if path.starts_with("/fn") { "POST" } else { "GET" };
+        let method = if path.starts_with("/fn") {
+            "POST"
+        } else {
+            "GET"
+        };
         ask(&shop, method, path).expect_problem(403, "scope-missing");
     }
     let listed = ask(&shop, "GET", "/admin/functions").json();
-    let names: Vec<&Value> = listed["functions"].as_array().unwrap().iter().map(|function| &function["name"]).collect();
+    let names: Vec<&Value> = listed["functions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|function| &function["name"])
+        .collect();
     assert_eq!(names, [&json!("shop.faults")]);
     for path in [
         "/admin/sessions?function=shop.faults",
@@ -195,7 +221,12 @@ fn quotas_are_kept() {
     // They outlast a crash.
     node.crash_and_restart();
     third(&node).expect_problem(429, "quota-exceeded");
-    let refused = node.request("PUT", "/admin/namespaces/shop", &[], b"{\"max_sessions\": 1}");
+    let refused = node.request(
+        "PUT",
+        "/admin/namespaces/shop",
+        &[],
+        b"{\"max_sessions\": 1}",
+    );
     refused.expect_problem(400, "bad-request");
     let refused = node.request("PUT", "/admin/namespaces/a.b", &[], b"{}");
     refused.expect_problem(400, "bad-request");
@@ -203,8 +234,13 @@ fn quotas_are_kept() {
     quota(&node, "shop", &json!({ "max_rate": 5 }));
     let allowed = |name: &str| {
         let path = format!("/fn/{name}/a");
-        let answered: Vec<u16> = (0..40).map(|_| node.request("POST", &path, &[], b"count 1").status).collect();
-        assert!(answered.iter().all(|status| [200, 429].contains(status)), "{answered:?}");
+        let answered: Vec<u16> = (0..40)
+            .map(|_| node.request("POST", &path, &[], b"count 1").status)
+            .collect();
+        assert!(
+            answered.iter().all(|status| [200, 429].contains(status)),
+            "{answered:?}"
+        );
         answered.iter().filter(|status| **status == 200).count()
     };
     assert!((5..40).contains(&allowed("shop.faults")));
@@ -216,7 +252,9 @@ fn quotas_are_kept() {
             let path = format!("/fn/shop.faults/slow-{session}");
             node.request("POST", &path, &[], b"sleep 500").status
         };
-        let running: Vec<_> = (0..8).map(|session| scope.spawn(move || slow(session))).collect();
+        let running: Vec<_> = (0..8)
+            .map(|session| scope.spawn(move || slow(session)))
+            .collect();
         let answered = running.into_iter().map(|running| running.join().unwrap());
         answered.collect::<Vec<_>>()
     });
@@ -236,7 +274,10 @@ fn quotas_are_kept() {
     assert_eq!(removed.status, 204);
     node.eventually("there is room again", |node| used(node) < Some(100_000));
     node.invoke("shop.faults/b", "count 1");
-    assert_eq!(fulmar(&node, &["namespaces", "rm", "shop"]), Ok(String::new()));
+    assert_eq!(
+        fulmar(&node, &["namespaces", "rm", "shop"]),
+        Ok(String::new())
+    );
     assert_eq!(node.get("/admin/namespaces/shop").json().get("quota"), None);
 }
 
@@ -244,7 +285,10 @@ fn quotas_are_kept() {
 fn namespaces_and_quotas_are_the_same_on_all_nodes() {
     let mut cluster = Cluster::start(2);
     cluster.nodes[0].deploy("shop.faults", "guest-faults", "");
-    let set = fulmar(&cluster.nodes[0], &["namespaces", "set", "shop", "--max-functions", "1"]);
+    let set = fulmar(
+        &cluster.nodes[0],
+        &["namespaces", "set", "shop", "--max-functions", "1"],
+    );
     set.unwrap();
     assert_eq!(cluster.nodes[1].invoke("shop.faults/a", "count 2"), "2");
     assert_eq!(cluster.nodes[0].invoke("shop.faults/a", "count 2"), "4");

@@ -394,12 +394,21 @@ mod tests {
         let plain = FunctionName::new("counter").unwrap();
         assert_eq!(plain.namespace(), "default");
         assert_eq!(FunctionName::within("default", "counter"), Ok(plain));
-        for bad in ["shop.", ".counter", "a.b.c", "Shop.counter", "default.counter"] {
+        for bad in [
+            "shop.",
+            ".counter",
+            "a.b.c",
+            "Shop.counter",
+            "default.counter",
+        ] {
             assert!(FunctionName::new(bad).is_err(), "{bad}");
         }
         for (namespace, bad) in [("shop", "fleet.counter"), ("default", "shop.counter")] {
             let refused = FunctionName::within(namespace, bad);
-            assert!(matches!(refused, Err(NameError::OtherNamespace { .. })), "{bad}");
+            assert!(
+                matches!(refused, Err(NameError::OtherNamespace { .. })),
+                "{bad}"
+            );
         }
     }
 

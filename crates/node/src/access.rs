@@ -157,7 +157,9 @@ pub(crate) fn admit<B>(
 pub(crate) fn may_see(headers: &HeaderMap, function: &str) -> bool {
     match headers.get(&FUNCTIONS).map(HeaderValue::to_str) {
         None => true,
-        Some(Ok(patterns)) => patterns.split(',').any(|pattern| matches(pattern, function)),
+        Some(Ok(patterns)) => patterns
+            .split(',')
+            .any(|pattern| matches(pattern, function)),
         Some(Err(_)) => false,
     }
 }
@@ -201,7 +203,9 @@ impl Scope {
             ["state", "namespace", namespace, ..] => {
                 Self::Admin(Over::Namespace(namespace.to_owned()))
             }
-            ["state", "shared", _, ..] => Self::Admin(Over::Namespace(DEFAULT_NAMESPACE.to_owned())),
+            ["state", "shared", _, ..] => {
+                Self::Admin(Over::Namespace(DEFAULT_NAMESPACE.to_owned()))
+            }
             ["namespaces", namespace] if is_read => {
                 Self::Admin(Over::Namespace(namespace.to_owned()))
             }
@@ -228,10 +232,15 @@ impl Scope {
                 function.clone(),
             ),
             Over::Namespace(namespace) => (
-                patterns.iter().any(|pattern| covers_all_of(pattern, namespace)),
+                patterns
+                    .iter()
+                    .any(|pattern| covers_all_of(pattern, namespace)),
                 format!("all of the namespace {namespace}"),
             ),
-            Over::All => (patterns.iter().any(|pattern| pattern == ALL), "the whole node".into()),
+            Over::All => (
+                patterns.iter().any(|pattern| pattern == ALL),
+                "the whole node".into(),
+            ),
         };
         match is_covered || patterns.is_empty() {
             true => Ok(()),
@@ -520,7 +529,8 @@ fn key(id: &str) -> String {
 
 /// Whether its bearer may make other tokens.
 fn is_whole_admin(token: &TokenRecord) -> bool {
-    token.may_admin && (token.functions.is_empty() || token.functions.iter().any(|text| text == ALL))
+    token.may_admin
+        && (token.functions.is_empty() || token.functions.iter().any(|text| text == ALL))
 }
 
 #[cfg(test)]
@@ -567,7 +577,10 @@ mod tests {
             deploy,
             "as the router reads it"
         );
-        assert_eq!(scope("PUT", "/admin/artifacts/00"), Scope::Deploy(Over::Some));
+        assert_eq!(
+            scope("PUT", "/admin/artifacts/00"),
+            Scope::Deploy(Over::Some)
+        );
         assert_eq!(scope("GET", "/healthz"), Scope::Nothing);
         assert_eq!(scope("GET", "/metrics"), Scope::Any);
         assert_eq!(scope("GET", "/admin/functions"), Scope::Any);
@@ -582,8 +595,14 @@ mod tests {
             assert_eq!(scope("GET", path), Scope::Admin(function("a")), "{path}");
         }
         let namespace = |name: &str| Scope::Admin(Over::Namespace(name.into()));
-        assert_eq!(scope("PUT", "/admin/state/shared/b/key/c"), namespace("default"));
-        assert_eq!(scope("GET", "/admin/state/namespace/shop/b/keys"), namespace("shop"));
+        assert_eq!(
+            scope("PUT", "/admin/state/shared/b/key/c"),
+            namespace("default")
+        );
+        assert_eq!(
+            scope("GET", "/admin/state/namespace/shop/b/keys"),
+            namespace("shop")
+        );
         assert_eq!(scope("GET", "/admin/namespaces/shop"), namespace("shop"));
         for (method, path) in [
             ("GET", "/admin/tokens"),
@@ -648,7 +667,9 @@ mod tests {
         for good in ["*", "a", "a-*", "shop.*", "shop.a", "shop.a-*", "default.*"] {
             assert!(is_pattern(good), "{good}");
         }
-        for bad in ["", "**", "*a", "a*b", ".*", "*.a", "shop.", "a,b", "A", "a.b.c", "s*.a"] {
+        for bad in [
+            "", "**", "*a", "a*b", ".*", "*.a", "shop.", "a,b", "A", "a.b.c", "s*.a",
+        ] {
             assert!(!is_pattern(bad), "{bad}");
         }
     }

@@ -180,9 +180,9 @@ impl Namespaces {
     /// Takes over the quotas that all nodes share.
     pub(crate) fn take_up(&self, entries: Vec<Entry>) {
         let entries = entries.into_iter();
-        self.replace(
-            entries.filter_map(|entry| Some((entry.key.strip_prefix(KEY_PREFIX)?.to_owned(), entry.value))),
-        );
+        self.replace(entries.filter_map(|entry| {
+            Some((entry.key.strip_prefix(KEY_PREFIX)?.to_owned(), entry.value))
+        }));
     }
 
     fn replace(&self, records: impl IntoIterator<Item = (String, Bytes)>) {
@@ -213,7 +213,8 @@ impl Namespaces {
 pub(crate) fn usage(core: &Core, name: &str) -> Usage {
     let limited = core.namespaces.limited.read();
     let namespace = limited.get(name);
-    let is_measured = |namespace: &&Arc<Namespace>| namespace.quota.read().max_state_bytes.is_some();
+    let is_measured =
+        |namespace: &&Arc<Namespace>| namespace.quota.read().max_state_bytes.is_some();
     Usage {
         functions: functions(core, name).len(),
         running: namespace.map_or(0, |namespace| namespace.running.load(Ordering::Relaxed)),
@@ -253,7 +254,11 @@ pub(crate) fn refuse_one_too_many(core: &Core, function: &FunctionName) -> Resul
 ///
 /// # Errors
 /// When they cannot be stored, or the registry cannot be reached.
-pub(crate) async fn set(core: &Core, name: &str, quota: Option<QuotaRecord>) -> Result<(), Problem> {
+pub(crate) async fn set(
+    core: &Core,
+    name: &str,
+    quota: Option<QuotaRecord>,
+) -> Result<(), Problem> {
     let key = format!("{KEY_PREFIX}{name}");
     if let Some(cluster) = &core.cluster {
         let value = quota.map(|quota| Bytes::from(quota.encode()));

@@ -22,9 +22,10 @@ use crate::namespaces;
 const MAX_REQUEST_BYTES: usize = 4 << 10;
 
 pub(super) fn routes() -> Router<Arc<Core>> {
-    Router::new()
-        .route("/admin/namespaces", get(list))
-        .route("/admin/namespaces/{name}", get(show).put(set).delete(remove))
+    Router::new().route("/admin/namespaces", get(list)).route(
+        "/admin/namespaces/{name}",
+        get(show).put(set).delete(remove),
+    )
 }
 
 /// Quotas as they are asked for: what is left out is not limited.

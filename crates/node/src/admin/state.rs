@@ -93,7 +93,9 @@ impl Scope {
     fn shared(namespace: &str, bucket: &str) -> Result<Self, Failed> {
         check_namespace(namespace).map_err(|error| bad_request(error.to_string()))?;
         match Bucket::new(bucket) {
-            Ok(Bucket::Shared(_)) => Ok(Self::Shared(bucket_within(namespace, bucket).into_owned())),
+            Ok(Bucket::Shared(_)) => {
+                Ok(Self::Shared(bucket_within(namespace, bucket).into_owned()))
+            }
             Ok(Bucket::Session) => Err(bad_request(
                 "the bucket `session` is private to each session: use session/FUNCTION/SESSION",
             )),
@@ -136,7 +138,9 @@ async fn buckets(State(core): State<Arc<Core>>) -> Answer {
         after = Some([&bucket[..], b"\x01"].concat());
     }
     let buckets = namespaces.remove(DEFAULT_NAMESPACE).unwrap_or_default();
-    Ok(json(&json!({ "buckets": buckets, "namespaces": namespaces })))
+    Ok(json(
+        &json!({ "buckets": buckets, "namespaces": namespaces }),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -428,7 +432,12 @@ fn is_in(entry: &Entry, scope: &Scope) -> bool {
                 namespace, bucket, ..
             },
             Scope::Shared(name),
-        ) => (namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), bucket.as_str()) == split_bucket(name),
+        ) => {
+            (
+                namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE),
+                bucket.as_str(),
+            ) == split_bucket(name)
+        }
         (
             Entry::Session {
                 function, session, ..
