@@ -11,6 +11,8 @@ pub const MAX_FUNCTION_NAME_BYTES: usize = 63;
 pub const DEFAULT_NAMESPACE: &str = "default";
 /// Between a namespace and the name of a shared bucket, which may not contain it.
 const BUCKET_SEPARATOR: char = '\u{1}';
+/// Stands for the shared keys of a namespace where they are placed like sessions; no function is called so.
+const SHARED_KEYS: &str = "-shared";
 /// Longest name of a node or a site in bytes.
 pub const MAX_NODE_NAME_BYTES: usize = 63;
 /// Longest session name in bytes: part of every stored key of the session.
@@ -187,10 +189,10 @@ impl FunctionName {
     /// Checks and takes the name.
     pub fn new(text: &str) -> Result<Self, NameError> {
         match text.split_once('.') {
-            None => check_label("function name", text, MAX_FUNCTION_NAME_BYTES)?,
+            None => check_name(text)?,
             Some((namespace, name)) => {
                 check_label("namespace", namespace, MAX_FUNCTION_NAME_BYTES)?;
-                check_label("function name", name, MAX_FUNCTION_NAME_BYTES)?;
+                check_name(name)?;
                 if namespace == DEFAULT_NAMESPACE {
                     let name = name.to_owned();
                     return Err(NameError::SpeltOut { name });
@@ -209,7 +211,7 @@ impl FunctionName {
             return Self::new(&format!("{namespace}.{text}"));
         }
         let name = Self::new(text)?;
-        if name.namespace() == namespace {
+        if name.namespace() == namespace && !name.is_shared_keys() {
             return Ok(name);
         }
         Err(NameError::OtherNamespace {
@@ -222,6 +224,26 @@ impl FunctionName {
     /// The namespace that it is of.
     pub fn namespace(&self) -> &str {
         split_namespace(&self.0).0
+    }
+
+    /// What stands for the shared keys of a namespace where they are placed like sessions.
+    pub fn of_shared_keys(namespace: &str) -> Self {
+        match namespace {
+            DEFAULT_NAMESPACE => Self(SHARED_KEYS.into()),
+            _ => Self(format!("{namespace}.{SHARED_KEYS}").into()),
+        }
+    }
+
+    /// Whether it stands for shared keys, and for no function.
+    pub fn is_shared_keys(&self) -> bool {
+        split_namespace(&self.0).1 == SHARED_KEYS
+    }
+}
+
+fn check_name(text: &str) -> Result<(), NameError> {
+    match text {
+        SHARED_KEYS => Ok(()),
+        _ => check_label("function name", text, MAX_FUNCTION_NAME_BYTES),
     }
 }
 
@@ -391,6 +413,12 @@ mod tests {
         assert_eq!(name.namespace(), "shop");
         assert_eq!(FunctionName::within("shop", "counter"), Ok(name.clone()));
         assert_eq!(FunctionName::within("shop", "shop.counter"), Ok(name));
+        for namespace in ["shop", "default"] {
+            let keys = FunctionName::of_shared_keys(namespace);
+            assert_eq!(FunctionName::new(keys.as_str()), Ok(keys.clone()));
+            assert!(keys.is_shared_keys() && keys.namespace() == namespace);
+            assert!(FunctionName::within(namespace, keys.as_str()).is_err());
+        }
         let plain = FunctionName::new("counter").unwrap();
         assert_eq!(plain.namespace(), "default");
         assert_eq!(FunctionName::within("default", "counter"), Ok(plain));

@@ -9,7 +9,7 @@ mod request;
 mod way;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use fulmar_cluster::{Automatic, Cluster, Forwarded, Home};
@@ -26,15 +26,12 @@ use crate::respond::{self, Body};
 use crate::route::{self, Answered, Place};
 use crate::schedule::{self, Choice};
 use crate::target::Target;
-use crate::{carry, continuum, models, transition};
+use crate::{carry, continuum, migrate, models, transition};
 
 use request::{read_body, request_digest, too_large};
 use way::Way;
 
 pub(crate) use later::invocation_status;
-
-/// Longest wait for the home of a session that comes back.
-const MOVING: Duration = Duration::from_secs(5);
 
 /// Answers an invocation by a client.
 pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Response<Body> {
@@ -387,7 +384,13 @@ impl ClientCall<'_> {
                 }
                 Place::There(node) if may_move => {
                     may_move = false;
-                    self.move_here(cluster, &node).await;
+                    // If it does not, it comes back to where it was.
+                    if let Some(session) = &self.session {
+                        let group = route::group(name, session);
+                        if let Err(problem) = migrate::bring(cluster, &group, &node).await {
+                            tracing::debug!(%problem, "a session comes back to where it was");
+                        }
+                    }
                 }
                 Place::There(node) => {
                     let session = self.session.as_ref();
@@ -408,25 +411,5 @@ impl ClientCall<'_> {
             route::MAX_HOPS
         );
         Err(Problem::new(Code::SessionMoved, detail))
-    }
-
-    /// Has the session's home move to this node, where its client is; if it does not, it comes back to where it was.
-    async fn move_here(&self, cluster: &Cluster, home: &NodeName) {
-        let wanted = serde_json::json!({
-            "function": self.function.name,
-            "session": self.session,
-            "to": cluster.name(),
-        });
-        let request = Request::post("/admin/migrations")
-            .header(route::RELAYED, "1")
-            .body(Bytes::from(wanted.to_string()));
-        let Ok(request) = request else { return };
-        if let Err(error) = cluster.forward(home, request, MOVING).await {
-            tracing::debug!(%error, "a session comes back to where it was");
-        }
-        if let Some(session) = &self.session {
-            let group = route::group(&self.function.name, session);
-            cluster.directory().unlearn(&group);
-        }
     }
 }

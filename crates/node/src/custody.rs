@@ -393,7 +393,7 @@ async fn settle_all(core: Arc<Core>) {
 }
 
 async fn settle(core: &Arc<Core>, group: &Group) -> Result<(), Problem> {
-    let Some(function) = core.functions.get(group.function.as_str()) else {
+    let Some(function) = core.functions.of(group) else {
         return Ok(());
     };
     let session = function.sessions.of(group.session.shared());

@@ -6,14 +6,12 @@ use std::time::Duration;
 use fulmar_cluster::Cluster;
 use fulmar_cluster::registry::RegistryError;
 use fulmar_cluster::view::FUNCTIONS;
-use fulmar_model::manifest::FileMode;
 use fulmar_model::{
     Code, Durability, ExecutionModel, FunctionName, Manifest, NodeName, OnPartition, Problem,
 };
 use fulmar_state::record::{FunctionRecord, Record};
 use fulmar_state::{Bookkeeping, Table, key};
-use fulmar_worker::{Artifact, FileGrant, FunctionSettings};
-use tokio::sync::Semaphore;
+use fulmar_worker::Artifact;
 
 use crate::core::Core;
 use crate::execute::storage_failed;
@@ -252,15 +250,7 @@ async fn put_into_effect(
     let mut bookkeeping = Bookkeeping::default();
     bookkeeping.put(Table::System, &record_key(manifest.name.as_str()), &record);
     store(core, bookkeeping).await?;
-    let deployed = Deployed {
-        version: record.version,
-        settings: settings(&manifest)?,
-        workers: Arc::new(Semaphore::new(manifest.workers.max as usize)),
-        digest: record.artifact,
-        deployed_unix_ms: record.deployed_unix_ms,
-        artifact,
-        manifest,
-    };
+    let deployed = deployed(record, manifest, artifact);
     tracing::info!(function = %deployed.manifest.name, version = deployed.version, "deployed");
     let function = core.functions.deploy(deployed);
     core.pool.evict_function(&function.name);
@@ -388,36 +378,12 @@ pub(crate) fn recover(core: &Arc<Core>) -> Result<(), Problem> {
 fn recover_one(core: &Arc<Core>, record: FunctionRecord) -> Result<(), Problem> {
     let manifest = Manifest::parse(&record.manifest, "fulmar.toml")
         .map_err(|error| Problem::new(Code::ManifestInvalid, error.to_string()))?;
-    core.functions.deploy(Deployed {
-        version: record.version,
-        settings: settings(&manifest)?,
-        workers: Arc::new(Semaphore::new(manifest.workers.max as usize)),
-        artifact: core.artifacts.load(&core.runtime, &record.artifact)?,
-        digest: record.artifact,
-        deployed_unix_ms: record.deployed_unix_ms,
-        manifest,
-    });
+    let artifact = core.artifacts.load(&core.runtime, &record.artifact)?;
+    core.functions.deploy(deployed(record, manifest, artifact));
     Ok(())
 }
 
-/// What a worker needs to know of the manifest.
-fn settings(manifest: &Manifest) -> Result<Arc<FunctionSettings>, Problem> {
-    Ok(Arc::new(FunctionSettings {
-        memory_bytes: manifest.limits.memory.as_usize(),
-        max_response_bytes: manifest.limits.max_response.as_usize(),
-        execution_model: manifest.execution_model,
-        env: manifest.env.clone().into_iter().collect(),
-        config: manifest.config.clone(),
-        http: manifest.grants.http.clone(),
-        files: manifest
-            .grants
-            .files
-            .iter()
-            .map(|grant| FileGrant {
-                host: grant.host.clone().into(),
-                guest: grant.guest.clone(),
-                writable: grant.mode == FileMode::ReadWrite,
-            })
-            .collect(),
-    }))
+fn deployed(record: FunctionRecord, manifest: Manifest, artifact: Arc<Artifact>) -> Deployed {
+    let (version, at) = (record.version, record.deployed_unix_ms);
+    Deployed::new(manifest, version, record.artifact, at, Some(artifact))
 }

@@ -29,7 +29,7 @@ use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::invocation::{Invocation, Origin, StateFrom, Turn};
 use crate::sessions::{Enqueued, Session, Work};
-use crate::{carry, clock, custody, homes, models, route};
+use crate::{carry, clock, custody, homes, keys, models, route};
 
 /// Invocations of one queue that run before other tasks of the thread get a turn.
 const BACK_TO_BACK: usize = 32;
@@ -303,6 +303,7 @@ impl Run<'_> {
         };
         let id: Arc<str> = self.core.id_text(id).into();
         let mut reserved: Option<(ReservedKeys, u64)> = None;
+        let mut keys = keys::Turns::default();
         for conflicts in 0..MAX_CONFLICTS {
             let tag = tag.unwrap_or_else(|| state.as_ref().map_or(0, |state| state.tag()));
             let mut worker = match self.worker(&pool_key, tag).await {
@@ -327,8 +328,11 @@ impl Run<'_> {
             {
                 return Err((origin, Problem::new(Code::Internal, error.to_string())));
             }
+            if let Err(problem) = keys.tell(&mut tx) {
+                return Err((origin, problem));
+            }
             let called = Instant::now();
-            let (tx, result) = worker.call(call, tx).await;
+            let (mut tx, result) = worker.call(call, tx).await;
             let worked = called.elapsed();
             self.core
                 .metrics
@@ -367,6 +371,27 @@ impl Run<'_> {
                 drop((tx, worker));
                 self.unreserve(reserved);
                 return Err((origin, problem));
+            }
+            if tx.has_written_shared() {
+                let written = match &lender {
+                    None if self.core.cluster.is_none() => Ok(true),
+                    None => keys.write(self.core, &mut tx).await,
+                    Some(lender) => Err(lender.has_no_shared_keys(&self.function.name)),
+                };
+                match written {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        // The worker goes as well: it remembers writes that did not happen.
+                        drop((tx, worker));
+                        self.core.metrics.conflicts.inc();
+                        continue;
+                    }
+                    Err(problem) => {
+                        drop((tx, worker));
+                        self.unreserve(reserved);
+                        return Err((origin, problem));
+                    }
+                }
             }
             let chosen = tx.chosen_model();
             let writer = reserved.as_ref().map_or(0, |(_, writer)| *writer);
@@ -457,8 +482,14 @@ impl Run<'_> {
         }
         let started = Instant::now();
         let Deployed {
-            artifact, settings, ..
-        } = &*self.deployed;
+            artifact: Some(artifact),
+            settings,
+            ..
+        } = &*self.deployed
+        else {
+            let detail = format!("{} cannot be invoked", self.function.name);
+            return Err(Problem::new(Code::FunctionNotFound, detail));
+        };
         loop {
             match Worker::start(artifact, &self.function.name, settings, &self.core.log_sink).await
             {

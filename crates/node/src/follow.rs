@@ -114,7 +114,7 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
         }
         let seconds = last.elapsed().as_secs_f64();
         last = Instant::now();
-        for function in core.functions.all() {
+        for function in core.functions.with_shared_keys() {
             if place::is_placed(&cluster, &function.current().manifest) {
                 continue;
             }

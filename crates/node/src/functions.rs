@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fulmar_model::{FunctionName, Manifest};
-use fulmar_worker::{Artifact, FunctionSettings, World};
+use fulmar_model::manifest::FileMode;
+use fulmar_model::{FunctionName, Group, Manifest};
+use fulmar_worker::{Artifact, FileGrant, FunctionSettings, World};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
@@ -23,15 +24,53 @@ pub(crate) struct Deployed {
     /// SHA-256 of the component, in hexadecimal.
     pub(crate) digest: String,
     pub(crate) deployed_unix_ms: u64,
-    pub(crate) artifact: Arc<Artifact>,
+    /// None: what stands for shared keys is never invoked.
+    pub(crate) artifact: Option<Arc<Artifact>>,
     pub(crate) settings: Arc<FunctionSettings>,
     /// One permit per worker without a session.
     pub(crate) workers: Arc<Semaphore>,
 }
 
 impl Deployed {
+    pub(crate) fn new(
+        manifest: Manifest,
+        version: u64,
+        digest: String,
+        deployed_unix_ms: u64,
+        artifact: Option<Arc<Artifact>>,
+    ) -> Self {
+        Self {
+            version,
+            settings: Arc::new(settings(&manifest)),
+            workers: Arc::new(Semaphore::new(manifest.workers.max as usize)),
+            manifest,
+            digest,
+            deployed_unix_ms,
+            artifact,
+        }
+    }
+
     pub(crate) fn world(&self) -> World {
-        self.artifact.world()
+        let artifact = self.artifact.as_ref();
+        artifact.map_or(World::Function, |artifact| artifact.world())
+    }
+}
+
+/// What a worker needs to know of the manifest.
+fn settings(manifest: &Manifest) -> FunctionSettings {
+    let files = manifest.grants.files.iter().map(|grant| FileGrant {
+        host: grant.host.clone().into(),
+        guest: grant.guest.clone(),
+        writable: grant.mode == FileMode::ReadWrite,
+    });
+    FunctionSettings {
+        memory_bytes: manifest.limits.memory.as_usize(),
+        max_response_bytes: manifest.limits.max_response.as_usize(),
+        execution_model: manifest.execution_model,
+        env: manifest.env.clone().into_iter().collect(),
+        config: manifest.config.clone(),
+        http: manifest.grants.http.clone(),
+        files: files.collect(),
     }
 }
 
@@ -98,6 +137,20 @@ impl Drop for Waiting<'_> {
 }
 
 impl Function {
+    fn new(deployed: Deployed) -> Self {
+        Self {
+            name: deployed.manifest.name.clone(),
+            current: RwLock::new(Arc::new(deployed)),
+            sessions: Sessions::default(),
+            borrowed: Sessions::default(),
+            keyed: Sessions::default(),
+            followed: Followed::default(),
+            profile: Profile::default(),
+            told: Told::default(),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
     /// What new invocations run.
     pub(crate) fn current(&self) -> Arc<Deployed> {
         self.current.read().clone()
@@ -125,42 +178,66 @@ impl Function {
 
 /// The functions of the node, by name.
 #[derive(Default)]
-pub(crate) struct Functions(RwLock<BTreeMap<FunctionName, Arc<Function>>>);
+pub(crate) struct Functions {
+    deployed: RwLock<BTreeMap<FunctionName, Arc<Function>>>,
+    /// What stands for the shared keys of each namespace, as far as any were used here.
+    shared_keys: RwLock<BTreeMap<FunctionName, Arc<Function>>>,
+}
 
 impl Functions {
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Function>> {
-        self.0.read().get(name).cloned()
+        self.deployed.read().get(name).cloned()
     }
 
+    /// Whatever a placement group belongs to: a function that is deployed, or the shared keys of a namespace.
+    pub(crate) fn of(&self, group: &Group) -> Option<Arc<Function>> {
+        let name = &group.function;
+        if !name.is_shared_keys() {
+            return self.get(name.as_str());
+        }
+        if let Some(function) = self.shared_keys.read().get(name) {
+            return Some(function.clone());
+        }
+        let mut shared_keys = self.shared_keys.write();
+        let made = || {
+            let manifest = Manifest::for_artifact(name.clone());
+            Arc::new(Function::new(Deployed::new(
+                manifest,
+                0,
+                String::new(),
+                0,
+                None,
+            )))
+        };
+        Some(shared_keys.entry(name.clone()).or_insert_with(made).clone())
+    }
+
+    /// Those that are deployed.
     pub(crate) fn all(&self) -> Vec<Arc<Function>> {
-        self.0.read().values().cloned().collect()
+        self.deployed.read().values().cloned().collect()
+    }
+
+    /// Whatever has placement groups in use.
+    pub(crate) fn with_shared_keys(&self) -> Vec<Arc<Function>> {
+        let mut all = self.all();
+        all.extend(self.shared_keys.read().values().cloned());
+        all
     }
 
     /// Makes `deployed` what new invocations run.
     pub(crate) fn deploy(&self, deployed: Deployed) -> Arc<Function> {
         let name = deployed.manifest.name.clone();
-        let deployed = Arc::new(deployed);
-        let mut functions = self.0.write();
+        let mut functions = self.deployed.write();
         if let Some(function) = functions.get(&name) {
-            *function.current.write() = deployed;
+            *function.current.write() = Arc::new(deployed);
             return function.clone();
         }
-        let function = Arc::new(Function {
-            name: name.clone(),
-            current: RwLock::new(deployed),
-            sessions: Sessions::default(),
-            borrowed: Sessions::default(),
-            keyed: Sessions::default(),
-            followed: Followed::default(),
-            profile: Profile::default(),
-            told: Told::default(),
-            waiting: AtomicUsize::new(0),
-        });
+        let function = Arc::new(Function::new(deployed));
         functions.insert(name, function.clone());
         function
     }
 
     pub(crate) fn remove(&self, name: &str) -> Option<Arc<Function>> {
-        self.0.write().remove(name)
+        self.deployed.write().remove(name)
     }
 }

@@ -17,7 +17,7 @@ use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
 use crate::transition::{self, Away};
-use crate::{carry, clock, custody, external, homes};
+use crate::{carry, clock, custody, external, homes, keys};
 
 /// Exclusive use of a session, or use of the shared buckets.
 pub(crate) struct Hold {
@@ -33,7 +33,7 @@ pub(crate) struct Hold {
 impl Hold {
     /// Waits for a session's turn. Sessions of a function that is not deployed can be held as well.
     pub(crate) async fn session(core: &Arc<Core>, group: &Group) -> Result<Self, Problem> {
-        let Some(function) = core.functions.get(group.function.as_str()) else {
+        let Some(function) = core.functions.of(group) else {
             let state = homes::load_copy(core, group).await?;
             return Ok(Self {
                 core: core.clone(),
@@ -111,7 +111,7 @@ impl Hold {
     /// Commits and waits until it is durable.
     pub(crate) async fn commit(
         &self,
-        tx: Transaction,
+        mut tx: Transaction,
         bookkeeping: Bookkeeping,
     ) -> Result<(), Problem> {
         if let Some(refused) = self.core.refuses_writes() {
@@ -119,6 +119,13 @@ impl Hold {
         }
         if self.is_in_store {
             return self.commit_outside(tx).await;
+        }
+        let mut keys = keys::Turns::default();
+        if self.core.cluster.is_some() && !keys.write(&self.core, &mut tx).await? {
+            return Err(Problem::new(
+                Code::Internal,
+                "a write that depends on nothing failed",
+            ));
         }
         let (durable, committed) = oneshot::channel();
         {

@@ -131,7 +131,7 @@ pub(crate) async fn elsewhere(core: &Core, group: &Group) -> Option<Problem> {
 
 /// Whether a session is at home here by what is known here, without a turn and without asking anybody.
 pub(crate) fn is_surely_here(core: &Core, group: &Group) -> Result<bool, StoreError> {
-    let function = core.functions.get(group.function.as_str());
+    let function = core.functions.of(group);
     let in_use = function.and_then(|function| function.sessions.peek(group.session.as_str()));
     if in_use.is_some_and(|session| session.state().is_some()) {
         return Ok(true);

@@ -92,7 +92,7 @@ fn sweep_sessions(core: &Core) {
     let applied = core.store.commits().applied();
     let (mut bytes, mut sessions, mut queued) = (0, 0, 0);
     let mut idle = Vec::new();
-    for function in core.functions.all() {
+    for function in core.functions.with_shared_keys() {
         for is_own in [true, false] {
             let kept = function.kept(is_own);
             let (hot, can_go) = kept.sweep(applied);

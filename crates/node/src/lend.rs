@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use fulmar_cluster::{Lent, NotHere, Returned, Settled};
-use fulmar_model::{Bucket, Code, Group, NodeName, Problem};
+use fulmar_model::{Bucket, Code, Epoch, Group, NodeName, Problem, Version};
 use fulmar_state::record::IdempotencyRecord;
-use fulmar_state::{Bookkeeping, SessionState, Table, key};
+use fulmar_state::{Bookkeeping, SessionState, Table, VALUE, key};
 use tokio::sync::oneshot;
 
 use crate::core::Core;
@@ -14,7 +14,7 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{clock, custody, external, follow, homes};
+use crate::{clock, custody, external, follow, homes, keys};
 
 /// A session above this many bytes is not lent: its invocations run here.
 const MAX_LENT_BYTES: usize = 256 << 10;
@@ -28,7 +28,7 @@ struct Held {
 }
 
 async fn hold(core: &Arc<Core>, group: &Group) -> Result<Held, NotHere> {
-    let function = core.functions.get(group.function.as_str()).ok_or_else(|| {
+    let function = core.functions.of(group).ok_or_else(|| {
         let detail = format!("no function {} is deployed", group.function);
         NotHere::Failed(Problem::new(Code::FunctionNotFound, detail))
     })?;
@@ -67,6 +67,9 @@ fn elsewhere(core: &Core, group: &Group, problem: Problem) -> NotHere {
 
 /// Lends a session's state.
 pub(crate) async fn load(core: &Arc<Core>, group: &Group) -> Result<Lent, NotHere> {
+    if group.function.is_shared_keys() {
+        return load_key(core, group).await;
+    }
     let held = hold(core, group).await?;
     let state = &held.state;
     let (version, epoch, last) = (state.version(), state.epoch(), state.last_commit());
@@ -90,6 +93,19 @@ pub(crate) async fn load(core: &Arc<Core>, group: &Group) -> Result<Lent, NotHer
         version,
         epoch,
         entries,
+    })
+}
+
+/// Lends a shared key's value, whoever has its turn.
+async fn load_key(core: &Arc<Core>, group: &Group) -> Result<Lent, NotHere> {
+    let read = keys::read_here(core, group).await;
+    let read = read.map_err(|problem| elsewhere(core, group, problem))?;
+    core.durable(read.saw).await.map_err(NotHere::Failed)?;
+    let entries = read.value.map(|value| (VALUE.to_owned(), value));
+    Ok(Lent {
+        entries: Some(entries.into_iter().collect()),
+        version: Version(0),
+        epoch: Epoch(0),
     })
 }
 

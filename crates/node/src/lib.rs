@@ -32,6 +32,7 @@ mod homes;
 mod ingress;
 mod invocation;
 mod keeper;
+mod keys;
 mod lend;
 mod logs;
 mod metrics;

@@ -21,7 +21,7 @@ use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
-use crate::{external, homes};
+use crate::{external, homes, route};
 
 /// A session above this many bytes is copied before it is held up.
 const COPY_FIRST_BYTES: usize = 256 << 10;
@@ -43,6 +43,40 @@ pub(crate) struct Migration {
     pub(crate) home: Home,
     /// How long what came for it was held up.
     pub(crate) held: Duration,
+}
+
+/// Longest wait for the home of what is to come here.
+const COMING: Duration = Duration::from_secs(5);
+
+/// Has the home of a placement group move it to this node.
+///
+/// # Errors
+/// When it does not, or cannot be asked.
+pub(crate) async fn bring(
+    cluster: &Cluster,
+    group: &Group,
+    home: &NodeName,
+) -> Result<(), Problem> {
+    let wanted = serde_json::json!({
+        "function": group.function,
+        "session": group.session,
+        "to": cluster.name(),
+    });
+    let request = http::Request::post("/admin/migrations")
+        .header(route::RELAYED, "1")
+        .body(Bytes::from(wanted.to_string()));
+    let request = request.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let answered = cluster.forward(home, request, COMING).await;
+    // Wherever it is now, it is not where it was last heard of.
+    cluster.directory().unlearn(group);
+    let response = answered
+        .map_err(|error| route::lost_before(&error))?
+        .response;
+    if response.status().is_success() {
+        return Ok(());
+    }
+    let problem = serde_json::from_slice::<Problem>(response.body());
+    Err(problem.unwrap_or_else(|error| Problem::new(Code::Internal, error.to_string())))
 }
 
 /// A session on its way.
@@ -84,7 +118,7 @@ async fn go(
     group: &Group,
     to: &NodeName,
 ) -> Result<Migration, Problem> {
-    let function = core.functions.get(group.function.as_str()).ok_or_else(|| {
+    let function = core.functions.of(group).ok_or_else(|| {
         let detail = format!("no function {} is deployed", group.function);
         Problem::new(Code::FunctionNotFound, detail)
     })?;

@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::namespaces::{self, Namespaces};
 use crate::ways::Ways;
-use crate::{admin, custody, deploy, follow, ingress, phases, place, takeover};
+use crate::{admin, custody, deploy, follow, ingress, keys, phases, place, takeover};
 
 /// A node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -144,7 +144,6 @@ impl Node {
         let copied = CancellationToken::new();
         let (mut cluster, mut peers, mut peer_address) = (None, None, None);
         if let Some(config) = options.cluster.clone() {
-            store.refuse_shared();
             let (listener, peer) = bind(config.listen.peer).await?;
             let scheme = if options.tls.is_some() {
                 "https"
@@ -199,7 +198,12 @@ impl Node {
             .map_err(StartError::Recover)?;
         // Before anybody is let in.
         match &core.cluster {
-            Some(cluster) => continuum::take_up_rules(&core, cluster),
+            Some(cluster) => {
+                continuum::take_up_rules(&core, cluster);
+                let reader = keys::Reader(Arc::downgrade(&core));
+                core.store.place_keys(Arc::new(reader));
+                keys::warn_of_older(&core, cluster);
+            }
             None => core
                 .namespaces
                 .recover(&core.store)

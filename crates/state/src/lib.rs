@@ -16,6 +16,7 @@ pub mod key;
 pub mod memory_engine;
 pub mod objects;
 pub mod observe;
+mod placed;
 mod recent;
 pub mod record;
 pub mod sealed;
@@ -29,9 +30,11 @@ pub use commit::{Cause, GroupCommit, Release, RunReleases, StoreFailure, Ticket}
 pub use datadir::{DataDir, DataDirError};
 pub use engine::Table;
 pub use observe::CommitObserver;
+pub use placed::{Answer, Found, PlacedKeys};
 pub use session::{Changes, SessionState};
 pub use store::{Bookkeeping, Committed, Prepared, ReservedKeys, Store, StoreError};
 pub use submitters::Submitters;
 pub use transaction::{
-    MAX_MESSAGES, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OutgoingMessage, StateError, Transaction,
+    KeyWrite, MAX_MESSAGES, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OutgoingMessage, StateError,
+    Transaction, VALUE,
 };

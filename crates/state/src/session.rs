@@ -241,7 +241,10 @@ impl SessionState {
     }
 
     pub(crate) fn get(&self, key: &str) -> Result<Option<Bytes>, EngineError> {
-        let mut hot = self.hot.lock();
+        self.look_up(&mut self.hot.lock(), key)
+    }
+
+    fn look_up(&self, hot: &mut Hot, key: &str) -> Result<Option<Bytes>, EngineError> {
         if let Some(entry) = hot.entries.get(key) {
             return Ok(entry.value.clone());
         }
@@ -251,8 +254,25 @@ impl SessionState {
         let path = [&self.prefix, key.as_bytes()].concat();
         let value = self.engine.get(Table::State, &path)?;
         hot.insert_clean(key.into(), value.clone());
-        self.bound(&mut hot);
+        self.bound(hot);
         Ok(value)
+    }
+
+    /// A value as it was committed last, and that commit, without a turn; none at the moment between a write and its commit.
+    ///
+    /// # Errors
+    /// When the local data store cannot be read.
+    pub fn committed_value(
+        &self,
+        key: &str,
+    ) -> Result<Option<(Option<Bytes>, Ticket)>, EngineError> {
+        let mut hot = self.hot.lock();
+        let entry = hot.entries.get(key);
+        if entry.is_some_and(|entry| entry.ticket == TOUCHED) {
+            return Ok(None);
+        }
+        let value = self.look_up(&mut hot, key)?;
+        Ok(Some((value, hot.last)))
     }
 
     pub(crate) fn set(&self, key: &str, value: Option<Bytes>, undo: &mut Undo) {

@@ -2,8 +2,8 @@
 
 mod invocation;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use fulmar_model::{Durability, Epoch, Group, Version};
@@ -16,6 +16,7 @@ use crate::fjall_engine::FjallEngine;
 use crate::key;
 use crate::memory_engine::MemoryEngine;
 use crate::observe::CommitObserver;
+use crate::placed::PlacedKeys;
 use crate::recent::Recent;
 use crate::record::{MessageRecord, NodeRecord, Record, RecordError, SessionRecord};
 use crate::sealed::Carried;
@@ -73,8 +74,8 @@ pub struct Store {
     recent: Recent,
     epoch: Epoch,
     next_writer: AtomicU64,
-    /// Whether shared buckets are refused, since other nodes would not see them.
-    refuses_shared: AtomicBool,
+    /// Who reads shared keys, if they are placed among nodes.
+    placed_keys: OnceLock<Arc<dyn PlacedKeys>>,
     changelog: Option<Arc<Changelog>>,
     /// The ticket before the first of this start.
     first: Ticket,
@@ -146,7 +147,7 @@ impl Store {
             engine,
             epoch,
             next_writer: AtomicU64::new(1),
-            refuses_shared: AtomicBool::new(false),
+            placed_keys: OnceLock::new(),
         });
         if !copies {
             // From now on it would miss something.
@@ -165,16 +166,14 @@ impl Store {
         self.first
     }
 
-    /// Refuses shared buckets from now on: other nodes would not see them.
-    pub fn refuse_shared(&self) {
-        self.refuses_shared.store(true, Ordering::Relaxed);
+    /// From now on shared keys are placed among nodes, and read by this.
+    pub fn place_keys(&self, placed: Arc<dyn PlacedKeys>) {
+        // The first one stays: there is only one start.
+        let _ = self.placed_keys.set(placed);
     }
 
-    pub(crate) fn check_shared(&self) -> Result<(), StateError> {
-        match self.refuses_shared.load(Ordering::Relaxed) {
-            true => Err(StateError::NotShared),
-            false => Ok(()),
-        }
+    pub(crate) fn placed_keys(&self) -> Option<&Arc<dyn PlacedKeys>> {
+        self.placed_keys.get()
     }
 
     /// The epoch of this start.

@@ -1,16 +1,17 @@
 //! State as the running invocation sees it: its own writes over the session's hot state and the
 //! shared buckets. Dropping a transaction without committing takes back everything it wrote.
 
-use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fulmar_model::{
-    Bucket, ExecutionModel, FunctionName, NameError, SessionName, Version, id::check_key,
+    Bucket, ExecutionModel, FunctionName, NameError, Problem, SessionName, Version, id::check_key,
 };
 
 use crate::commit::Ticket;
 use crate::engine::EngineError;
+use crate::placed::{Found, PlacedKeys};
 use crate::record::{Address, MessageRecord, StoredRequest};
 use crate::sealed::Carried;
 use crate::session::{SessionState, Undo};
@@ -51,11 +52,9 @@ pub enum StateError {
     /// The stored value is not what the operation needs.
     #[error("{0}")]
     WrongType(String),
-    /// A shared bucket, on one of many nodes.
-    #[error(
-        "shared buckets are not available on one of many nodes yet; keep it in a session and send messages to that"
-    )]
-    NotShared,
+    /// The node that has a shared key, or who knows which one has it, could not be asked.
+    #[error("{0}")]
+    Unreachable(Problem),
     /// The local data store could not answer.
     #[error("the local data store could not answer: {0}")]
     Storage(String),
@@ -78,12 +77,32 @@ pub struct OutgoingMessage {
     pub body: Bytes,
 }
 
+/// The key under which a shared key that is a placement group of its own keeps its value.
+pub const VALUE: &str = "value";
+
+/// A write to a shared key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyWrite {
+    /// The bucket, by its name among those of all namespaces.
+    pub bucket: String,
+    /// The key.
+    pub key: String,
+    /// What is written; none deletes.
+    pub value: Option<Bytes>,
+    /// What has to be there for it, if that matters.
+    pub expected: Option<Option<Bytes>>,
+}
+
 /// State as the running invocation sees it.
 pub struct Transaction {
     store: Arc<Store>,
     session: Option<Arc<SessionState>>,
     pub(crate) undo: Undo,
     pub(crate) shared: SharedWrites,
+    /// What was fetched of shared keys that are placed among nodes.
+    fetched: BTreeMap<Path, Option<Bytes>>,
+    /// Shared keys at home here, with how to take back what is written to them.
+    pub(crate) keys: Vec<(Arc<SessionState>, Undo)>,
     pub(crate) messages: Vec<OutgoingMessage>,
     /// The model that the session is to have.
     model: Option<ExecutionModel>,
@@ -107,6 +126,8 @@ impl Transaction {
             session,
             undo: Undo::default(),
             shared: SharedWrites::new(),
+            fetched: BTreeMap::new(),
+            keys: Vec::new(),
             messages: Vec::new(),
             model: None,
             saw,
@@ -154,7 +175,8 @@ impl Transaction {
 
     /// Whether there is anything to commit.
     pub fn is_clean(&self) -> bool {
-        self.undo.is_empty() && self.shared.is_empty() && self.messages.is_empty()
+        let keys_are = self.keys.iter().all(|(_, undo)| undo.is_empty());
+        self.undo.is_empty() && self.shared.is_empty() && keys_are && self.messages.is_empty()
     }
 
     /// The value of a key.
@@ -162,11 +184,70 @@ impl Transaction {
         check_key(key)?;
         match bucket {
             Bucket::Session => Ok(self.private()?.get(key)?),
-            Bucket::Shared(bucket) => {
-                self.store.check_shared()?;
-                self.get_shared(&path(bucket, key))
+            Bucket::Shared(bucket) => self.get_shared(&path(bucket, key)),
+        }
+    }
+
+    /// Whoever reads a shared key that is placed among nodes, and has to be asked before it is used.
+    pub fn lacks(&self, bucket: Bucket<'_>, key: &str) -> Option<Arc<dyn PlacedKeys>> {
+        let Bucket::Shared(bucket) = bucket else {
+            return None;
+        };
+        let placed = self.store.placed_keys()?;
+        let path = path(bucket, key);
+        let is_known = self.shared.contains_key(&path) || self.fetched.contains_key(&path);
+        (!is_known).then(|| placed.clone())
+    }
+
+    /// Takes what was read of such a key.
+    pub fn fetched(&mut self, bucket: &str, key: &str, found: Found) {
+        self.saw = self.saw.max(found.saw);
+        self.fetched.insert(path(bucket, key), found.value);
+    }
+
+    /// The writes to shared keys that are placed among nodes, in the order of their buckets and keys.
+    pub fn key_writes(&self) -> Vec<KeyWrite> {
+        if self.store.placed_keys().is_none() {
+            return Vec::new();
+        }
+        let writes = self.shared.iter().map(|(path, write)| {
+            let (bucket, key) = split(path);
+            KeyWrite {
+                bucket,
+                key,
+                value: write.value.clone(),
+                expected: write.expected.clone(),
+            }
+        });
+        writes.collect()
+    }
+
+    /// Whether anything was written to shared buckets.
+    pub fn has_written_shared(&self) -> bool {
+        !self.shared.is_empty()
+    }
+
+    /// Makes the writes to shared keys part of the commit, given the states of those keys in the order of
+    /// [`Self::key_writes`], for whoever has the turn of all of them; false if one has another value than was expected, and
+    /// nothing is written.
+    ///
+    /// # Errors
+    /// When the local data store cannot be read.
+    pub fn write_keys(&mut self, states: &[Arc<SessionState>]) -> Result<bool, StateError> {
+        let writes = std::mem::take(&mut self.shared);
+        for (write, state) in writes.values().zip(states) {
+            if let Some(expected) = &write.expected
+                && state.get(VALUE)? != *expected
+            {
+                return Ok(false);
             }
         }
+        for (write, state) in writes.into_values().zip(states) {
+            let mut undo = Undo::default();
+            state.set(VALUE, write.value, &mut undo);
+            self.keys.push((state.clone(), undo));
+        }
+        Ok(true)
     }
 
     /// Writes a key.
@@ -190,11 +271,40 @@ impl Transaction {
         match bucket {
             Bucket::Session => Ok(self.private()?.keys(prefix, after, limit)?),
             Bucket::Shared(bucket) => {
-                self.store.check_shared()?;
                 self.store
                     .shared_keys(bucket, prefix, after, limit, &self.shared)
             }
         }
+    }
+
+    /// Whoever lists the keys of a shared bucket, if they are placed among nodes.
+    pub fn lister(&self, bucket: Bucket<'_>) -> Option<Arc<dyn PlacedKeys>> {
+        match bucket {
+            Bucket::Session => None,
+            Bucket::Shared(_) => self.store.placed_keys().cloned(),
+        }
+    }
+
+    /// The keys that were listed there, with what this invocation has written: up to `limit` in byte order.
+    pub fn with_own_keys(
+        &self,
+        (bucket, prefix, after): (&str, &str, Option<&str>),
+        listed: Vec<String>,
+        limit: usize,
+    ) -> Vec<String> {
+        let mut keys: BTreeSet<String> = listed.into_iter().collect();
+        for (path, write) in &self.shared {
+            let (of, key) = split(path);
+            let is_wanted = of == bucket
+                && key.starts_with(prefix)
+                && after.is_none_or(|after| key.as_str() > after);
+            match (is_wanted, &write.value) {
+                (false, _) => {}
+                (true, Some(_)) => drop(keys.insert(key)),
+                (true, None) => drop(keys.remove(&key)),
+            }
+        }
+        keys.into_iter().take(limit).collect()
     }
 
     /// Adds `delta` atomically to a decimal number and returns the sum; an absent key counts as 0.
@@ -282,6 +392,10 @@ impl Transaction {
         if let Some(write) = self.shared.get(path) {
             return Ok(write.value.clone());
         }
+        if self.store.placed_keys().is_some() {
+            let unasked = || StateError::Storage("a shared key was not asked for".into());
+            return self.fetched.get(path).cloned().ok_or_else(unasked);
+        }
         let (value, ticket) = self.store.shared_get(path)?;
         self.saw = self.saw.max(ticket);
         Ok(value)
@@ -323,10 +437,7 @@ impl Transaction {
                 let session = self.session.as_ref().ok_or(StateError::NoSession)?;
                 session.set(key, value, &mut self.undo);
             }
-            Bucket::Shared(bucket) => {
-                self.store.check_shared()?;
-                self.put_shared(path(bucket, key), value, None);
-            }
+            Bucket::Shared(bucket) => self.put_shared(path(bucket, key), value, None),
         }
         Ok(())
     }
@@ -414,12 +525,21 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
+        for (state, undo) in std::mem::take(&mut self.keys) {
+            state.roll_back(undo);
+        }
         if let Some(session) = &self.session
             && !self.undo.is_empty()
         {
             session.roll_back(std::mem::take(&mut self.undo));
         }
     }
+}
+
+fn split(path: &Path) -> (String, String) {
+    let text = String::from_utf8_lossy(path);
+    let (bucket, key) = text.split_once('\0').unwrap_or((&text, ""));
+    (bucket.to_owned(), key.to_owned())
 }
 
 pub(crate) fn path(bucket: &str, key: &str) -> Path {

@@ -7,7 +7,25 @@ pub(crate) mod offered {
     wasmtime::component::bindgen!({
         path: "../../wit",
         world: "fulmar:function/host",
-        imports: { default: trappable },
+        imports: {
+            default: trappable,
+            // What is read of shared keys may be on another node.
+            "fulmar:function/state.get": async | trappable,
+            "fulmar:function/state.list-keys": async | trappable,
+            "fulmar:function/state.increment": async | trappable,
+            "fulmar:function/state.compare-and-swap": async | trappable,
+            "wasi:keyvalue/store@0.2.0-draft.[method]bucket.get": async | trappable,
+            "wasi:keyvalue/store@0.2.0-draft.[method]bucket.exists": async | trappable,
+            "wasi:keyvalue/store@0.2.0-draft.[method]bucket.list-keys": async | trappable,
+            "wasi:keyvalue/atomics@0.2.0-draft.increment": async | trappable,
+            "wasi:keyvalue/batch@0.2.0-draft.get-many": async | trappable,
+            "wasi:keyvalue/store@0.2.0-draft2.[method]bucket.get": async | trappable,
+            "wasi:keyvalue/store@0.2.0-draft2.[method]bucket.exists": async | trappable,
+            "wasi:keyvalue/store@0.2.0-draft2.[method]bucket.list-keys": async | trappable,
+            "wasi:keyvalue/atomics@0.2.0-draft2.increment": async | trappable,
+            "wasi:keyvalue/atomics@0.2.0-draft2.[static]cas.new": async | trappable,
+            "wasi:keyvalue/batch@0.2.0-draft2.get-many": async | trappable,
+        },
         require_store_data_send: true,
         with: {
             "wasi:keyvalue/store@0.2.0-draft.bucket": crate::host::keyvalue::Bucket,

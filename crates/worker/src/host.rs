@@ -13,9 +13,9 @@ mod tests;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fulmar_model::id::bucket_within;
+use fulmar_model::id::{bucket_within, check_key};
 use fulmar_model::{Bucket, FunctionName, SessionName};
-use fulmar_state::Transaction;
+use fulmar_state::{StateError, Transaction};
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
@@ -149,6 +149,51 @@ impl Host {
         let namespace = self.current.as_ref()?.function.namespace();
         let name = bucket_within(namespace, name);
         Some(use_state(self.tx.as_mut()?, Bucket::Shared(&name)))
+    }
+
+    /// The full name of a shared bucket, while an invocation runs.
+    fn full_name(&self, bucket: &str) -> Option<String> {
+        let namespace = self.current.as_ref()?.function.namespace();
+        Some(bucket_within(namespace, bucket).into_owned())
+    }
+
+    /// Asks for a key that is used next, if it is a shared one that is placed among nodes and not known yet.
+    pub(crate) async fn fetch(&mut self, bucket: Bucket<'_>, key: &str) -> Result<(), StateError> {
+        let Bucket::Shared(name) = bucket else {
+            return Ok(());
+        };
+        check_key(key)?;
+        let (Some(name), Some(tx)) = (self.full_name(name), &self.tx) else {
+            return Ok(());
+        };
+        let Some(placed) = tx.lacks(Bucket::Shared(&name), key) else {
+            return Ok(());
+        };
+        let found = placed.read(&name, key).await?;
+        if let Some(tx) = &mut self.tx {
+            tx.fetched(&name, key, found);
+        }
+        Ok(())
+    }
+
+    /// The keys of a bucket, wherever they are; none while the worker starts.
+    pub(crate) async fn list(
+        &mut self,
+        bucket: Bucket<'_>,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Option<Result<Vec<String>, StateError>> {
+        let lister = self.tx.as_ref()?.lister(bucket);
+        let (Bucket::Shared(name), Some(lister)) = (bucket, lister) else {
+            return self.in_bucket(bucket, |tx, bucket| {
+                tx.list_keys(bucket, prefix, after, limit)
+            });
+        };
+        let name = self.full_name(name)?;
+        let listed = lister.list(&name, prefix, after, limit).await;
+        let tx = self.tx.as_ref()?;
+        Some(listed.map(|listed| tx.with_own_keys((&name, prefix, after), listed, limit)))
     }
 
     /// A hint at what the function wrote last, for the message of a trap.

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::routing::{any, get, post};
+use fulmar_model::id::split_namespace;
 use fulmar_model::{Bucket, Code, ExecutionModel, Group, NodeName, Problem};
 use fulmar_state::record::{Record, SessionRecord};
 use fulmar_state::{Bookkeeping, Table, key};
@@ -77,7 +78,11 @@ async fn list(State(core): State<Arc<Core>>, Query(options): Query<Options>) -> 
         prefix.as_bytes(),
         after,
         &mut |key, value| {
-            if let Some((function, session)) = key::parse_session(key) {
+            let session = key::parse_session(key);
+            // Shared keys are listed as such.
+            let is_one =
+                |(function, _): &(&str, &str)| !split_namespace(function).1.starts_with('-');
+            if let Some((function, session)) = session.filter(is_one) {
                 found.push((
                     function.to_owned(),
                     session.to_owned(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::routing::{any, get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -25,8 +25,7 @@ use super::{
 use crate::carry;
 use crate::core::Core;
 use crate::hold::Hold;
-use crate::outside;
-use crate::respond;
+use crate::{keys, outside, respond, route};
 
 /// Longest line of an import in bytes: the largest value as base64, and its names.
 const MAX_LINE_BYTES: usize = MAX_VALUE_BYTES / 3 * 4 + (16 << 10);
@@ -52,10 +51,8 @@ pub(super) fn problem(error: StateError) -> Failed {
     let code = match &error {
         StateError::InvalidName(_) => Code::KeyInvalid,
         StateError::TooLarge { .. } => Code::BodyTooLarge,
-        StateError::NoSession
-        | StateError::ReadOnly
-        | StateError::WrongType(_)
-        | StateError::NotShared => Code::BadRequest,
+        StateError::NoSession | StateError::ReadOnly | StateError::WrongType(_) => Code::BadRequest,
+        StateError::Unreachable(problem) => return Failed(problem.clone()),
         StateError::Storage(_) => Code::Internal,
     };
     Failed(Problem::new(code, error.to_string()))
@@ -118,7 +115,7 @@ impl Scope {
     }
 }
 
-async fn buckets(State(core): State<Arc<Core>>) -> Answer {
+async fn buckets(State(core): State<Arc<Core>>, headers: HeaderMap) -> Answer {
     let mut namespaces: BTreeMap<String, Vec<String>> = BTreeMap::new();
     // Skips from bucket to bucket: their keys are not looked at.
     let mut after: Option<Vec<u8>> = None;
@@ -137,10 +134,56 @@ async fn buckets(State(core): State<Arc<Core>>) -> Answer {
         // The separator plus one: greater than every key of the bucket.
         after = Some([&bucket[..], b"\x01"].concat());
     }
+    if let Some(cluster) = &core.cluster {
+        namespaces = placed_buckets(&core).await?;
+        if !headers.contains_key(&route::RELAYED) {
+            for answer in super::of_all_others(cluster, "/admin/state/shared").await? {
+                let other: Buckets = serde_json::from_value(answer).unwrap_or_default();
+                let of_default = (DEFAULT_NAMESPACE.to_owned(), other.buckets);
+                for (namespace, buckets) in other.namespaces.into_iter().chain([of_default]) {
+                    let known = namespaces.entry(namespace).or_default();
+                    known.extend(buckets);
+                    known.sort_unstable();
+                    known.dedup();
+                }
+            }
+        }
+    }
     let buckets = namespaces.remove(DEFAULT_NAMESPACE).unwrap_or_default();
     Ok(json(
         &json!({ "buckets": buckets, "namespaces": namespaces }),
     ))
+}
+
+/// Shared buckets, as a node lists them.
+#[derive(Default, Deserialize)]
+struct Buckets {
+    buckets: Vec<String>,
+    namespaces: BTreeMap<String, Vec<String>>,
+}
+
+/// The shared buckets of which keys are stored here, among other nodes.
+async fn placed_buckets(core: &Core) -> Result<BTreeMap<String, Vec<String>>, Failed> {
+    core.durable(core.store.commits().submitted()).await?;
+    let mut namespaces: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    core.store.scan(Table::State, &[], None, &mut |path, _| {
+        let found = key::parse_session(path).and_then(|(function, rest)| {
+            let function = FunctionName::new(function).ok()?;
+            let (session, _) = rest.split_once('\0')?;
+            function
+                .is_shared_keys()
+                .then(|| keys::parse(&function, session))?
+        });
+        if let Some((bucket, _)) = found {
+            let (namespace, bucket) = split_bucket(&bucket);
+            let buckets = namespaces.entry(namespace.to_owned()).or_default();
+            if buckets.last().is_none_or(|last| last != bucket) {
+                buckets.push(bucket.to_owned());
+            }
+        }
+        true
+    })?;
+    Ok(namespaces)
 }
 
 #[derive(Deserialize)]
@@ -161,6 +204,15 @@ async fn keys(State(core): State<Arc<Core>>, request: Request) -> Answer {
                 .map_err(|error| bad_request(error.to_string()))?;
             let limit = page(options.limit);
             let prefix = options.prefix.unwrap_or_default();
+            if let (Scope::Shared(bucket), Some(_)) = (&scope, &core.cluster) {
+                let after = options.after.as_deref().filter(|after| !after.is_empty());
+                let keys = match request.headers().contains_key(&route::RELAYED) {
+                    true => keys::list_here(&core, bucket, &prefix, after, limit).await?,
+                    false => keys::list(&core, bucket, &prefix, after, limit).await?,
+                };
+                let next = keys.last().filter(|_| keys.len() == limit);
+                return Ok(json(&json!({ "keys": keys, "next": next })));
+            }
             let hold = scope.hold(&core).await?;
             let listed =
                 hold.begin()
@@ -173,19 +225,27 @@ async fn keys(State(core): State<Arc<Core>>, request: Request) -> Answer {
             let hold = scope.hold(&core).await?;
             let mut tx = hold.begin();
             match method.as_str() {
-                "GET" => match tx.get(scope.bucket(), key).map_err(problem)? {
-                    Some(value) => {
-                        hold.settled().await?;
-                        Ok(
-                            respond::bytes(StatusCode::OK, "application/octet-stream", value)
-                                .map(Body::new),
-                        )
+                "GET" => {
+                    if let Scope::Shared(bucket) = &scope
+                        && let Some(placed) = tx.lacks(scope.bucket(), key)
+                    {
+                        let found = placed.read(bucket, key).await.map_err(problem)?;
+                        tx.fetched(bucket, key, found);
                     }
-                    None => Err(Failed(Problem::new(
-                        Code::KeyNotFound,
-                        format!("there is no key {key:?}"),
-                    ))),
-                },
+                    match tx.get(scope.bucket(), key).map_err(problem)? {
+                        Some(value) => {
+                            hold.settled().await?;
+                            Ok(
+                                respond::bytes(StatusCode::OK, "application/octet-stream", value)
+                                    .map(Body::new),
+                            )
+                        }
+                        None => Err(Failed(Problem::new(
+                            Code::KeyNotFound,
+                            format!("there is no key {key:?}"),
+                        ))),
+                    }
+                }
                 "PUT" => {
                     let value = super::read(request.into_body(), MAX_VALUE_BYTES).await?;
                     tx.set(scope.bucket(), key, value).map_err(problem)?;
@@ -354,6 +414,17 @@ fn entry(table: Table, path: &[u8], value: &[u8]) -> Option<Entry> {
         });
     }
     let (session, key) = rest.split_once('\0')?;
+    let function = FunctionName::new(first).ok()?;
+    if function.is_shared_keys() {
+        let (bucket, key) = keys::parse(&function, session)?;
+        let (namespace, bucket) = split_bucket(&bucket);
+        return Some(Entry::Shared {
+            namespace: (namespace != DEFAULT_NAMESPACE).then(|| namespace.to_owned()),
+            bucket: bucket.to_owned(),
+            key,
+            value,
+        });
+    }
     Some(Entry::Session {
         function: first.to_owned(),
         session: session.to_owned(),

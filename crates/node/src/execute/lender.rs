@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fulmar_cluster::{Cluster, Home, Lent, NotHere, Returned, Settled};
-use fulmar_model::{Code, Epoch, Group, NodeName, Problem, Version};
+use fulmar_model::{Code, Epoch, FunctionName, Group, NodeName, Problem, Version};
 use fulmar_state::external::{Change, External, Outcome, Unsent};
 use fulmar_state::record::IdempotencyRecord;
 
@@ -20,6 +20,23 @@ pub(crate) enum Lender<'a> {
 }
 
 impl Lender<'_> {
+    /// Why an invocation on what is lent cannot write shared keys.
+    pub(crate) fn has_no_shared_keys(&self, function: &FunctionName) -> Problem {
+        match self {
+            // It runs there instead.
+            Self::Node(..) => {
+                let detail = format!("{function} wrote shared keys, which its session's home does");
+                Problem::new(Code::SessionMoved, detail)
+            }
+            Self::External(..) => {
+                let detail = format!(
+                    "{function} wrote shared keys, and its session is in the external store"
+                );
+                Problem::new(Code::SharedWriteRefused, detail)
+            }
+        }
+    }
+
     /// Fetches a session's state.
     ///
     /// # Errors
@@ -153,7 +170,7 @@ const MAX_STORE_CONFLICTS: u32 = 24;
 /// What a request to the external store has besides the state, about, in bytes, for emulated links.
 const ASKING_BYTES: usize = 200;
 
-fn elsewhere(cluster: &Cluster, group: &Group, not_here: NotHere) -> Problem {
+pub(crate) fn elsewhere(cluster: &Cluster, group: &Group, not_here: NotHere) -> Problem {
     match not_here {
         NotHere::Failed(problem) => problem,
         NotHere::Moved(to) => {

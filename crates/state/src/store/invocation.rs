@@ -1,14 +1,14 @@
 //! The commit of an invocation: its state, messages and bookkeeping become one batch.
 
 use bytes::Bytes;
-use fulmar_model::Durability;
+use fulmar_model::{Durability, Version};
 
 use super::Store;
 use crate::commit::{Batch, Release, StoreFailure, Ticket};
 use crate::engine::Table;
 use crate::key;
 use crate::record::{MessageRecord, Record, SessionRecord};
-use crate::session::Home;
+use crate::session::{Home, SessionState, Undo};
 use crate::shared::{Checked, Path};
 use crate::transaction::Transaction;
 
@@ -107,6 +107,28 @@ impl Store {
     }
 }
 
+/// Adds what was written to a session, or to a key, to its commit; the version that its record covers from then on, if that
+/// changes.
+fn collect(
+    state: &SessionState,
+    undo: &Undo,
+    now_unix_ms: u64,
+    batch: &mut Batch,
+) -> Option<Version> {
+    if state.home() != Home::Store {
+        return None;
+    }
+    state.collect(undo, batch);
+    let version = state.uncovered()?;
+    let record = SessionRecord {
+        version,
+        epoch: state.epoch(),
+        updated_unix_ms: now_unix_ms,
+    };
+    batch.put(Table::Sessions, &[state.record_key()], &record.encode());
+    Some(version)
+}
+
 impl Prepared<'_> {
     /// Commits the invocation: its state, messages and bookkeeping, all or nothing. `release` runs
     /// once everything that the invocation wrote and saw is durable at its level, or with the
@@ -134,21 +156,15 @@ impl Prepared<'_> {
         }
         let mut batch = bookkeeping.batch;
         Checked::collect(&tx.shared, &mut batch);
-        let mut covered = None;
-        if let Some(session) = session.as_ref().filter(|_| !tx.undo.is_empty()) {
-            if session.home() == Home::Store {
-                session.collect(&tx.undo, &mut batch);
-                covered = session.uncovered();
-            }
-            if let Some(version) = covered {
-                let record = SessionRecord {
-                    version,
-                    epoch: session.epoch(),
-                    updated_unix_ms: now_unix_ms,
-                };
-                batch.put(Table::Sessions, &[session.record_key()], &record.encode());
-            }
-        }
+        let own = session.as_ref().filter(|_| !tx.undo.is_empty());
+        let covered = own.and_then(|session| collect(session, &tx.undo, now_unix_ms, &mut batch));
+        let keys = std::mem::take(&mut tx.keys).into_iter();
+        let keys: Vec<_> = keys
+            .map(|(state, undo)| {
+                let covered = collect(&state, &undo, now_unix_ms, &mut batch);
+                (state, undo, covered)
+            })
+            .collect();
         let messages = tx.take_messages(now_unix_ms);
         if batch.is_empty() && messages.is_empty() {
             // All that was written is with the client.
@@ -180,12 +196,18 @@ impl Prepared<'_> {
         let ticket = match store.commit.submit(&batch, fill, waits) {
             Ok(ticket) => ticket,
             Err((failure, waits)) => {
+                for (state, undo, _) in keys {
+                    state.roll_back(undo);
+                }
                 if let Some(release) = waits.or(at_once) {
                     release(Err(failure.clone()));
                 }
                 return Err(failure);
             }
         };
+        for (state, undo, covered) in keys {
+            state.committed(undo, ticket, covered);
+        }
         if let Some(checked) = checked {
             checked.publish(std::mem::take(&mut tx.shared), ticket);
         }

@@ -42,7 +42,7 @@ fn state_error(error: StateError) -> state::Error {
         StateError::InvalidName(_) => state::Error::InvalidName(text),
         StateError::TooLarge { .. } => state::Error::TooLarge(text),
         StateError::WrongType(_) => state::Error::WrongType(text),
-        StateError::NotShared | StateError::Storage(_) => state::Error::Storage(text),
+        StateError::Unreachable(_) | StateError::Storage(_) => state::Error::Storage(text),
     }
 }
 
@@ -63,12 +63,24 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Asks for a key that is used next, if it may have to come from another node.
+    async fn ask_for(&mut self, bucket: &str, key: &str) -> Result<(), state::Error> {
+        let bucket = Bucket::new(bucket);
+        let bucket = bucket.map_err(|error| state::Error::InvalidName(error.to_string()))?;
+        self.fetch(bucket, key).await.map_err(state_error)
+    }
+}
+
 impl state::Host for Host {
-    fn get(
+    async fn get(
         &mut self,
         bucket: String,
         key: String,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, state::Error>> {
+        if let Err(error) = self.ask_for(&bucket, &key).await {
+            return Ok(Err(error));
+        }
         self.with_state(&bucket, |tx, bucket| {
             Ok(tx.get(bucket, &key)?.map(Vec::from))
         })
@@ -91,7 +103,7 @@ impl state::Host for Host {
         self.with_state(&bucket, |tx, bucket| tx.delete(bucket, &key))
     }
 
-    fn list_keys(
+    async fn list_keys(
         &mut self,
         bucket: String,
         prefix: String,
@@ -99,27 +111,38 @@ impl state::Host for Host {
         limit: u32,
     ) -> wasmtime::Result<Result<Vec<String>, state::Error>> {
         let limit = (limit as usize).min(MAX_PAGE);
-        self.with_state(&bucket, |tx, bucket| {
-            tx.list_keys(bucket, &prefix, after.as_deref(), limit)
-        })
+        let bucket = match Bucket::new(&bucket) {
+            Ok(bucket) => bucket,
+            Err(error) => return Ok(Err(state::Error::InvalidName(error.to_string()))),
+        };
+        match self.list(bucket, &prefix, after.as_deref(), limit).await {
+            None => Ok(Err(state::Error::Storage(NOT_YET.into()))),
+            Some(listed) => Ok(listed.map_err(state_error)),
+        }
     }
 
-    fn increment(
+    async fn increment(
         &mut self,
         bucket: String,
         key: String,
         delta: i64,
     ) -> wasmtime::Result<Result<i64, state::Error>> {
+        if let Err(error) = self.ask_for(&bucket, &key).await {
+            return Ok(Err(error));
+        }
         self.with_state(&bucket, |tx, bucket| tx.increment(bucket, &key, delta))
     }
 
-    fn compare_and_swap(
+    async fn compare_and_swap(
         &mut self,
         bucket: String,
         key: String,
         expected: Option<Vec<u8>>,
         value: Option<Vec<u8>>,
     ) -> wasmtime::Result<Result<bool, state::Error>> {
+        if let Err(error) = self.ask_for(&bucket, &key).await {
+            return Ok(Err(error));
+        }
         self.with_state(&bucket, |tx, bucket| {
             tx.compare_and_swap(bucket, &key, expected.as_deref(), value.map(Bytes::from))
         })

@@ -98,18 +98,35 @@ impl Host {
         Ok(used.ok_or_else(|| KvError::Other(NOT_YET.into()))??)
     }
 
-    pub(crate) fn kv_page(
+    /// The same with a key that may have to come from another node.
+    pub(crate) async fn kv_key<T>(
+        &mut self,
+        bucket: &Resource<Bucket>,
+        key: &str,
+        use_state: impl FnOnce(&mut Transaction, BucketName<'_>, &str) -> Result<T, StateError>,
+    ) -> wasmtime::Result<Result<T, KvError>> {
+        let name = self.kv_name(bucket)?;
+        let used = async {
+            self.fetch(BucketName::new(&name)?, key).await?;
+            self.kv_named(&name, |tx, bucket| use_state(tx, bucket, key))
+        };
+        Ok(used.await)
+    }
+
+    pub(crate) async fn kv_page(
         &mut self,
         bucket: &Resource<Bucket>,
         after: Option<String>,
     ) -> wasmtime::Result<Result<Page, KvError>> {
-        let keys = self.kv(bucket, |tx, bucket| {
-            tx.list_keys(bucket, "", after.as_deref(), PAGE)
-        })?;
-        Ok(keys.map(|keys| {
+        let name = self.kv_name(bucket)?;
+        let listed = async {
+            let bucket = BucketName::new(&name)?;
+            let keys = self.list(bucket, "", after.as_deref(), PAGE).await;
+            let keys = keys.ok_or_else(|| KvError::Other(NOT_YET.into()))??;
             let next = (keys.len() == PAGE).then(|| keys.last().cloned()).flatten();
-            Page { keys, next }
-        }))
+            Ok(Page { keys, next })
+        };
+        Ok(listed.await)
     }
 
     pub(crate) fn kv_set_many(
@@ -134,18 +151,22 @@ impl Host {
         })
     }
 
-    pub(crate) fn kv_get_many(
+    pub(crate) async fn kv_get_many(
         &mut self,
         bucket: &Resource<Bucket>,
         keys: Vec<String>,
     ) -> wasmtime::Result<Result<Pairs, KvError>> {
-        self.kv(bucket, |tx, bucket| {
-            let get = |key: String| {
-                let value = tx.get(bucket, &key)?;
-                Ok((key, value.map(Vec::from)))
-            };
-            keys.into_iter().map(get).collect()
-        })
+        let mut pairs = Pairs::with_capacity(keys.len());
+        for key in keys {
+            match self
+                .kv_key(bucket, &key, |tx, bucket, key| tx.get(bucket, key))
+                .await?
+            {
+                Ok(value) => pairs.push((key, value.map(Vec::from))),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(pairs))
     }
 }
 
@@ -172,10 +193,9 @@ impl store::Host for Host {
 }
 
 impl store::HostBucket for Host {
-    fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
-        answer(self.kv(&bucket, |tx, bucket| {
-            Ok(tx.get(bucket, &key)?.map(Vec::from))
-        }))
+    async fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
+        let got = self.kv_key(&bucket, &key, |tx, bucket, key| tx.get(bucket, key));
+        answer(got.await.map(|got| got.map(|value| value.map(Vec::from))))
     }
 
     fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -186,19 +206,20 @@ impl store::HostBucket for Host {
         answer(self.kv(&bucket, |tx, bucket| tx.delete(bucket, &key)))
     }
 
-    fn exists(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<bool> {
-        answer(self.kv(&bucket, |tx, bucket| Ok(tx.get(bucket, &key)?.is_some())))
+    async fn exists(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<bool> {
+        let got = self.kv_key(&bucket, &key, |tx, bucket, key| tx.get(bucket, key));
+        answer(got.await.map(|got| got.map(|value| value.is_some())))
     }
 
     /// The cursor is a number here, so it counts pages from the start.
-    fn list_keys(
+    async fn list_keys(
         &mut self,
         bucket: Resource<Bucket>,
         cursor: Option<u64>,
     ) -> Answer<store::KeyResponse> {
         let (mut after, mut page_number) = (None, 0);
         loop {
-            let page = match self.kv_page(&bucket, after)? {
+            let page = match self.kv_page(&bucket, after).await? {
                 Ok(page) => page,
                 Err(error) => return Ok(Err(error.into())),
             };
@@ -223,13 +244,21 @@ impl store::HostBucket for Host {
 }
 
 impl atomics::Host for Host {
-    fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> Answer<u64> {
+    async fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: u64,
+    ) -> Answer<u64> {
         let Ok(delta) = i64::try_from(delta) else {
             return Ok(Err(store::Error::Other(
                 "the delta is outside a signed 64-bit number".into(),
             )));
         };
-        let sum = self.kv(&bucket, |tx, bucket| tx.increment(bucket, &key, delta))?;
+        let sum = self.kv_key(&bucket, &key, |tx, bucket, key| {
+            tx.increment(bucket, key, delta)
+        });
+        let sum = sum.await?;
         Ok(sum.map_err(Into::into).and_then(|sum| {
             u64::try_from(sum)
                 .map_err(|_| store::Error::Other(format!("the sum {sum} is negative")))
@@ -238,12 +267,12 @@ impl atomics::Host for Host {
 }
 
 impl batch::Host for Host {
-    fn get_many(
+    async fn get_many(
         &mut self,
         bucket: Resource<Bucket>,
         keys: Vec<String>,
     ) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
-        let found = self.kv_get_many(&bucket, keys)?;
+        let found = self.kv_get_many(&bucket, keys).await?;
         let pair = |(key, value): (String, Option<Vec<u8>>)| value.map(|value| (key, value));
         Ok(found
             .map(|found| found.into_iter().map(pair).collect())

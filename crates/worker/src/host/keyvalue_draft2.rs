@@ -29,10 +29,9 @@ impl store::Host for Host {
 }
 
 impl store::HostBucket for Host {
-    fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
-        answer(self.kv(&bucket, |tx, bucket| {
-            Ok(tx.get(bucket, &key)?.map(Vec::from))
-        }))
+    async fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
+        let got = self.kv_key(&bucket, &key, |tx, bucket, key| tx.get(bucket, key));
+        answer(got.await.map(|got| got.map(|value| value.map(Vec::from))))
     }
 
     fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
@@ -43,16 +42,17 @@ impl store::HostBucket for Host {
         answer(self.kv(&bucket, |tx, bucket| tx.delete(bucket, &key)))
     }
 
-    fn exists(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<bool> {
-        answer(self.kv(&bucket, |tx, bucket| Ok(tx.get(bucket, &key)?.is_some())))
+    async fn exists(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<bool> {
+        let got = self.kv_key(&bucket, &key, |tx, bucket, key| tx.get(bucket, key));
+        answer(got.await.map(|got| got.map(|value| value.is_some())))
     }
 
-    fn list_keys(
+    async fn list_keys(
         &mut self,
         bucket: Resource<Bucket>,
         cursor: Option<String>,
     ) -> Answer<store::KeyResponse> {
-        let page = self.kv_page(&bucket, cursor)?;
+        let page = self.kv_page(&bucket, cursor).await?;
         Ok(page
             .map(|page| store::KeyResponse {
                 keys: page.keys,
@@ -68,8 +68,16 @@ impl store::HostBucket for Host {
 }
 
 impl atomics::Host for Host {
-    fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: i64) -> Answer<i64> {
-        answer(self.kv(&bucket, |tx, bucket| tx.increment(bucket, &key, delta)))
+    async fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+    ) -> Answer<i64> {
+        let sum = self.kv_key(&bucket, &key, |tx, bucket, key| {
+            tx.increment(bucket, key, delta)
+        });
+        answer(sum.await)
     }
 
     fn swap(
@@ -99,9 +107,10 @@ impl atomics::Host for Host {
 }
 
 impl atomics::HostCas for Host {
-    fn new(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Resource<Cas>> {
+    async fn new(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Resource<Cas>> {
         let name = self.kv_name(&bucket)?;
-        match self.kv(&bucket, |tx, bucket| tx.get(bucket, &key))? {
+        let got = self.kv_key(&bucket, &key, |tx, bucket, key| tx.get(bucket, key));
+        match got.await? {
             Ok(seen) => Ok(Ok(self.table.push(Cas {
                 bucket: name,
                 key,
@@ -122,12 +131,12 @@ impl atomics::HostCas for Host {
 }
 
 impl batch::Host for Host {
-    fn get_many(
+    async fn get_many(
         &mut self,
         bucket: Resource<Bucket>,
         keys: Vec<String>,
     ) -> Answer<Vec<(String, Option<Vec<u8>>)>> {
-        answer(self.kv_get_many(&bucket, keys))
+        answer(self.kv_get_many(&bucket, keys).await)
     }
 
     fn set_many(

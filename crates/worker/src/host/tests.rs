@@ -1,6 +1,8 @@
 //! The interfaces that no function of the tests uses, called as the engine would call them.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use fulmar_model::{FunctionName, Group, SessionName};
@@ -67,6 +69,14 @@ fn transaction(session: Option<SessionName>, read_only: bool) -> Transaction {
     store.begin(session, read_only)
 }
 
+/// What nothing has to be waited for.
+fn now<T>(call: impl Future<Output = T>) -> T {
+    match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
 /// Handles are given away with each call.
 fn again(handle: &Resource<Bucket>) -> Resource<Bucket> {
     Resource::new_borrow(handle.rep())
@@ -86,35 +96,57 @@ fn both_drafts_of_keyvalue_see_the_same_buckets() {
         draft1::store::HostBucket::set(host, again(&old), "k".into(), b"v".to_vec())
             .unwrap()
             .unwrap();
-        let seen = draft2::store::HostBucket::get(host, again(&new), "k".into());
+        let seen = now(draft2::store::HostBucket::get(
+            host,
+            again(&new),
+            "k".into(),
+        ));
         assert_eq!(
             seen.unwrap().unwrap().as_deref(),
             Some(b"v".as_slice()),
             "{name}"
         );
         assert!(
-            draft1::store::HostBucket::exists(host, again(&old), "k".into())
-                .unwrap()
-                .unwrap()
+            now(draft1::store::HostBucket::exists(
+                host,
+                again(&old),
+                "k".into()
+            ))
+            .unwrap()
+            .unwrap()
         );
         draft2::store::HostBucket::delete(host, again(&new), "k".into())
             .unwrap()
             .unwrap();
         assert!(
-            !draft2::store::HostBucket::exists(host, again(&new), "k".into())
-                .unwrap()
-                .unwrap()
+            !now(draft2::store::HostBucket::exists(
+                host,
+                again(&new),
+                "k".into()
+            ))
+            .unwrap()
+            .unwrap()
         );
         assert_eq!(
-            draft1::atomics::Host::increment(host, again(&old), "n".into(), 5)
-                .unwrap()
-                .unwrap(),
+            now(draft1::atomics::Host::increment(
+                host,
+                again(&old),
+                "n".into(),
+                5
+            ))
+            .unwrap()
+            .unwrap(),
             5
         );
         assert_eq!(
-            draft2::atomics::Host::increment(host, again(&new), "n".into(), -2)
-                .unwrap()
-                .unwrap(),
+            now(draft2::atomics::Host::increment(
+                host,
+                again(&new),
+                "n".into(),
+                -2
+            ))
+            .unwrap()
+            .unwrap(),
             3
         );
         draft1::store::HostBucket::drop(host, old).unwrap();
@@ -138,11 +170,11 @@ fn batches_tell_absent_keys_in_the_way_of_their_draft() {
         .unwrap()
         .unwrap();
     let keys = || vec!["a".to_owned(), "none".into(), "b".into()];
-    let old = draft1::batch::Host::get_many(host, again(&bucket), keys())
+    let old = now(draft1::batch::Host::get_many(host, again(&bucket), keys()))
         .unwrap()
         .unwrap();
     assert_eq!(old, [Some(a), None, Some(b)]);
-    let new = draft2::batch::Host::get_many(host, again(&bucket), keys())
+    let new = now(draft2::batch::Host::get_many(host, again(&bucket), keys()))
         .unwrap()
         .unwrap();
     assert_eq!(new[1], ("none".to_owned(), None));
@@ -150,7 +182,7 @@ fn batches_tell_absent_keys_in_the_way_of_their_draft() {
     draft1::batch::Host::delete_many(host, again(&bucket), keys())
         .unwrap()
         .unwrap();
-    let left = draft2::store::HostBucket::list_keys(host, bucket, None)
+    let left = now(draft2::store::HostBucket::list_keys(host, bucket, None))
         .unwrap()
         .unwrap();
     assert!(left.keys.is_empty() && left.cursor.is_none());
@@ -171,9 +203,13 @@ fn listing_goes_on_where_the_page_before_ended() {
 
     let (mut cursor, mut seen) = (None, Vec::new());
     loop {
-        let page = draft2::store::HostBucket::list_keys(host, again(&bucket), cursor)
-            .unwrap()
-            .unwrap();
+        let page = now(draft2::store::HostBucket::list_keys(
+            host,
+            again(&bucket),
+            cursor,
+        ))
+        .unwrap()
+        .unwrap();
         seen.extend(page.keys);
         cursor = page.cursor;
         if cursor.is_none() {
@@ -184,9 +220,13 @@ fn listing_goes_on_where_the_page_before_ended() {
 
     let (mut cursor, mut seen) = (None, Vec::new());
     loop {
-        let page = draft1::store::HostBucket::list_keys(host, again(&bucket), cursor)
-            .unwrap()
-            .unwrap();
+        let page = now(draft1::store::HostBucket::list_keys(
+            host,
+            again(&bucket),
+            cursor,
+        ))
+        .unwrap()
+        .unwrap();
         seen.extend(page.keys);
         cursor = page.cursor;
         if cursor.is_none() {
@@ -194,7 +234,11 @@ fn listing_goes_on_where_the_page_before_ended() {
         }
     }
     assert_eq!(seen, all);
-    let beyond = draft1::store::HostBucket::list_keys(host, again(&bucket), Some(u64::MAX));
+    let beyond = now(draft1::store::HostBucket::list_keys(
+        host,
+        again(&bucket),
+        Some(u64::MAX),
+    ));
     assert!(beyond.unwrap().unwrap().keys.is_empty());
 }
 
@@ -205,9 +249,13 @@ fn a_swap_that_lost_gives_a_handle_that_has_seen_the_winner() {
     let bucket = draft2::store::Host::open(host, "b".into())
         .unwrap()
         .unwrap();
-    let cas = draft2::atomics::HostCas::new(host, again(&bucket), "k".into())
-        .unwrap()
-        .unwrap();
+    let cas = now(draft2::atomics::HostCas::new(
+        host,
+        again(&bucket),
+        "k".into(),
+    ))
+    .unwrap()
+    .unwrap();
     let borrowed = Resource::new_borrow(cas.rep());
     assert_eq!(
         draft2::atomics::HostCas::current(host, borrowed)
@@ -232,7 +280,7 @@ fn a_swap_that_lost_gives_a_handle_that_has_seen_the_winner() {
             .unwrap()
             .is_ok()
     );
-    let now = draft2::store::HostBucket::get(host, bucket, "k".into())
+    let now = now(draft2::store::HostBucket::get(host, bucket, "k".into()))
         .unwrap()
         .unwrap();
     assert_eq!(now.as_deref(), Some(b"second".as_slice()));
@@ -260,9 +308,21 @@ fn what_keyvalue_refuses_has_the_error_of_the_standard() {
         .unwrap();
     let write = draft1::store::HostBucket::set(host, again(&bucket), "k".into(), vec![]).unwrap();
     assert!(matches!(write, Err(draft1::store::Error::AccessDenied)));
-    let write = draft2::atomics::Host::increment(host, again(&bucket), "k".into(), 1).unwrap();
+    let write = now(draft2::atomics::Host::increment(
+        host,
+        again(&bucket),
+        "k".into(),
+        1,
+    ))
+    .unwrap();
     assert!(matches!(write, Err(draft2::store::Error::AccessDenied)));
-    let huge = draft1::atomics::Host::increment(host, bucket, "k".into(), u64::MAX).unwrap();
+    let huge = now(draft1::atomics::Host::increment(
+        host,
+        bucket,
+        "k".into(),
+        u64::MAX,
+    ))
+    .unwrap();
     assert!(matches!(huge, Err(draft1::store::Error::Other(_))));
 }
 
@@ -285,7 +345,7 @@ fn nothing_is_reachable_while_a_worker_starts() {
     let bucket = draft1::store::Host::open(host, "b".into())
         .unwrap()
         .unwrap();
-    let read = draft1::store::HostBucket::get(host, bucket, "k".into()).unwrap();
+    let read = now(draft1::store::HostBucket::get(host, bucket, "k".into())).unwrap();
     assert!(matches!(read, Err(draft1::store::Error::Other(_))));
 }
 

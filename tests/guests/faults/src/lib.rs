@@ -116,6 +116,25 @@ fn handle(input: String) -> Result<String, Error> {
                 String::from_utf8_lossy(&value).into_owned()
             }))
         }
+        "shared-delete" => {
+            fulmar::bucket(argument(0)?).delete(argument(1)?)?;
+            Ok("deleted".into())
+        }
+        "shared-keys" => {
+            let bucket = fulmar::bucket(argument(0)?);
+            let prefix = arguments.get(1).copied().unwrap_or_default();
+            Ok(bucket.list_keys(prefix, None, 1000)?.join(","))
+        }
+        // Counts here, and adds one to two shared keys, in this order: all of it or nothing.
+        "shared-increment-both" => {
+            let bucket = fulmar::bucket(argument(0)?);
+            let sums = [
+                bucket.increment(argument(1)?, 1)?,
+                bucket.increment(argument(2)?, 1)?,
+            ];
+            COUNT.add(1)?;
+            Ok(format!("{} {}", sums[0], sums[1]))
+        }
         "shared-set-pair" => {
             let bucket = fulmar::bucket(argument(0)?);
             bucket.set("left", argument(1)?.as_bytes())?;

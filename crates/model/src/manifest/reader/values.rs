@@ -41,18 +41,13 @@ impl Reader<'_> {
 
     pub(super) fn name(&mut self, top: &Section<'_, '_>) -> Option<FunctionName> {
         let (node, text) = self.required(top, &schema::NAME, "my-function")?;
-        match FunctionName::new(text) {
-            Ok(name) => Some(name),
-            Err(error) => {
-                self.refuse(
-                    node,
-                    &schema::NAME,
-                    error.to_string(),
-                    "choose another name",
-                );
-                None
-            }
-        }
+        let fault = match FunctionName::new(text) {
+            Ok(name) if !name.is_shared_keys() => return Some(name),
+            Ok(name) => format!("{name} stands for shared keys"),
+            Err(error) => error.to_string(),
+        };
+        self.refuse(node, &schema::NAME, fault, "choose another name");
+        None
     }
 
     pub(super) fn artifact(&mut self, top: &Section<'_, '_>) -> Option<String> {
