@@ -47,7 +47,7 @@ impl Choices {
 }
 
 /// Increments until told to stop, each under a key of its own, until it is answered; and looks now and then.
-fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
+fn client(at: usize, ports: &[u16], shares: bool, done: &AtomicBool) -> Vec<Answered> {
     let mut choices = Choices(at as u64);
     let mut answered = Vec::new();
     let mut connection: Option<Connection> = None;
@@ -59,7 +59,13 @@ fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
             let port = ports[choices.below(ports.len())];
             answered.extend(look(session, port, &path));
         }
-        let body = format!("count-and-pass receiver r{session}");
+        let body = match shares {
+            false => format!("count-and-pass receiver r{session}"),
+            true => format!(
+                "count-share-and-pass receiver r{session} b {}",
+                shared(session)
+            ),
+        };
         let asked = Instant::now();
         let mut said = String::new();
         let value = loop {
@@ -101,6 +107,11 @@ fn client(at: usize, ports: &[u16], done: &AtomicBool) -> Vec<Answered> {
         });
     }
     answered
+}
+
+/// The shared key that counts with a session.
+fn shared(session: usize) -> String {
+    format!("k{}", session % 2)
 }
 
 /// What a counter is at, if that can be found out now.
@@ -214,6 +225,8 @@ struct Around<'a> {
     objects: Option<&'a Path>,
     /// It is killed now and then.
     external: Option<Server>,
+    /// Shared keys count with the sessions.
+    shares: bool,
 }
 
 /// Makes trouble for nodes whose counters have one execution model, and those that hear of what they count another.
@@ -222,6 +235,7 @@ fn chaos(model: &str, receiver: &str, around: Around) {
         mut etcd,
         objects,
         mut external,
+        shares,
     } = around;
     // A takeover takes some seconds.
     let short = if objects.is_some() { 20 } else { 8 };
@@ -262,7 +276,7 @@ fn chaos(model: &str, receiver: &str, around: Around) {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|at| {
                 let (ports, done) = (&ports, &done);
-                scope.spawn(move || client(at, ports, done))
+                scope.spawn(move || client(at, ports, shares, done))
             })
             .collect();
         let until = Instant::now() + Duration::from_secs(seconds);
@@ -322,6 +336,10 @@ fn chaos(model: &str, receiver: &str, around: Around) {
                     let (function, session) =
                         [("counter", "s"), ("receiver", "r")][choices.below(2)];
                     let session = format!("{session}{}", choices.below(SESSIONS));
+                    let (function, session) = match shares && choices.below(2) == 0 {
+                        true => ("-shared", format!("b/{}", shared(choices.below(SESSIONS)))),
+                        false => (function, session),
+                    };
                     let mut connection = Connection::open(cluster.nodes[node].port);
                     if changes_models && choices.below(2) == 0 {
                         let models = ["external", "in-edge", "auto"];
@@ -371,6 +389,15 @@ fn chaos(model: &str, receiver: &str, around: Around) {
         });
         all_arrive(&cluster, session, count);
     }
+    for key in (0..SESSIONS).map(shared).filter(|_| shares) {
+        let increments = answers.iter().filter(|answer| !answer.is_look);
+        let of_key = increments.filter(|answer| shared(answer.session) == key);
+        let path = format!("/admin/state/shared/b/key/{key}");
+        assert_eq!(
+            cluster.nodes[0].get(&path).text(),
+            of_key.count().to_string()
+        );
+    }
     drop(survivors);
 }
 
@@ -382,6 +409,15 @@ fn in_function_every_increment_counts_once_whatever_happens_to_the_nodes() {
 #[test]
 fn in_edge_every_increment_counts_once_whatever_happens_to_the_nodes() {
     chaos("in-edge", "in-edge", Around::default());
+}
+
+#[test]
+fn shared_keys_count_with_the_sessions_whatever_happens_to_the_nodes() {
+    let around = Around {
+        shares: true,
+        ..Around::default()
+    };
+    chaos("in-function", "in-function", around);
 }
 
 #[test]
@@ -429,6 +465,7 @@ fn with_an_object_store(model: &str, receiver: &str, external: Option<Server>) {
         etcd: Some(Etcd::start(3)),
         objects: Some(&objects),
         external,
+        shares: false,
     };
     chaos(model, receiver, around);
 }

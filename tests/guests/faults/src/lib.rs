@@ -164,6 +164,13 @@ fn handle(input: String) -> Result<String, Error> {
             fulmar::send(argument(0)?, Some(argument(1)?), b"count 1")?;
             Ok(count.to_string())
         }
+        // The same with a shared key that counts as well.
+        "count-share-and-pass" => {
+            let count = COUNT.add(1)?;
+            fulmar::bucket(argument(2)?).increment(argument(3)?, 1)?;
+            fulmar::send(argument(0)?, Some(argument(1)?), b"count 1")?;
+            Ok(count.to_string())
+        }
         "context" => {
             let context = fulmar::context();
             Ok(serde_json::json!({
