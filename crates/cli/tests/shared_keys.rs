@@ -344,3 +344,78 @@ fn lent_sessions_write_shared_keys_at_home_and_those_outside_not_at_all() {
     let redis = Server::redis();
     refused(&Cluster::with_external(2, redis.url()).nodes[1]);
 }
+
+/// Ten milliseconds away, in both directions.
+fn far(cluster: &Cluster, one: usize, other: usize) {
+    let link = serde_json::json!({ "latency_ms": 5.0 });
+    cluster.link(one, other, &link);
+    cluster.link(other, one, &link);
+}
+
+#[test]
+fn a_key_moves_to_where_it_is_read() {
+    let cluster = Cluster::following(2, "on");
+    cluster.nodes[0].deploy("faults", "guest-faults", "");
+    cluster.nodes[0].invoke("faults", "shared-increment b k 7");
+    assert_eq!(home(&cluster.nodes[1], "k"), "n1");
+    far(&cluster, 0, 1);
+    let mut connection = Connection::open(cluster.nodes[1].port);
+    cluster.nodes[0].eventually("it moves to its reader", |node| {
+        let reply = connection
+            .request("POST", "/fn/faults", &[], b"shared-get b k")
+            .unwrap();
+        assert_eq!(reply.text(), "7");
+        home(node, "k") == "n2"
+    });
+    let told = cluster.nodes[1]
+        .get("/admin/decisions?function=-shared&session=b%2Fk")
+        .json();
+    let verdicts: Vec<&str> = told["decisions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|decision| decision["verdict"].as_str())
+        .collect();
+    assert!(verdicts.contains(&"moved"), "{told}");
+    assert_eq!(cluster.nodes[0].invoke("faults", "shared-get b k"), "7");
+}
+
+#[test]
+fn an_invocation_runs_where_its_shared_keys_are_if_it_is_answered_sooner_there() {
+    let cluster = Cluster::with_links(2);
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!()
+    };
+    let slo = "[slo]\nmax_response = \"10s\"\n";
+    n1.deploy("faults", "guest-faults", slo);
+    for key in ["left", "right"] {
+        n2.invoke("faults", &format!("shared-set-padded b {key} 1000"));
+    }
+    far(&cluster, 0, 1);
+    let ask = |node: &Node| {
+        let reply = node.request("POST", "/fn/faults", &[], b"shared-get-all b left right");
+        assert_eq!(reply.text(), "2000");
+        let invocation = reply.header("fulmar-invocation").unwrap();
+        invocation.split('-').next().unwrap().to_owned()
+    };
+    // What it uses is found out here first.
+    assert_eq!(ask(n1), "n1");
+    n1.eventually("it is offloaded", |node| ask(node) == "n2");
+    let shown = n1.get("/admin/functions/faults").json()["shared_keys"].clone();
+    let left = &shown.as_array().unwrap()[0];
+    assert_eq!(
+        (&left["bucket"], left["bytes"].as_f64()),
+        (&"b".into(), Some(1000.0)),
+        "{shown}"
+    );
+    let told = n1.get("/admin/decisions?function=faults").json();
+    let offloaded = told["decisions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|decision| decision["verdict"] == "offloaded");
+    let here = &offloaded.unwrap()["estimates"][0];
+    // Two accesses, each there and back.
+    let data = here["data_seconds"].as_f64().unwrap();
+    assert!((0.018..0.030).contains(&data), "{told}");
+}

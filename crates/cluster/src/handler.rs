@@ -137,11 +137,11 @@ pub trait Handler: Send + Sync + 'static {
     /// Delivers a message of another node, once.
     async fn deliver(&self, delivery: Delivery) -> Delivered;
 
-    /// Lends a session's state.
+    /// Lends a session's state, or the value of a shared key.
     ///
     /// # Errors
-    /// When the session is not at home here, or cannot be loaded.
-    async fn load(&self, group: &Group) -> Result<Lent, NotHere>;
+    /// When it is not at home here, or cannot be loaded.
+    async fn load(&self, from: &NodeName, group: &Group) -> Result<Lent, NotHere>;
 
     /// Commits what came of an invocation that ran on lent state.
     ///

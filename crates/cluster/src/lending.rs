@@ -135,8 +135,8 @@ fn refusal(not_here: NotHere) -> (Bytes, String, u64) {
 }
 
 /// Answers a call for a session's state.
-pub(crate) async fn lend(handler: &dyn Handler, group: &Group) -> LoadReply {
-    match handler.load(group).await {
+pub(crate) async fn lend(handler: &dyn Handler, from: &NodeName, group: &Group) -> LoadReply {
+    match handler.load(from, group).await {
         Ok(lent) => {
             let too_large = lent.entries.is_none();
             let entries = lent.entries.unwrap_or_default().into_iter();

@@ -233,9 +233,9 @@ impl wire::peer_server::Peer for Service {
     }
 
     async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadReply>, Status> {
-        caller(&request)?;
+        let from = caller(&request)?;
         let group = group(request.into_inner().group)?;
-        let reply = lending::lend(&*self.handler, &group).await;
+        let reply = lending::lend(&*self.handler, &from, &group).await;
         Ok(Response::new(reply))
     }
 

@@ -97,8 +97,8 @@ impl Handler for Answers {
         courier::receive(&self.0, delivery).await
     }
 
-    async fn load(&self, group: &Group) -> Result<Lent, NotHere> {
-        lend::load(&self.0, group).await
+    async fn load(&self, from: &NodeName, group: &Group) -> Result<Lent, NotHere> {
+        lend::load(&self.0, from, group).await
     }
 
     async fn commit(&self, from: &NodeName, returned: Returned) -> Result<Settled, NotHere> {

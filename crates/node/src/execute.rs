@@ -1,161 +1,34 @@
-//! Running an invocation: session queue, idempotency, worker, commit.
-//!
-//! The room between the broker and the crates `worker` and `state`. [`submit`] puts an invocation
-//! into its session's queue and, if the session was idle, runs the queue at once on the caller's
-//! task; only if that has to wait for something does it move to a task of its own. A client that
-//! goes away therefore never interrupts an invocation half way.
+//! Running an invocation: session queue, idempotency, worker, commit. The room between the broker and the crates `worker`
+//! and `state`.
 
 mod borrowed;
 mod commit;
 pub(crate) mod lender;
 mod outcome;
+mod queue;
 mod source;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::Instant;
 
 use fulmar_model::{Code, ExecutionModel, Problem, SessionName};
-use fulmar_state::{Cause, ReservedKeys, StoreFailure};
+use fulmar_state::{Cause, ReservedKeys, StoreFailure, Transaction};
 use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
-use tokio::sync::oneshot;
 
 use borrowed::GivenBack;
 use commit::{Carried, Finished};
+use lender::Lender;
+pub(crate) use queue::{QueueFull, submit, turn};
 
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
-use crate::invocation::{Invocation, Origin, StateFrom, Turn};
-use crate::sessions::{Enqueued, Session, Work};
+use crate::invocation::{Invocation, Origin, StateFrom};
+use crate::sessions::Session;
 use crate::{carry, clock, custody, homes, keys, models, route};
 
-/// Invocations of one queue that run before other tasks of the thread get a turn.
-const BACK_TO_BACK: usize = 32;
 /// Runs of an invocation that keeps meeting changed shared keys; reserving makes two enough, unless
 /// it wants other keys each time.
 const MAX_CONFLICTS: u32 = 32;
-
-/// Why an invocation was not accepted.
-pub(crate) struct QueueFull;
-
-/// Hands an invocation in; its outcome goes to its origin.
-pub(crate) fn submit(
-    core: &Arc<Core>,
-    function: &Arc<Function>,
-    invocation: Invocation,
-) -> Result<(), QueueFull> {
-    let max = function.current().manifest.queue.max as usize;
-    match lane(function, &invocation) {
-        Some(session) => match session.enqueue(Work::Invocation(invocation), max) {
-            Enqueued::Full => Err(QueueFull),
-            Enqueued::Waits => Ok(()),
-            Enqueued::Run => {
-                start(run_queue(core.clone(), function.clone(), session));
-                Ok(())
-            }
-        },
-        None => {
-            if function.waiting() >= max {
-                return Err(QueueFull);
-            }
-            start(run_sessionless(core.clone(), function.clone(), invocation));
-            Ok(())
-        }
-    }
-}
-
-/// The queue that orders the invocation: its session's, or one of its idempotency key, so that two
-/// with the same key do not run at once.
-fn lane(function: &Function, invocation: &Invocation) -> Option<Arc<Session>> {
-    match (&invocation.session, &invocation.idempotency) {
-        (Some(session), _) => {
-            let is_lent = matches!(invocation.state, StateFrom::Node(_) | StateFrom::Store);
-            let is_own = !is_lent && !function.current().is_external();
-            Some(function.kept(is_own).of(session.shared()))
-        }
-        (None, Some(idempotency)) => Some(function.keyed.of(&idempotency.key)),
-        (None, None) => None,
-    }
-}
-
-/// Waits for the exclusive use of a session.
-pub(crate) async fn turn(
-    core: &Arc<Core>,
-    function: &Arc<Function>,
-    session: &Arc<Session>,
-) -> Result<Turn, Problem> {
-    let (give, take) = oneshot::channel();
-    if let Enqueued::Run = session.enqueue(Work::Turn(give), usize::MAX) {
-        start(run_queue(core.clone(), function.clone(), session.clone()));
-    }
-    take.await
-        .map_err(|_| Problem::new(Code::Internal, "the session's queue went away"))
-}
-
-/// Runs a future on this task as far as it goes without waiting, and the rest on a task of its own.
-pub(crate) fn start(future: impl Future<Output = ()> + Send + 'static) {
-    let mut future: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(future);
-    // What wakes this first poll is lost, but spawning polls again.
-    if future
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()))
-        .is_pending()
-    {
-        tokio::spawn(future);
-    }
-}
-
-/// Runs what is queued, until the queue is empty.
-async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Session>) {
-    let mut in_a_row = BACK_TO_BACK - 1;
-    while let Some(work) = session.next() {
-        match work {
-            Work::Invocation(invocation) if invocation.read_only => {
-                let turn = session.turn.clone().read_owned().await;
-                let (core, function, session) = (core.clone(), function.clone(), session.clone());
-                start(async move {
-                    run(&core, &function, Some(&session), invocation).await;
-                    drop(turn);
-                });
-            }
-            Work::Invocation(invocation) => {
-                let _turn = session.turn.write().await;
-                run(&core, &function, Some(&session), invocation).await;
-            }
-            Work::Turn(give) => {
-                let _turn = session.turn.write().await;
-                let (done, given_back) = oneshot::channel();
-                if give.send(Turn { _done: done }).is_ok() {
-                    // Ends when the turn is dropped: nothing is ever sent.
-                    let _ = given_back.await;
-                }
-            }
-        }
-        in_a_row += 1;
-        if in_a_row >= BACK_TO_BACK {
-            in_a_row = 0;
-            if session.waiting() > 0 {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-}
-
-/// Runs an invocation without a session as soon as the function has a worker free.
-async fn run_sessionless(core: Arc<Core>, function: Arc<Function>, invocation: Invocation) {
-    let deployed = function.current();
-    let permit = match deployed.workers.clone().try_acquire_owned() {
-        Ok(permit) => Ok(permit),
-        Err(_) => {
-            let _waiting = function.wait();
-            deployed.workers.clone().acquire_owned().await
-        }
-    };
-    run(&core, &function, None, invocation).await;
-    drop(permit);
-}
 
 /// Runs one invocation; the outcome goes to its origin once it is durable.
 async fn run(
@@ -355,6 +228,10 @@ impl Run<'_> {
                     return Err((origin, self.call_problem(error)));
                 }
             };
+            if self.core.cluster.is_some() && conflicts == 0 {
+                self.function.accesses.note(keys::groups(tx.used_keys()));
+                self.function.profile.waited(tx.asking());
+            }
             let mut closed = None;
             if is_carried || leaving.is_some() {
                 let closing = carry::close(self.core, &self.deployed, &tx, leaving, &mut reply);
@@ -367,31 +244,24 @@ impl Run<'_> {
                     }
                 };
             }
+            match self.write_keys(lender.as_ref(), &mut keys, &mut tx).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    // The worker goes as well: it remembers writes that did not happen.
+                    drop((tx, worker));
+                    self.core.metrics.conflicts.inc();
+                    continue;
+                }
+                Err(problem) => {
+                    drop((tx, worker));
+                    self.unreserve(reserved);
+                    return Err((origin, problem));
+                }
+            }
             if let Err(problem) = custody::sure(self.core, &self.deployed.manifest).await {
                 drop((tx, worker));
                 self.unreserve(reserved);
                 return Err((origin, problem));
-            }
-            if tx.has_written_shared() {
-                let written = match &lender {
-                    None if self.core.cluster.is_none() => Ok(true),
-                    None => keys.write(self.core, &mut tx).await,
-                    Some(lender) => Err(lender.has_no_shared_keys(&self.function.name)),
-                };
-                match written {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        // The worker goes as well: it remembers writes that did not happen.
-                        drop((tx, worker));
-                        self.core.metrics.conflicts.inc();
-                        continue;
-                    }
-                    Err(problem) => {
-                        drop((tx, worker));
-                        self.unreserve(reserved);
-                        return Err((origin, problem));
-                    }
-                }
             }
             let chosen = tx.chosen_model();
             let writer = reserved.as_ref().map_or(0, |(_, writer)| *writer);
@@ -459,6 +329,21 @@ impl Run<'_> {
         let detail =
             format!("the shared keys it depends on changed {MAX_CONFLICTS} times while it ran");
         Err((origin, Problem::new(Code::Internal, detail)))
+    }
+
+    /// Makes what was written to shared keys among nodes part of the commit; false if it has to run again.
+    async fn write_keys(
+        &self,
+        lender: Option<&Lender<'_>>,
+        keys: &mut keys::Turns,
+        tx: &mut Transaction,
+    ) -> Result<bool, Problem> {
+        match lender {
+            _ if !tx.has_written_shared() => Ok(true),
+            Some(lender) => Err(lender.has_no_shared_keys(&self.function.name)),
+            None if self.core.cluster.is_none() => Ok(true),
+            None => keys.write(self.core, tx).await,
+        }
     }
 
     /// Gives the session the model that its invocation has chosen, soon.

@@ -101,6 +101,19 @@ pub(crate) fn counts(function: &Function, core: &Core) -> bool {
     has_home && is_decided
 }
 
+/// A request of a session, or a read of a shared key, was taken by another node, or by this one.
+pub(crate) fn note(
+    core: &Core,
+    function: &Function,
+    session: &Session,
+    name: &Arc<str>,
+    by: Option<&NodeName>,
+) {
+    if counts(function, core) && session.note_taker(by) {
+        function.followed.add(name);
+    }
+}
+
 /// Has sessions follow their clients until stopped.
 pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: CancellationToken) {
     if cluster.config().follow_clients == Automatic::Off {

@@ -13,6 +13,7 @@ use fulmar_worker::{Artifact, FileGrant, FunctionSettings, World};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
+use crate::accesses::Accesses;
 use crate::profile::Profile;
 use crate::schedule::Told;
 use crate::sessions::Sessions;
@@ -84,6 +85,8 @@ pub(crate) struct Function {
     pub(crate) borrowed: Sessions,
     /// How long it takes and how large it is.
     pub(crate) profile: Profile,
+    /// Which shared keys it uses.
+    pub(crate) accesses: Accesses,
     /// What was decided about its invocations last.
     pub(crate) told: Told,
     /// Sessionless invocations by idempotency key, so that two with the same key run one by one.
@@ -146,6 +149,7 @@ impl Function {
             keyed: Sessions::default(),
             followed: Followed::default(),
             profile: Profile::default(),
+            accesses: Accesses::default(),
             told: Told::default(),
             waiting: AtomicUsize::new(0),
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fulmar_cluster::Cluster;
 use fulmar_model::id::{MAX_SESSION_NAME_BYTES, bucket_within, split_bucket};
-use fulmar_model::{Code, FunctionName, Group, Problem, SessionName};
+use fulmar_model::{Code, FunctionName, Group, NodeName, Problem, SessionName};
 use fulmar_state::{
     Answer, Found, KeyWrite, PlacedKeys, SessionState, StateError, Table, Transaction, VALUE, key,
 };
@@ -23,7 +23,7 @@ use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
 use crate::target::{decode_segment, encode_segment};
-use crate::{admin, execute, homes, migrate, route};
+use crate::{admin, execute, follow, homes, migrate, route};
 
 /// Longest search for a key that others keep taking away.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,6 +55,14 @@ pub(crate) fn parse(function: &FunctionName, session: &str) -> Option<(String, S
     let bucket = decode_segment(bucket)?;
     let bucket = bucket_within(function.namespace(), &bucket).into_owned();
     Some((bucket, key.to_owned()))
+}
+
+/// The placement groups of keys that an invocation has used, with their sizes.
+pub(crate) fn groups(used: Vec<(String, String, usize)>) -> Vec<(Group, usize)> {
+    let placed = used.into_iter();
+    let placed =
+        placed.filter_map(|(bucket, key, bytes)| Some((group(&bucket, &key).ok()?, bytes)));
+    placed.collect()
 }
 
 /// Reads keys for the transactions of a node.
@@ -112,14 +120,17 @@ async fn read(core: &Arc<Core>, group: &Group) -> Result<Found, Problem> {
                 None => {
                     let found = cluster.directory().find(group, None).await;
                     match found.map_err(|error| homes::unknown(&error))? {
-                        Some(home) => home.node,
+                        Some(home) => {
+                            cluster.directory().learn(group, home.clone());
+                            home.node
+                        }
                         None => return Ok(Found::default()),
                     }
                 }
             },
         };
         if home == *cluster.name() {
-            match read_here(core, group).await {
+            match read_here(core, group, None).await {
                 Err(problem) if problem.code == Code::SessionMoved => continue,
                 found => return found,
             }
@@ -147,15 +158,20 @@ async fn read(core: &Arc<Core>, group: &Group) -> Result<Found, Problem> {
     Err(Problem::new(Code::SessionMoved, detail))
 }
 
-/// The value of a key that is at home here, as it was committed last.
+/// The value of a key that is at home here, as it was committed last, for another node or for this one.
 ///
 /// # Errors
 /// `session-moved` if it is elsewhere.
-pub(crate) async fn read_here(core: &Arc<Core>, group: &Group) -> Result<Found, Problem> {
+pub(crate) async fn read_here(
+    core: &Arc<Core>,
+    group: &Group,
+    by: Option<&NodeName>,
+) -> Result<Found, Problem> {
     let (function, session) = in_use(core, group)?;
     loop {
         if let Some(state) = session.state() {
             if let Some((value, saw)) = state.committed_value(VALUE).map_err(internal)? {
+                follow::note(core, &function, &session, group.session.shared(), by);
                 return Ok(Found { value, saw });
             }
             // It is being committed at this moment.
@@ -201,7 +217,7 @@ impl Turns {
             let (bucket, key) = parse(&group.function, group.session.as_str())
                 .ok_or_else(|| internal(format!("{group} is no shared key")))?;
             if let Some((value, saw)) = held.state.committed_value(VALUE).map_err(internal)? {
-                tx.fetched(&bucket, &key, Found { value, saw });
+                tx.fetched(&bucket, &key, Found { value, saw }, Duration::ZERO);
             }
         }
         Ok(())

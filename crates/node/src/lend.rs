@@ -66,9 +66,13 @@ fn elsewhere(core: &Core, group: &Group, problem: Problem) -> NotHere {
 }
 
 /// Lends a session's state.
-pub(crate) async fn load(core: &Arc<Core>, group: &Group) -> Result<Lent, NotHere> {
+pub(crate) async fn load(
+    core: &Arc<Core>,
+    from: &NodeName,
+    group: &Group,
+) -> Result<Lent, NotHere> {
     if group.function.is_shared_keys() {
-        return load_key(core, group).await;
+        return load_key(core, from, group).await;
     }
     let held = hold(core, group).await?;
     let state = &held.state;
@@ -97,8 +101,8 @@ pub(crate) async fn load(core: &Arc<Core>, group: &Group) -> Result<Lent, NotHer
 }
 
 /// Lends a shared key's value, whoever has its turn.
-async fn load_key(core: &Arc<Core>, group: &Group) -> Result<Lent, NotHere> {
-    let read = keys::read_here(core, group).await;
+async fn load_key(core: &Arc<Core>, from: &NodeName, group: &Group) -> Result<Lent, NotHere> {
+    let read = keys::read_here(core, group, Some(from)).await;
     let read = read.map_err(|problem| elsewhere(core, group, problem))?;
     core.durable(read.saw).await.map_err(NotHere::Failed)?;
     let entries = read.value.map(|value| (VALUE.to_owned(), value));
@@ -146,9 +150,8 @@ pub(crate) async fn commit(
         return Ok(Settled::Conflict);
     }
     // Only what succeeds, so that who is far, and comes too late more often, does not count for more.
-    if follow::counts(&held.function, core) && held.session.note_taker(Some(from)) {
-        held.function.followed.add(group.session.shared());
-    }
+    let (function, name) = (&held.function, group.session.shared());
+    follow::note(core, function, &held.session, name, Some(from));
     let mut tx = core.store.begin(Some(state), false);
     for (key, value) in returned.writes {
         let written = match value {

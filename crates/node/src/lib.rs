@@ -8,6 +8,7 @@
 //! memory and disk, [`admin`] is the operator's API.
 
 mod access;
+mod accesses;
 mod admin;
 mod arrive;
 mod artifacts;

@@ -20,7 +20,9 @@ pub(crate) struct Profile {
 #[derive(Debug)]
 struct Seen {
     execution: Smoothed,
-    /// Shortest mean so far: what it takes when nothing is in the way.
+    /// The part of it that was spent on waiting for shared keys.
+    waiting: Smoothed,
+    /// Shortest mean so far, without that: what it takes when nothing is in the way.
     best: f64,
     input: Smoothed,
     output: Smoothed,
@@ -31,6 +33,7 @@ impl Seen {
     fn new() -> Self {
         Self {
             execution: Smoothed::new(NEWEST),
+            waiting: Smoothed::new(NEWEST),
             best: f64::INFINITY,
             input: Smoothed::new(NEWEST),
             output: Smoothed::new(NEWEST),
@@ -39,14 +42,28 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// Seconds of an execution without the wait for shared keys.
+    fn working(&self) -> f64 {
+        (self.execution.value() - self.waiting.value()).max(0.0)
+    }
+}
+
 impl Profile {
     /// It was executed here, in so much time.
     pub(crate) fn executed(&self, took: Duration) {
         let mut seen = self.seen.lock();
         let seen = seen.get_or_insert_with(Seen::new);
-        let mean = seen.execution.see(took.as_secs_f64());
-        seen.best = seen.best.min(mean);
+        seen.execution.see(took.as_secs_f64());
+        seen.best = seen.best.min(seen.working());
         seen.at = Instant::now();
+    }
+
+    /// An invocation has waited for shared keys for so long, before it was executed.
+    pub(crate) fn waited(&self, took: Duration) {
+        let mut seen = self.seen.lock();
+        let seen = seen.get_or_insert_with(Seen::new);
+        seen.waiting.see(took.as_secs_f64());
     }
 
     /// An invocation was taken here, wherever it ran.
@@ -74,7 +91,7 @@ impl Profile {
         let seen = self.seen.lock();
         let seen = seen.as_ref().filter(|seen| seen.best.is_finite())?;
         Some(match seen.at.elapsed() < FRESH {
-            true => seen.execution.value(),
+            true => seen.working(),
             false => seen.best,
         })
     }
@@ -111,5 +128,10 @@ mod tests {
             profile.executed(Duration::from_millis(30));
         }
         assert!((profile.execution_seconds().unwrap() - 0.03).abs() < 1e-4);
+        for _ in 0..100 {
+            profile.waited(Duration::from_millis(20));
+            profile.executed(Duration::from_millis(30));
+        }
+        assert!((profile.execution_seconds().unwrap() - 0.01).abs() < 1e-4);
     }
 }

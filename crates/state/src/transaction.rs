@@ -1,8 +1,11 @@
 //! State as the running invocation sees it: its own writes over the session's hot state and the
 //! shared buckets. Dropping a transaction without committing takes back everything it wrote.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+mod keys;
+
+use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fulmar_model::{
@@ -11,12 +14,12 @@ use fulmar_model::{
 
 use crate::commit::Ticket;
 use crate::engine::EngineError;
-use crate::placed::{Found, PlacedKeys};
 use crate::record::{Address, MessageRecord, StoredRequest};
 use crate::sealed::Carried;
 use crate::session::{SessionState, Undo};
 use crate::shared::{Path, SharedWrite, SharedWrites};
 use crate::store::Store;
+pub use keys::{KeyWrite, VALUE};
 
 /// Largest value in bytes: one event's worth, not a file.
 pub const MAX_VALUE_BYTES: usize = 16 << 20;
@@ -77,22 +80,6 @@ pub struct OutgoingMessage {
     pub body: Bytes,
 }
 
-/// The key under which a shared key that is a placement group of its own keeps its value.
-pub const VALUE: &str = "value";
-
-/// A write to a shared key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyWrite {
-    /// The bucket, by its name among those of all namespaces.
-    pub bucket: String,
-    /// The key.
-    pub key: String,
-    /// What is written; none deletes.
-    pub value: Option<Bytes>,
-    /// What has to be there for it, if that matters.
-    pub expected: Option<Option<Bytes>>,
-}
-
 /// State as the running invocation sees it.
 pub struct Transaction {
     store: Arc<Store>,
@@ -106,6 +93,8 @@ pub struct Transaction {
     pub(crate) messages: Vec<OutgoingMessage>,
     /// The model that the session is to have.
     model: Option<ExecutionModel>,
+    /// Time spent on asking for shared keys.
+    asking: Duration,
     /// The latest commit whose writes were read.
     pub(crate) saw: Ticket,
     bytes: usize,
@@ -130,6 +119,7 @@ impl Transaction {
             keys: Vec::new(),
             messages: Vec::new(),
             model: None,
+            asking: Duration::ZERO,
             saw,
             bytes: 0,
             read_only,
@@ -188,68 +178,6 @@ impl Transaction {
         }
     }
 
-    /// Whoever reads a shared key that is placed among nodes, and has to be asked before it is used.
-    pub fn lacks(&self, bucket: Bucket<'_>, key: &str) -> Option<Arc<dyn PlacedKeys>> {
-        let Bucket::Shared(bucket) = bucket else {
-            return None;
-        };
-        let placed = self.store.placed_keys()?;
-        let path = path(bucket, key);
-        let is_known = self.shared.contains_key(&path) || self.fetched.contains_key(&path);
-        (!is_known).then(|| placed.clone())
-    }
-
-    /// Takes what was read of such a key.
-    pub fn fetched(&mut self, bucket: &str, key: &str, found: Found) {
-        self.saw = self.saw.max(found.saw);
-        self.fetched.insert(path(bucket, key), found.value);
-    }
-
-    /// The writes to shared keys that are placed among nodes, in the order of their buckets and keys.
-    pub fn key_writes(&self) -> Vec<KeyWrite> {
-        if self.store.placed_keys().is_none() {
-            return Vec::new();
-        }
-        let writes = self.shared.iter().map(|(path, write)| {
-            let (bucket, key) = split(path);
-            KeyWrite {
-                bucket,
-                key,
-                value: write.value.clone(),
-                expected: write.expected.clone(),
-            }
-        });
-        writes.collect()
-    }
-
-    /// Whether anything was written to shared buckets.
-    pub fn has_written_shared(&self) -> bool {
-        !self.shared.is_empty()
-    }
-
-    /// Makes the writes to shared keys part of the commit, given the states of those keys in the order of
-    /// [`Self::key_writes`], for whoever has the turn of all of them; false if one has another value than was expected, and
-    /// nothing is written.
-    ///
-    /// # Errors
-    /// When the local data store cannot be read.
-    pub fn write_keys(&mut self, states: &[Arc<SessionState>]) -> Result<bool, StateError> {
-        let writes = std::mem::take(&mut self.shared);
-        for (write, state) in writes.values().zip(states) {
-            if let Some(expected) = &write.expected
-                && state.get(VALUE)? != *expected
-            {
-                return Ok(false);
-            }
-        }
-        for (write, state) in writes.into_values().zip(states) {
-            let mut undo = Undo::default();
-            state.set(VALUE, write.value, &mut undo);
-            self.keys.push((state.clone(), undo));
-        }
-        Ok(true)
-    }
-
     /// Writes a key.
     pub fn set(&mut self, bucket: Bucket<'_>, key: &str, value: Bytes) -> Result<(), StateError> {
         self.write(bucket, key, Some(value))
@@ -275,36 +203,6 @@ impl Transaction {
                     .shared_keys(bucket, prefix, after, limit, &self.shared)
             }
         }
-    }
-
-    /// Whoever lists the keys of a shared bucket, if they are placed among nodes.
-    pub fn lister(&self, bucket: Bucket<'_>) -> Option<Arc<dyn PlacedKeys>> {
-        match bucket {
-            Bucket::Session => None,
-            Bucket::Shared(_) => self.store.placed_keys().cloned(),
-        }
-    }
-
-    /// The keys that were listed there, with what this invocation has written: up to `limit` in byte order.
-    pub fn with_own_keys(
-        &self,
-        (bucket, prefix, after): (&str, &str, Option<&str>),
-        listed: Vec<String>,
-        limit: usize,
-    ) -> Vec<String> {
-        let mut keys: BTreeSet<String> = listed.into_iter().collect();
-        for (path, write) in &self.shared {
-            let (of, key) = split(path);
-            let is_wanted = of == bucket
-                && key.starts_with(prefix)
-                && after.is_none_or(|after| key.as_str() > after);
-            match (is_wanted, &write.value) {
-                (false, _) => {}
-                (true, Some(_)) => drop(keys.insert(key)),
-                (true, None) => drop(keys.remove(&key)),
-            }
-        }
-        keys.into_iter().take(limit).collect()
     }
 
     /// Adds `delta` atomically to a decimal number and returns the sum; an absent key counts as 0.
@@ -534,12 +432,6 @@ impl Drop for Transaction {
             session.roll_back(std::mem::take(&mut self.undo));
         }
     }
-}
-
-fn split(path: &Path) -> (String, String) {
-    let text = String::from_utf8_lossy(path);
-    let (bucket, key) = text.split_once('\0').unwrap_or((&text, ""));
-    (bucket.to_owned(), key.to_owned())
 }
 
 pub(crate) fn path(bucket: &str, key: &str) -> Path {

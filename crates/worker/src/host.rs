@@ -169,9 +169,10 @@ impl Host {
         let Some(placed) = tx.lacks(Bucket::Shared(&name), key) else {
             return Ok(());
         };
+        let asked = Instant::now();
         let found = placed.read(&name, key).await?;
         if let Some(tx) = &mut self.tx {
-            tx.fetched(&name, key, found);
+            tx.fetched(&name, key, found, asked.elapsed());
         }
         Ok(())
     }

@@ -7,15 +7,17 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::{get, put};
+use fulmar_model::id::split_bucket;
 use fulmar_model::{Code, Manifest, Problem};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Failed, bad_request, json, no_content};
+use crate::accesses::Access;
 use crate::artifacts::is_digest;
 use crate::core::Core;
 use crate::functions::Function;
-use crate::{access, clock, deploy};
+use crate::{access, clock, deploy, keys};
 
 /// Largest component in bytes: a Python interpreter with its library is about 40 MiB.
 const MAX_ARTIFACT_BYTES: usize = 256 << 20;
@@ -134,7 +136,23 @@ async fn show(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer
         let (invocations, misses, penalty) = core.metrics.kept(function.name.as_str());
         shown["slo"] = json!({ "invocations": invocations, "misses": misses, "penalty": penalty });
     }
+    let accesses = function.accesses.all();
+    if !accesses.is_empty() {
+        let mut accesses: Vec<Value> = accesses.iter().filter_map(describe_access).collect();
+        let probability = |access: &Value| access["probability"].as_f64().unwrap_or_default();
+        accesses.sort_by(|one, other| probability(other).total_cmp(&probability(one)));
+        shown["shared_keys"] = accesses.into();
+    }
     Ok(json(&shown))
+}
+
+/// A shared key that the function uses on this node, with the probability that an invocation does.
+fn describe_access(access: &Access) -> Option<Value> {
+    let (bucket, key) = keys::parse(&access.key.function, access.key.session.as_str())?;
+    let (_, bucket) = split_bucket(&bucket);
+    Some(
+        json!({ "bucket": bucket, "key": key, "probability": access.probability, "bytes": access.bytes }),
+    )
 }
 
 /// Whether this node keeps state of the function's sessions.

@@ -92,15 +92,11 @@ impl ClientCall<'_> {
         let Some(session) = &self.session else {
             return;
         };
-        if (by.is_none() && self.function.followed.is_empty())
-            || !follow::counts(self.function, self.core)
-        {
+        if by.is_none() && self.function.followed.is_empty() {
             return;
         }
-        if let Some(found) = self.function.sessions.peek(session.as_str())
-            && found.note_taker(by)
-        {
-            self.function.followed.add(session.shared());
+        if let Some(found) = self.function.sessions.peek(session.as_str()) {
+            follow::note(self.core, self.function, &found, session.shared(), by);
         }
     }
 

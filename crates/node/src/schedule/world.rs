@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
+use crate::homes;
 use crate::route::{self, Place};
 use crate::ways::{Around, HERE};
 
@@ -64,7 +65,21 @@ impl World {
         let name = function.name.as_str();
         let mut execution = cluster.hints().execution_times(&around.names, name);
         execution[HERE.at()] = function.profile.execution_seconds();
-        Self::of(around, &execution, function.profile.best_seconds(), home)
+        let keys = shared_keys(core, cluster, function, &around);
+        let mut world = Self::of(around, &execution, function.profile.best_seconds(), home)?;
+        world.add(&keys);
+        Some(world)
+    }
+
+    /// Adds what accesses to shared keys take on each node (eq. 3).
+    fn add(&mut self, keys: &[SharedKey]) {
+        for (at, seconds) in self.data.iter_mut().enumerate() {
+            let accesses = keys.iter().map(|key| {
+                let node = NodeIndex::from(at);
+                key.probability * self.around.network.access(node, key.home, key.bytes)
+            });
+            *seconds += accesses.sum::<f64>();
+        }
     }
 
     /// The same from how long the function takes on each node, as far as that is known, and took here at best.
@@ -164,6 +179,37 @@ impl World {
         });
         expected.collect()
     }
+}
+
+/// A shared key that a function uses.
+struct SharedKey {
+    probability: f64,
+    bytes: f64,
+    home: NodeIndex,
+}
+
+/// The shared keys that a function uses, as far as it is known where they are.
+fn shared_keys(
+    core: &Core,
+    cluster: &Cluster,
+    function: &Function,
+    around: &Around,
+) -> Vec<SharedKey> {
+    let accesses = function.accesses.all().into_iter();
+    let keys = accesses.filter_map(|access| {
+        let home = match cluster.directory().cached(&access.key) {
+            Some(home) => around.names.iter().position(|name| *name == home.node)?,
+            None => homes::is_surely_here(core, &access.key)
+                .ok()?
+                .then_some(HERE.at())?,
+        };
+        Some(SharedKey {
+            probability: access.probability,
+            bytes: access.bytes,
+            home: home.into(),
+        })
+    });
+    keys.collect()
 }
 
 #[cfg(test)]

@@ -116,6 +116,22 @@ fn handle(input: String) -> Result<String, Error> {
                 String::from_utf8_lossy(&value).into_owned()
             }))
         }
+        "shared-get-all" => {
+            let bucket = fulmar::bucket(argument(0)?);
+            let values = arguments[1..].iter().map(|key| bucket.get(key));
+            let values: Vec<_> = values.collect::<Result<_, _>>()?;
+            Ok(values
+                .iter()
+                .flatten()
+                .map(Vec::len)
+                .sum::<usize>()
+                .to_string())
+        }
+        "shared-set-padded" => {
+            let value = vec![b'x'; number(2)? as usize];
+            fulmar::bucket(argument(0)?).set(argument(1)?, &value)?;
+            Ok("set".into())
+        }
         "shared-delete" => {
             fulmar::bucket(argument(0)?).delete(argument(1)?)?;
             Ok("deleted".into())
