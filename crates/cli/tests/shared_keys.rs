@@ -418,8 +418,7 @@ fn an_invocation_runs_where_its_shared_keys_are_if_it_is_answered_sooner_there()
         .unwrap()
         .iter()
         .find(|decision| decision["verdict"] == "offloaded");
-    let here = &offloaded.unwrap()["estimates"][0];
-    // Two accesses, each there and back.
-    let data = here["data_seconds"].as_f64().unwrap();
-    assert!(data > 0.018, "{told}");
+    let estimates = &offloaded.unwrap()["estimates"];
+    let data = |at: usize| estimates[at]["data_seconds"].as_f64().unwrap();
+    assert!(data(0) > 0.0 && data(1) == 0.0, "{told}");
 }
