@@ -270,20 +270,27 @@ fn a_key_whose_home_is_gone_waits_and_others_go_on() {
     let mut cluster = cluster(3);
     cluster.nodes[2].invoke("faults", "shared-increment b far 7");
     cluster.nodes[1].invoke("faults", "shared-increment b near 1");
+    // Known before, so that nobody has to be asked where it is.
+    assert_eq!(cluster.nodes[1].invoke("faults/s", "count 0"), "0");
     cluster.nodes[2].crash();
-    let reply = cluster.nodes[1].request("POST", "/fn/faults/s", &[], b"shared-get b far");
-    assert!(
-        reply.status == 500 && reply.text().contains("n3"),
-        "{}",
-        reply.text()
-    );
+    // Its home, or who keeps the directory for it.
+    let why = cluster.nodes[1].request("POST", "/fn/faults/s", &[], b"shared-get b far");
+    assert_eq!(why.status, 503, "{}", why.text());
+    assert!(why.text().contains("n3"), "{}", why.text());
+    let listed = cluster.nodes[1].request("POST", "/fn/faults/s", &[], b"shared-keys b");
+    assert_eq!(listed.status, 503, "{}", listed.text());
     let both = cluster.nodes[1].request(
         "POST",
         "/fn/faults/s",
         &[],
         b"shared-increment-both b near far",
     );
-    assert_eq!(both.status, 500, "{}", both.text());
+    assert_eq!(both.status, 503, "{}", both.text());
+    // A message waits rather than being given up.
+    cluster.nodes[1].invoke(
+        "faults/s",
+        "send faults r 1 shared-increment-both b near far",
+    );
     assert_eq!(cluster.nodes[1].invoke("faults", "shared-get b near"), "1");
     assert_eq!(cluster.nodes[1].invoke("faults/s", "counted"), "0");
     assert_eq!(
@@ -301,7 +308,13 @@ fn a_key_whose_home_is_gone_waits_and_others_go_on() {
         .status
             == 200
     });
-    assert_eq!(cluster.nodes[2].invoke("faults", "shared-get b far"), "8");
+    cluster.nodes[2].eventually("the message arrives as well", |node| {
+        node.invoke("faults", "shared-get b far") == "9"
+    });
+    assert_eq!(cluster.nodes[1].invoke("faults/r", "counted"), "1");
+    assert_eq!(cluster.nodes[0].invoke("faults", "shared-get b near"), "4");
+    let parked = cluster.nodes[1].get("/admin/dead-letters").json();
+    assert_eq!(parked["dead_letters"].as_array().unwrap().len(), 0);
 }
 
 #[test]

@@ -223,9 +223,10 @@ impl Run<'_> {
                     return self.finish_unkept(origin, id, reply);
                 }
                 Err(error) => {
+                    let missed = tx.missed().cloned();
                     drop((tx, worker));
                     self.unreserve(reserved);
-                    return Err((origin, self.call_problem(error)));
+                    return Err((origin, missed.unwrap_or_else(|| self.call_problem(error))));
                 }
             };
             if self.core.cluster.is_some() && conflicts == 0 {

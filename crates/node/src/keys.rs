@@ -151,11 +151,13 @@ async fn read(core: &Arc<Core>, group: &Group) -> Result<Found, Problem> {
             },
         }
     }
-    let detail = format!(
-        "the shared key {} was not where it was said to be",
-        group.session
-    );
-    Err(Problem::new(Code::SessionMoved, detail))
+    Err(kept_away(group, "it was not where it was said to be"))
+}
+
+/// That others keep taking a key away; the client is to come back.
+fn kept_away(group: &Group, why: impl std::fmt::Display) -> Problem {
+    let detail = format!("the shared key {} cannot be had now: {why}", group.session);
+    Problem::new(Code::QueueFull, detail)
 }
 
 /// The value of a key that is at home here, as it was committed last, for another node or for this one.
@@ -280,8 +282,11 @@ async fn hold_unboxed(core: &Arc<Core>, group: &Group) -> Result<Held, Problem> 
             problem.code,
             Code::SessionMoved | Code::MigrationFailed | Code::SessionNotFound
         );
-        if !is_on_its_way || Instant::now() > until {
+        if !is_on_its_way {
             return Err(problem);
+        }
+        if Instant::now() > until {
+            return Err(kept_away(group, problem));
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -332,33 +337,35 @@ pub(crate) async fn list_here(
     let function = FunctionName::of_shared_keys(namespace);
     let first = format!("{function}\0{}/", encode_segment(name));
     let start = format!("{first}{prefix}");
-    let after = after.filter(|after| *after >= prefix);
     // The separator plus one: after whatever is kept of that key.
-    let after = after.map(|after| format!("{first}{after}\u{1}"));
-    let mut found = Vec::new();
-    core.store
-        .scan(
-            Table::State,
-            start.as_bytes(),
-            after.as_deref().map(str::as_bytes),
-            &mut |path, _| {
+    let behind = |key: &str| format!("{first}{key}\u{1}");
+    let mut after = after.filter(|after| *after >= prefix).map(behind);
+    let mut keys: Vec<String> = Vec::new();
+    loop {
+        let mut found: Vec<String> = Vec::new();
+        let from = after.as_deref().map(str::as_bytes);
+        core.store
+            .scan(Table::State, start.as_bytes(), from, &mut |path, _| {
                 let session = key::parse_session(path).and_then(|(_, rest)| rest.split_once('\0'));
-                found.extend(session.map(|(session, _)| session.to_owned()));
+                let key = session.and_then(|(session, _)| session.split_once('/'));
+                found.extend(key.map(|(_, key)| key.to_owned()));
                 found.len() < limit
-            },
-        )
-        .map_err(internal)?;
-    let is_here = |session: &String| {
-        let session = SessionName::new(session).ok()?;
-        let group = Group {
-            function: function.clone(),
-            session,
+            })
+            .map_err(internal)?;
+        let Some(last) = found.last() else {
+            return Ok(keys);
         };
-        homes::is_surely_here(core, &group).ok()?.then_some(())
-    };
-    let keys = found.iter().filter(|session| is_here(session).is_some());
-    let keys = keys.filter_map(|session| Some(session.split_once('/')?.1.to_owned()));
-    Ok(keys.collect())
+        after = Some(behind(last));
+        for key in found {
+            let group = group(bucket, &key).map_err(internal)?;
+            if homes::is_surely_here(core, &group).map_err(internal)? {
+                keys.push(key);
+            }
+            if keys.len() == limit {
+                return Ok(keys);
+            }
+        }
+    }
 }
 
 /// Says so if there are shared keys from when the node was alone: those of many nodes are others.

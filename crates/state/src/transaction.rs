@@ -95,6 +95,8 @@ pub struct Transaction {
     model: Option<ExecutionModel>,
     /// Time spent on asking for shared keys.
     asking: Duration,
+    /// Why one could not be asked for.
+    unreachable: Option<Problem>,
     /// The latest commit whose writes were read.
     pub(crate) saw: Ticket,
     bytes: usize,
@@ -120,6 +122,7 @@ impl Transaction {
             messages: Vec::new(),
             model: None,
             asking: Duration::ZERO,
+            unreachable: None,
             saw,
             bytes: 0,
             read_only,

@@ -170,11 +170,19 @@ impl Host {
             return Ok(());
         };
         let asked = Instant::now();
-        let found = placed.read(&name, key).await?;
+        let found = self.reached(placed.read(&name, key).await)?;
         if let Some(tx) = &mut self.tx {
             tx.fetched(&name, key, found, asked.elapsed());
         }
         Ok(())
+    }
+
+    /// Remembers that a shared key could not be asked for.
+    fn reached<T>(&mut self, answer: Result<T, StateError>) -> Result<T, StateError> {
+        if let (Err(StateError::Unreachable(problem)), Some(tx)) = (&answer, &mut self.tx) {
+            tx.unreachable(problem.clone());
+        }
+        answer
     }
 
     /// The keys of a bucket, wherever they are; none while the worker starts.
@@ -186,13 +194,14 @@ impl Host {
         limit: usize,
     ) -> Option<Result<Vec<String>, StateError>> {
         let lister = self.tx.as_ref()?.lister(bucket);
-        let (Bucket::Shared(name), Some(lister)) = (bucket, lister) else {
+        let (Bucket::Shared(name), Some((lister, more))) = (bucket, lister) else {
             return self.in_bucket(bucket, |tx, bucket| {
                 tx.list_keys(bucket, prefix, after, limit)
             });
         };
         let name = self.full_name(name)?;
-        let listed = lister.list(&name, prefix, after, limit).await;
+        let listed = lister.list(&name, prefix, after, limit + more).await;
+        let listed = self.reached(listed);
         let tx = self.tx.as_ref()?;
         Some(listed.map(|listed| tx.with_own_keys((&name, prefix, after), listed, limit)))
     }

@@ -83,6 +83,7 @@ pub(super) async fn send(
             | Code::ShuttingDown
             | Code::FunctionNotFound
             | Code::ExternalStoreUnreachable
+            | Code::HomeUnreachable
             | Code::DirectoryUnreachable => Some(Brought::Later(UNREACHABLE_PAUSE)),
             _ => Some(Brought::Failed(problem)),
         },

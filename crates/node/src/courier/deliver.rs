@@ -205,11 +205,12 @@ fn is_in_store(core: &Core, function: &Function, session: &SessionName) -> bool 
     function.current().is_external() || core.models.get(group) == Some(ExecutionModel::External)
 }
 
-/// Whether the receiver could not be asked.
+/// Whether the receiver could not be asked, or a shared key that it uses could not be had.
 fn is_of_the_way(code: Code) -> bool {
+    use Code::{DirectoryUnreachable, ExternalStoreUnreachable, HomeUnreachable, QueueFull};
     matches!(
         code,
-        Code::DirectoryUnreachable | Code::ExternalStoreUnreachable
+        DirectoryUnreachable | ExternalStoreUnreachable | HomeUnreachable | QueueFull
     )
 }
 

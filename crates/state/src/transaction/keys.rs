@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fulmar_model::Bucket;
+use fulmar_model::{Bucket, Problem};
 
 use super::{StateError, Transaction, path};
 use crate::placed::{Found, PlacedKeys};
@@ -39,6 +39,16 @@ impl Transaction {
         let path = path(bucket, key);
         let is_known = self.shared.contains_key(&path) || self.fetched.contains_key(&path);
         (!is_known).then(|| placed.clone())
+    }
+
+    /// Such a key could not be asked for: that, and not what the function makes of it, is why the invocation fails.
+    pub fn unreachable(&mut self, problem: Problem) {
+        self.unreachable = Some(problem);
+    }
+
+    /// Why a shared key could not be asked for, if one could not.
+    pub fn missed(&self) -> Option<&Problem> {
+        self.unreachable.as_ref()
     }
 
     /// Takes what was read of such a key, and how long that took.
@@ -117,11 +127,12 @@ impl Transaction {
         Ok(true)
     }
 
-    /// Whoever lists the keys of a shared bucket, if they are placed among nodes.
-    pub fn lister(&self, bucket: Bucket<'_>) -> Option<Arc<dyn PlacedKeys>> {
+    /// Whoever lists the keys of a shared bucket, if they are placed among nodes, and how many more of them are to be listed
+    /// than are wanted, since this invocation may have deleted some.
+    pub fn lister(&self, bucket: Bucket<'_>) -> Option<(Arc<dyn PlacedKeys>, usize)> {
         match bucket {
             Bucket::Session => None,
-            Bucket::Shared(_) => self.store.placed_keys().cloned(),
+            Bucket::Shared(_) => Some((self.store.placed_keys()?.clone(), self.shared.len())),
         }
     }
 
