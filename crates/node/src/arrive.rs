@@ -15,6 +15,10 @@ use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::{clock, custody, homes, migrate};
 
+/// Of a copy that does not count yet: what has it in its record is at home nowhere by that. The epoch of the home comes when
+/// the directory has said so ([`homes::take_over`]); whoever looks at the records of a session that comes at this moment may
+/// see some of them as they were before and some as they are.
+const NOT_AT_HOME: Epoch = Epoch(0);
 /// Bytes that one commit takes of a copy.
 const COMMIT_BYTES: usize = 4 << 20;
 
@@ -91,7 +95,7 @@ pub(crate) async fn take(
     if let Some(version) = head.last {
         let record = SessionRecord {
             version,
-            epoch: head.epoch,
+            epoch: NOT_AT_HOME,
             updated_unix_ms: clock::unix_ms(),
         };
         batch.put(Table::Sessions, &key::session(group), &record);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use fulmar_cluster::directory::FIRST_EPOCH;
 use fulmar_cluster::{Cluster, LogRecord};
 use fulmar_model::{Code, Epoch, FunctionName, Group, Manifest, NodeName, Problem, SessionName};
 use fulmar_state::changelog::ship::{self, Ended};
@@ -310,18 +311,13 @@ async fn doubt_stored(
     loop {
         let mut found = Vec::new();
         core.store
-            .scan(
-                Table::Sessions,
-                &prefix,
-                after.as_deref(),
-                &mut |key, value| {
-                    found.push((key.to_vec(), value.to_vec()));
-                    found.len() < DOUBTED_AT_ONCE
-                },
-            )
+            .scan(Table::Sessions, &prefix, after.as_deref(), &mut |key, _| {
+                found.push(key.to_vec());
+                found.len() < DOUBTED_AT_ONCE
+            })
             .map_err(|error| internal(error.to_string()))?;
         let mut bookkeeping = Bookkeeping::default();
-        for (session, value) in &found {
+        for session in &found {
             let on_its_way = core.store.record::<HomeRecord>(Table::Homes, session);
             let on_its_way = on_its_way.map_err(|error| internal(error.to_string()))?;
             if matches!(
@@ -331,8 +327,12 @@ async fn doubt_stored(
                 // The directory is asked about it anyway.
                 continue;
             }
-            let record =
-                SessionRecord::decode(value).map_err(|error| internal(error.to_string()))?;
+            // As it is now: it may have come since.
+            let record = core.store.record::<SessionRecord>(Table::Sessions, session);
+            let record = record.map_err(|error| internal(error.to_string()))?;
+            let Some(record) = record.filter(|record| record.epoch >= FIRST_EPOCH) else {
+                continue;
+            };
             let doubted = HomeRecord::Doubted {
                 by: by.clone(),
                 epoch: Epoch(record.epoch.0 + 1),
@@ -345,7 +345,7 @@ async fn doubt_stored(
             stored.map_err(|failure| storage_failed(&failure))?;
         }
         match found.pop() {
-            Some((last, _)) if found.len() + 1 == DOUBTED_AT_ONCE => after = Some(last),
+            Some(last) if found.len() + 1 == DOUBTED_AT_ONCE => after = Some(last),
             _ => return Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use fulmar_cluster::directory::FIRST_EPOCH;
 use fulmar_cluster::{Cluster, DirectoryError, Home};
 use fulmar_model::{Code, Epoch, Group, Problem};
 use fulmar_state::record::{HomeRecord, SessionRecord};
-use fulmar_state::{Bookkeeping, SessionState, StoreError, Table, Ticket, key};
+use fulmar_state::{Bookkeeping, SessionState, Store, StoreError, Table, Ticket, key};
 
 use crate::core::Core;
 use crate::courier;
@@ -85,26 +85,22 @@ pub(crate) async fn confirm_here(core: &Core, group: &Group) -> Result<(), Probl
 
 /// The epoch under which a session is at home here; a session that is nowhere becomes so.
 async fn confirm(core: &Core, cluster: &Cluster, group: &Group) -> Result<Epoch, Problem> {
-    let internal =
-        |error: fulmar_state::StoreError| Problem::new(Code::Internal, error.to_string());
-    let away = core
-        .store
-        .record::<HomeRecord>(Table::Homes, &key::session(group))
-        .map_err(internal)?;
-    if let Some(record) = away {
-        let known = cluster.directory().cached(group);
-        return match (&record, known) {
-            // It has gone, and what is left of it is being cleared out.
-            (HomeRecord::Leaving { epoch, .. }, Some(home)) if home.epoch >= *epoch => {
-                Err(moved(cluster, group, home))
-            }
-            _ => settle(core, cluster, group, record).await,
-        };
-    }
-    let stored = core.store.session_record(group).map_err(internal)?;
-    if let Some(record) = stored.as_ref().filter(|record| record.epoch >= FIRST_EPOCH) {
-        return Ok(record.epoch);
-    }
+    let kept = kept(&core.store, group);
+    let stored = match kept.map_err(|error| Problem::new(Code::Internal, error.to_string()))? {
+        Kept::OnItsWay(record) => {
+            let known = cluster.directory().cached(group);
+            return match (&record, known) {
+                // It has gone, and what is left of it is being cleared out.
+                (HomeRecord::Leaving { epoch, .. }, Some(home)) if home.epoch >= *epoch => {
+                    Err(moved(cluster, group, home))
+                }
+                _ => settle(core, cluster, group, record).await,
+            };
+        }
+        Kept::AtHome(epoch) => return Ok(epoch),
+        Kept::FromAlone => true,
+        Kept::Nothing => false,
+    };
     if let Some(home) = cluster.directory().cached(group) {
         return Err(moved(cluster, group, home));
     }
@@ -113,7 +109,7 @@ async fn confirm(core: &Core, cluster: &Cluster, group: &Group) -> Result<Epoch,
     match found.map_err(|error| unknown(&error))? {
         Some(home) if home.node == *cluster.name() => Ok(home.epoch),
         Some(home) => {
-            if stored.is_some() {
+            if stored {
                 tracing::error!(%group, home = %home.node, "a session of this name is at home elsewhere; what this node has of it, from when it was alone, is not used");
             }
             Err(moved(cluster, group, home))
@@ -129,6 +125,31 @@ pub(crate) async fn elsewhere(core: &Core, group: &Group) -> Option<Problem> {
     (home.node != *cluster.name()).then(|| moved(cluster, group, home))
 }
 
+/// What the node's own records say of a session.
+#[derive(Debug, PartialEq)]
+enum Kept {
+    Nothing,
+    /// It is here from when the node was alone; or it has come since its other record was looked at, and is asked for as well.
+    FromAlone,
+    /// It comes or goes, or may have been taken over.
+    OnItsWay(HomeRecord),
+    /// It is at home here, under this epoch.
+    AtHome(Epoch),
+}
+
+fn kept(store: &Store, group: &Group) -> Result<Kept, StoreError> {
+    let record_key = key::session(group);
+    if let Some(record) = store.record::<HomeRecord>(Table::Homes, &record_key)? {
+        return Ok(Kept::OnItsWay(record));
+    }
+    // Only this one says that it is at home: a copy that comes between the two looks does not.
+    Ok(match store.session_record(group)? {
+        None => Kept::Nothing,
+        Some(stored) if stored.epoch < FIRST_EPOCH => Kept::FromAlone,
+        Some(stored) => Kept::AtHome(stored.epoch),
+    })
+}
+
 /// Whether a session is at home here by what is known here, without a turn and without asking anybody.
 pub(crate) fn is_surely_here(core: &Core, group: &Group) -> Result<bool, StoreError> {
     let function = core.functions.of(group);
@@ -136,16 +157,7 @@ pub(crate) fn is_surely_here(core: &Core, group: &Group) -> Result<bool, StoreEr
     if in_use.is_some_and(|session| session.state().is_some()) {
         return Ok(true);
     }
-    let record_key = key::session(group);
-    if core
-        .store
-        .record::<HomeRecord>(Table::Homes, &record_key)?
-        .is_some()
-    {
-        return Ok(false);
-    }
-    let stored = core.store.session_record(group)?;
-    Ok(stored.is_some_and(|record| record.epoch >= FIRST_EPOCH))
+    Ok(matches!(kept(&core.store, group)?, Kept::AtHome(_)))
 }
 
 /// Finds out where a session is that is on its way.
