@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fulmar_cluster::directory::FIRST_EPOCH;
 use fulmar_cluster::{Entries, StageHead};
-use fulmar_model::{Code, Epoch, Group, NodeName, Problem};
+use fulmar_model::{Code, Epoch, Group, NodeName, Problem, Version};
 use fulmar_state::record::{HomeRecord, SessionRecord};
 use fulmar_state::{Bookkeeping, Table, key};
 use futures_util::StreamExt;
@@ -93,11 +93,7 @@ pub(crate) async fn take(
         }
     }
     if let Some(version) = head.last {
-        let record = SessionRecord {
-            version,
-            epoch: NOT_AT_HOME,
-            updated_unix_ms: clock::unix_ms(),
-        };
+        let record = record_of_copy(version);
         batch.put(Table::Sessions, &key::session(group), &record);
     }
     let is_last = head.last.is_some();
@@ -109,6 +105,15 @@ pub(crate) async fn take(
         safe.map_err(|failure| storage_failed(&failure))?;
     }
     Ok(())
+}
+
+/// What a session's record is while its copy does not count.
+pub(crate) fn record_of_copy(version: Version) -> SessionRecord {
+    SessionRecord {
+        version,
+        epoch: NOT_AT_HOME,
+        updated_unix_ms: clock::unix_ms(),
+    }
 }
 
 /// An attempt that comes after all that have come before.

@@ -324,3 +324,34 @@ fn moved(cluster: &Cluster, group: &Group, home: Home) -> Problem {
 pub(crate) fn unknown(error: &DirectoryError) -> Problem {
     Problem::new(Code::DirectoryUnreachable, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use fulmar_model::{FunctionName, SessionName, Version};
+
+    use super::*;
+    use crate::arrive;
+
+    /// Whoever looks while a copy comes may see the record that it goes with as it was before.
+    #[test]
+    fn a_copy_alone_is_not_at_home() {
+        let store = Store::memory(Arc::new(()), Arc::new(|releases| releases())).unwrap();
+        let group = Group {
+            function: FunctionName::new("f").unwrap(),
+            session: SessionName::new("s").unwrap(),
+        };
+        let put = |record: &SessionRecord| {
+            let mut bookkeeping = Bookkeeping::default();
+            bookkeeping.put(Table::Sessions, &key::session(&group), record);
+            store
+                .commit_bookkeeping(bookkeeping, Box::new(|_| {}))
+                .unwrap();
+        };
+        let mut record = arrive::record_of_copy(Version(7));
+        put(&record);
+        assert_eq!(kept(&store, &group).unwrap(), Kept::FromAlone);
+        record.epoch = FIRST_EPOCH;
+        put(&record);
+        assert_eq!(kept(&store, &group).unwrap(), Kept::AtHome(FIRST_EPOCH));
+    }
+}
