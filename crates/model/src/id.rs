@@ -207,11 +207,15 @@ impl FunctionName {
     /// # Errors
     /// When it is no name, or of another namespace.
     pub fn within(namespace: &str, text: &str) -> Result<Self, NameError> {
-        if namespace != DEFAULT_NAMESPACE && !text.contains('.') {
-            return Self::new(&format!("{namespace}.{text}"));
+        let name = match text.contains('.') || namespace == DEFAULT_NAMESPACE {
+            true => Self::new(text)?,
+            false => Self::new(&format!("{namespace}.{text}"))?,
+        };
+        if name.is_shared_keys() {
+            // What stands for shared keys is no function: it is refused as the label that it is not.
+            check_label("function name", SHARED_KEYS, MAX_FUNCTION_NAME_BYTES)?;
         }
-        let name = Self::new(text)?;
-        if name.namespace() == namespace && !name.is_shared_keys() {
+        if name.namespace() == namespace {
             return Ok(name);
         }
         Err(NameError::OtherNamespace {
@@ -417,7 +421,9 @@ mod tests {
             let keys = FunctionName::of_shared_keys(namespace);
             assert_eq!(FunctionName::new(keys.as_str()), Ok(keys.clone()));
             assert!(keys.is_shared_keys() && keys.namespace() == namespace);
-            assert!(FunctionName::within(namespace, keys.as_str()).is_err());
+            for name in [keys.as_str(), SHARED_KEYS] {
+                assert!(FunctionName::within(namespace, name).is_err(), "{name}");
+            }
         }
         let plain = FunctionName::new("counter").unwrap();
         assert_eq!(plain.namespace(), "default");
