@@ -140,41 +140,8 @@ async fn relay(
     path: &str,
     body: bytes::Bytes,
 ) -> Answer {
-    let request = http::Request::builder()
-        .method(method)
-        .uri(path)
-        .header(route::RELAYED, "1")
-        .body(body)
-        .map_err(|error| bad_request(error.to_string()))?;
-    let answered = cluster.forward(node, request, RELAY).await;
-    let answered = answered.map_err(|error| route::lost(&error))?;
-    Ok(answered.response.map(Body::from))
-}
-
-/// What all other nodes answer that are running.
-///
-/// # Errors
-/// When one of them does not.
-pub(crate) async fn of_all_others(
-    cluster: &Cluster,
-    path: &str,
-) -> Result<Vec<serde_json::Value>, Problem> {
-    let members = cluster.view().members().into_iter();
-    let others = members.filter(|member| member.name != *cluster.name());
-    let asked = others.map(|member| async move {
-        let answered = relay(cluster, &member.name, "GET", path, bytes::Bytes::new()).await;
-        let answer = answered.map_err(|Failed(problem)| problem)?;
-        let is_good = answer.status().is_success();
-        let body = answer.into_body().collect().await;
-        let body = body.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-        let body = body.to_bytes();
-        let unread = |error: serde_json::Error| Problem::new(Code::Internal, error.to_string());
-        match is_good {
-            true => serde_json::from_slice(&body).map_err(unread),
-            false => Err(serde_json::from_slice(&body).unwrap_or_else(unread)),
-        }
-    });
-    futures_util::future::try_join_all(asked).await
+    let answer = route::relay(cluster, node, method, path, body, RELAY).await?;
+    Ok(answer.map(Body::from))
 }
 
 fn page(limit: Option<usize>) -> usize {

@@ -87,7 +87,7 @@ impl Takers {
 }
 
 /// Whether it is counted which nodes take requests of a function's sessions, or borrow their state.
-pub(crate) fn counts(function: &Function, core: &Core) -> bool {
+fn counts(function: &Function, core: &Core) -> bool {
     let Some(cluster) = &core.cluster else {
         return false;
     };

@@ -18,15 +18,16 @@ use fulmar_state::{
 use futures_util::future::BoxFuture;
 
 use crate::core::Core;
-use crate::execute::lender::elsewhere;
 use crate::functions::Function;
 use crate::invocation::Turn;
 use crate::sessions::Session;
 use crate::target::{decode_segment, encode_segment};
-use crate::{admin, execute, follow, homes, migrate, route};
+use crate::{execute, follow, homes, migrate, route};
 
 /// Longest search for a key that others keep taking away.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for another node's keys.
+const LISTING: Duration = Duration::from_secs(60);
 /// Pause before a key that is on its way is asked for again.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -145,7 +146,7 @@ async fn read(core: &Arc<Core>, group: &Group) -> Result<Found, Problem> {
                     ..Found::default()
                 });
             }
-            Err(not_here) => match elsewhere(cluster, group, not_here) {
+            Err(not_here) => match route::elsewhere(cluster, group, not_here) {
                 problem if problem.code == Code::SessionMoved => {}
                 problem => return Err(problem),
             },
@@ -316,7 +317,7 @@ pub(crate) async fn list(
         .await?
         .into_iter()
         .collect();
-    for answer in admin::of_all_others(cluster, &path).await? {
+    for answer in route::ask_all_others(cluster, &path, LISTING).await? {
         let listed = answer["keys"].as_array().into_iter().flatten();
         keys.extend(listed.filter_map(|key| key.as_str().map(str::to_owned)));
     }

@@ -62,21 +62,18 @@ pub(crate) async fn bring(
         "session": group.session,
         "to": cluster.name(),
     });
-    let request = http::Request::post("/admin/migrations")
-        .header(route::RELAYED, "1")
-        .body(Bytes::from(wanted.to_string()));
-    let request = request.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    let answered = cluster.forward(home, request, COMING).await;
+    let (path, body) = ("/admin/migrations", Bytes::from(wanted.to_string()));
+    let brought = route::ask(cluster, home, "POST", path, body, COMING).await;
     // Wherever it is now, it is not where it was last heard of.
     cluster.directory().unlearn(group);
-    let response = answered
-        .map_err(|error| route::lost_before(&error))?
-        .response;
-    if response.status().is_success() {
-        return Ok(());
+    match brought {
+        Ok(_) => Ok(()),
+        // It comes or not: what it was wanted for has not begun.
+        Err(problem) if problem.code == Code::OutcomeUnknown => {
+            Err(Problem::new(Code::HomeUnreachable, problem.detail))
+        }
+        Err(problem) => Err(problem),
     }
-    let problem = serde_json::from_slice::<Problem>(response.body());
-    Err(problem.unwrap_or_else(|error| Problem::new(Code::Internal, error.to_string())))
 }
 
 /// A session on its way.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fulmar_model::{Code, ExecutionModel, Group, Problem};
 use fulmar_state::{Bookkeeping, StoreError};
-use http::Request;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use serde_json::json;
@@ -181,22 +180,13 @@ pub(crate) async fn change_at_home(
         let [function, session] =
             [group.function.as_str(), group.session.as_str()].map(encode_segment);
         let wanted = json!({ "execution_model": model });
-        let request = Request::patch(format!("/admin/sessions/{function}/{session}"))
-            .header(route::RELAYED, "1")
-            .body(Bytes::from(wanted.to_string()));
-        let request = request.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-        let answered = cluster.forward(&home.node, request, CHANGING).await;
-        let answered = answered.map_err(|error| route::lost(&error))?;
-        if answered.response.status().is_success() {
-            return Ok(());
-        }
-        let problem = serde_json::from_slice::<Problem>(answered.response.body());
-        match problem {
-            Ok(problem) if problem.code == Code::SessionMoved => {
+        let path = format!("/admin/sessions/{function}/{session}");
+        let body = Bytes::from(wanted.to_string());
+        match route::ask(cluster, &home.node, "PATCH", &path, body, CHANGING).await {
+            Err(problem) if problem.code == Code::SessionMoved => {
                 cluster.directory().unlearn(group);
             }
-            Ok(problem) => return Err(problem),
-            Err(error) => return Err(Problem::new(Code::Internal, error.to_string())),
+            changed => return changed.map(|_| ()),
         }
     }
     let detail = format!("{group} was not where it was said to be");

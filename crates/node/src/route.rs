@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fulmar_cluster::{Cluster, Home, PeerError};
+use fulmar_cluster::{Cluster, Home, NotHere, PeerError};
 use fulmar_model::{Code, ExecutionModel, FunctionName, Group, NodeName, Problem, SessionName};
 use http::{HeaderName, Request, Response, header};
 use http_body_util::{Either, Full};
@@ -133,6 +133,83 @@ pub(crate) async fn send(
         core.models.learn(group, model);
     }
     Ok(Answered::Response(response))
+}
+
+/// Has another node's own API answer, which does not pass the request on again.
+///
+/// # Errors
+/// When it cannot be asked; what it answers may be a problem as well.
+pub(crate) async fn relay(
+    cluster: &Cluster,
+    node: &NodeName,
+    method: &str,
+    path: &str,
+    body: Bytes,
+    deadline: Duration,
+) -> Result<Response<Bytes>, Problem> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(RELAYED, "1")
+        .body(body)
+        .map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
+    let answered = cluster.forward(node, request, deadline).await;
+    Ok(answered.map_err(|error| lost(&error))?.response)
+}
+
+/// The same for what is answered if all is well.
+///
+/// # Errors
+/// When it cannot be asked, or answers with a problem.
+pub(crate) async fn ask(
+    cluster: &Cluster,
+    node: &NodeName,
+    method: &str,
+    path: &str,
+    body: Bytes,
+    deadline: Duration,
+) -> Result<Bytes, Problem> {
+    let answer = relay(cluster, node, method, path, body, deadline).await?;
+    if answer.status().is_success() {
+        return Ok(answer.into_body());
+    }
+    let problem = serde_json::from_slice(answer.body());
+    Err(problem.unwrap_or_else(|error| Problem::new(Code::Internal, error.to_string())))
+}
+
+/// What all other nodes answer, those included that do not run at this moment.
+///
+/// # Errors
+/// When one of them does not.
+pub(crate) async fn ask_all_others(
+    cluster: &Cluster,
+    path: &str,
+    deadline: Duration,
+) -> Result<Vec<serde_json::Value>, Problem> {
+    let members = cluster.view().members().into_iter();
+    let others = members.filter(|member| member.name != *cluster.name());
+    let asked = others.map(|member| async move {
+        let answer = ask(cluster, &member.name, "GET", path, Bytes::new(), deadline).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))
+    });
+    futures_util::future::try_join_all(asked).await
+}
+
+/// That what was to be lent is not there; where it is is in the directory's cache then, if the node knew.
+pub(crate) fn elsewhere(cluster: &Cluster, group: &Group, not_here: NotHere) -> Problem {
+    match not_here {
+        NotHere::Failed(problem) => problem,
+        NotHere::Moved(to) => {
+            match to {
+                Some((node, epoch)) => {
+                    cluster.directory().learn(group, Home { node, epoch });
+                }
+                None => cluster.directory().unlearn(group),
+            }
+            Problem::new(Code::SessionMoved, format!("{group} is elsewhere"))
+        }
+    }
 }
 
 /// Whether the directory knows another home than the one that cannot be reached.

@@ -129,7 +129,9 @@ async fn buckets(State(core): State<Arc<Core>>, headers: HeaderMap) -> Answer {
     if let Some(cluster) = &core.cluster {
         namespaces = placed_buckets(&core).await?;
         if !headers.contains_key(&route::RELAYED) {
-            for answer in super::of_all_others(cluster, "/admin/state/shared").await? {
+            for answer in
+                route::ask_all_others(cluster, "/admin/state/shared", super::RELAY).await?
+            {
                 let other: Buckets = serde_json::from_value(answer).unwrap_or_default();
                 let of_default = (DEFAULT_NAMESPACE.to_owned(), other.buckets);
                 for (namespace, buckets) in other.namespaces.into_iter().chain([of_default]) {

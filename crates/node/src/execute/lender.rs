@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fulmar_cluster::{Cluster, Home, Lent, NotHere, Returned, Settled};
+use fulmar_cluster::{Cluster, Lent, Returned, Settled};
 use fulmar_model::{Code, Epoch, FunctionName, Group, NodeName, Problem, Version};
 use fulmar_state::external::{Change, External, Outcome, Unsent};
 use fulmar_state::record::IdempotencyRecord;
@@ -46,7 +46,7 @@ impl Lender<'_> {
             Self::Node(cluster, node) => {
                 let loaded = cluster.load(node, group).await;
                 let loaded = loaded.map_err(|error| route::lost_before(&error))?;
-                loaded.map_err(|not_here| elsewhere(cluster, group, not_here))
+                loaded.map_err(|not_here| route::elsewhere(cluster, group, not_here))
             }
             Self::External(core, store) => {
                 external::there(core, ASKING_BYTES).await;
@@ -123,7 +123,7 @@ impl Lender<'_> {
         match self {
             Self::Node(cluster, node) => match cluster.commit(node, returned).await {
                 Ok(Ok(settled)) => Ok(settled),
-                Ok(Err(not_here)) => Err(elsewhere(cluster, &returned.group, not_here)),
+                Ok(Err(not_here)) => Err(route::elsewhere(cluster, &returned.group, not_here)),
                 Err(error) => Err(route::lost(&error)),
             },
             Self::External(core, store) => {
@@ -169,18 +169,3 @@ const MAX_STORE_CONFLICTS: u32 = 24;
 
 /// What a request to the external store has besides the state, about, in bytes, for emulated links.
 const ASKING_BYTES: usize = 200;
-
-pub(crate) fn elsewhere(cluster: &Cluster, group: &Group, not_here: NotHere) -> Problem {
-    match not_here {
-        NotHere::Failed(problem) => problem,
-        NotHere::Moved(to) => {
-            match to {
-                Some((node, epoch)) => {
-                    cluster.directory().learn(group, Home { node, epoch });
-                }
-                None => cluster.directory().unlearn(group),
-            }
-            Problem::new(Code::SessionMoved, format!("{group} is elsewhere"))
-        }
-    }
-}
