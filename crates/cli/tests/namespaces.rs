@@ -4,24 +4,9 @@
 
 mod common;
 
-use std::process::Command;
-
 use common::cluster::Cluster;
-use common::{Node, guest};
+use common::{Node, fulmar, guest};
 use serde_json::{Value, json};
-
-/// Runs the command line; what it printed.
-fn fulmar(node: &Node, args: &[&str]) -> Result<String, String> {
-    let ran = Command::new(env!("CARGO_BIN_EXE_fulmar"))
-        .args(args)
-        .args(["--node", &format!("http://127.0.0.1:{}", node.port)])
-        .output()
-        .unwrap();
-    match ran.status.success() {
-        true => Ok(String::from_utf8(ran.stdout).unwrap().trim().to_owned()),
-        false => Err(String::from_utf8(ran.stderr).unwrap()),
-    }
-}
 
 fn quota(node: &Node, namespace: &str, quota: &Value) {
     let path = format!("/admin/namespaces/{namespace}");

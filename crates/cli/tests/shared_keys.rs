@@ -5,30 +5,17 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::cluster::Cluster;
 use common::servers::Server;
-use common::{Connection, Node};
+use common::{Connection, Node, fulmar};
 
 /// Nodes with the function of the tests.
 fn cluster(count: usize) -> Cluster {
     let cluster = Cluster::start(count);
     cluster.nodes[0].deploy("faults", "guest-faults", "");
     cluster
-}
-
-fn fulmar(node: &Node, args: &[&str]) -> Result<String, String> {
-    let ran = Command::new(env!("CARGO_BIN_EXE_fulmar"))
-        .args(args)
-        .args(["--node", &format!("http://127.0.0.1:{}", node.port)])
-        .output()
-        .unwrap();
-    match ran.status.success() {
-        true => Ok(String::from_utf8(ran.stdout).unwrap().trim().to_owned()),
-        false => Err(String::from_utf8(ran.stderr).unwrap()),
-    }
 }
 
 /// Where a shared key of the bucket `b` is at home.

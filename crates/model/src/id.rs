@@ -240,8 +240,13 @@ impl FunctionName {
 
     /// Whether it stands for shared keys, and for no function.
     pub fn is_shared_keys(&self) -> bool {
-        split_namespace(&self.0).1 == SHARED_KEYS
+        is_shared_keys(&self.0)
     }
+}
+
+/// Whether a name stands for the shared keys of a namespace ([`FunctionName::of_shared_keys`]).
+pub fn is_shared_keys(name: &str) -> bool {
+    split_namespace(name).1 == SHARED_KEYS
 }
 
 fn check_name(text: &str) -> Result<(), NameError> {

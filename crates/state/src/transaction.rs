@@ -168,8 +168,8 @@ impl Transaction {
 
     /// Whether there is anything to commit.
     pub fn is_clean(&self) -> bool {
-        let keys_are = self.keys.iter().all(|(_, undo)| undo.is_empty());
-        self.undo.is_empty() && self.shared.is_empty() && keys_are && self.messages.is_empty()
+        let wrote_shared = !self.shared.is_empty() || !self.keys.is_empty();
+        self.undo.is_empty() && !wrote_shared && self.messages.is_empty()
     }
 
     /// The value of a key.

@@ -253,6 +253,19 @@ impl Drop for Node {
     }
 }
 
+/// Runs the command line against a node; what it printed, or why it failed.
+pub fn fulmar(node: &Node, args: &[&str]) -> Result<String, String> {
+    let ran = Command::new(env!("CARGO_BIN_EXE_fulmar"))
+        .args(args)
+        .args(["--node", &format!("http://127.0.0.1:{}", node.port)])
+        .output()
+        .unwrap();
+    match ran.status.success() {
+        true => Ok(String::from_utf8(ran.stdout).unwrap().trim().to_owned()),
+        false => Err(String::from_utf8(ran.stderr).unwrap()),
+    }
+}
+
 /// Starts `fulmar dev`, or `fulmar node` if that is what the arguments begin with; its address is in its
 /// configuration then.
 fn launch(

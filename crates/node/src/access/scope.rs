@@ -25,7 +25,7 @@ pub(super) enum Scope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Over {
     /// Something of which a function is not known yet: whoever answers looks.
-    Some,
+    Unknown,
     /// A function, or what belongs to it.
     Function(String),
     /// What the functions of a namespace share.
@@ -50,7 +50,7 @@ impl Scope {
             _ => {}
         }
         if path.starts_with("/invocations/") && is_read {
-            return Self::Invoke(Over::Some);
+            return Self::Invoke(Over::Unknown);
         }
         let Some(rest) = path.strip_prefix("/admin/") else {
             return Self::Admin(Over::All);
@@ -64,7 +64,7 @@ impl Scope {
                 Some(function) => Over::Function(function),
                 None => Over::All,
             }),
-            ["artifacts", _] => Self::Deploy(Over::Some),
+            ["artifacts", _] => Self::Deploy(Over::Unknown),
             ["functions", function] => Self::Deploy(Over::Function(function.to_owned())),
             ["functions" | "sessions" | "logs", function, ..]
             | ["state", "session", function, ..] => {
@@ -96,7 +96,7 @@ impl Scope {
         };
         let patterns = &token.functions;
         let (is_covered, what) = match over {
-            Over::Some => return Ok(()),
+            Over::Unknown => return Ok(()),
             Over::Function(function) => (
                 patterns.iter().any(|pattern| matches(pattern, function)),
                 function.clone(),
@@ -217,7 +217,10 @@ mod tests {
             invoke,
             "as the broker reads it"
         );
-        assert_eq!(scope("GET", "/invocations/1-2"), Scope::Invoke(Over::Some));
+        assert_eq!(
+            scope("GET", "/invocations/1-2"),
+            Scope::Invoke(Over::Unknown)
+        );
         let deploy = Scope::Deploy(function("shop.a"));
         assert_eq!(scope("PUT", "/admin/functions/shop.a"), deploy);
         assert_eq!(
@@ -227,7 +230,7 @@ mod tests {
         );
         assert_eq!(
             scope("PUT", "/admin/artifacts/00"),
-            Scope::Deploy(Over::Some)
+            Scope::Deploy(Over::Unknown)
         );
         assert_eq!(scope("GET", "/healthz"), Scope::Nothing);
         assert_eq!(scope("GET", "/metrics"), Scope::Any);

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::routing::{any, get, post};
-use fulmar_model::id::split_namespace;
+use fulmar_model::id::is_shared_keys;
 use fulmar_model::{Bucket, Code, ExecutionModel, Group, NodeName, Problem};
 use fulmar_state::record::{Record, SessionRecord};
 use fulmar_state::{Bookkeeping, Table, key};
@@ -80,8 +80,7 @@ async fn list(State(core): State<Arc<Core>>, Query(options): Query<Options>) -> 
         &mut |key, value| {
             let session = key::parse_session(key);
             // Shared keys are listed as such.
-            let is_one =
-                |(function, _): &(&str, &str)| !split_namespace(function).1.starts_with('-');
+            let is_one = |(function, _): &(&str, &str)| !is_shared_keys(function);
             if let Some((function, session)) = session.filter(is_one) {
                 found.push((
                     function.to_owned(),
