@@ -57,6 +57,32 @@ fn a_client_that_goes_away_half_way_leaves_all_or_nothing() {
 }
 
 #[test]
+fn a_client_that_is_refused_while_it_sends_gets_its_answer() {
+    let node = Node::start(&[]);
+    node.deploy("counter", "counter", "");
+    for (path, status, code) in [
+        ("/fn/nobody/a", 404, "function-not-found"),
+        ("/admin/state/nothing/b", 400, "bad-request"),
+    ] {
+        let mut connection = Connection::open(node.port);
+        let body = vec![0; 2 << 20];
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        connection.send(head.as_bytes()).unwrap();
+        connection
+            .read_reply(false)
+            .unwrap()
+            .expect_problem(status, code);
+        // What it goes on sending is taken, and its next request as well.
+        connection.send(&body).unwrap();
+        let next = connection.request("POST", "/fn/counter/a", &[], b"0");
+        assert_eq!(next.unwrap().text(), "0");
+    }
+}
+
+#[test]
 fn nonsense_is_answered_or_closed_and_harms_nobody() {
     let node = Node::start(&[]);
     node.deploy("counter", "counter", "");

@@ -16,8 +16,9 @@ use fulmar_cluster::{Automatic, Cluster, Forwarded, Home};
 use fulmar_model::{Code, ExecutionModel, Group, NodeName, Problem, SessionName};
 use fulmar_worker::World;
 use http::{HeaderValue, Method, Request, Response};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
+use crate::body::RequestBody;
 use crate::core::{Admission, Core};
 use crate::functions::{Deployed, Function};
 use crate::headers::{idempotency_key, prefers_async};
@@ -34,7 +35,7 @@ use way::Way;
 pub(crate) use later::invocation_status;
 
 /// Answers an invocation by a client.
-pub(crate) async fn invoke(core: &Arc<Core>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn invoke(core: &Arc<Core>, request: Request<RequestBody>) -> Response<Body> {
     let arrived = Instant::now();
     let (mut head, body) = request.into_parts();
     // Only nodes say so.
@@ -108,7 +109,7 @@ fn tell_model(core: &Core, path: &str, response: &mut Response<Body>) {
 /// Where an invocation comes from, with its body.
 enum Source {
     /// From a client, which may be slow.
-    Client(Incoming),
+    Client(RequestBody),
     /// From another node, which has all of it.
     Peer(Bytes, NodeName),
 }

@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
+use crate::body::RequestBody;
 use crate::core::Core;
 use crate::respond::{self, Body};
 use crate::target;
@@ -140,8 +141,9 @@ async fn route(
     core: &Arc<Core>,
     admin: axum::Router,
     peer: IpAddr,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<Body> {
+    let mut request = request.map(RequestBody::new);
     let bearer = match access::admit(core, peer, &mut request) {
         Ok(bearer) => bearer,
         Err(problem) => return respond::problem(&problem),

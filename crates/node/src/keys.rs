@@ -12,7 +12,8 @@ use fulmar_cluster::Cluster;
 use fulmar_model::id::{MAX_SESSION_NAME_BYTES, bucket_within, split_bucket};
 use fulmar_model::{Code, FunctionName, Group, NodeName, Problem, SessionName};
 use fulmar_state::{
-    Answer, Found, KeyWrite, PlacedKeys, SessionState, StateError, Table, Transaction, VALUE, key,
+    Answer, Found, KeyRange, KeyWrite, PlacedKeys, SessionState, StateError, Table, Transaction,
+    VALUE, key,
 };
 
 use futures_util::future::BoxFuture;
@@ -82,19 +83,19 @@ impl PlacedKeys for Reader {
         Box::pin(async move { read(&core?, &group?).await.map_err(StateError::Unreachable) })
     }
 
-    fn list(
-        &self,
-        bucket: &str,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Answer<Vec<String>> {
+    fn list(&self, range: KeyRange<'_>) -> Answer<Vec<String>> {
         let core = self.core();
-        let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
-        let after = after.map(str::to_owned);
+        let (bucket, prefix) = (range.bucket.to_owned(), range.prefix.to_owned());
+        let after = range.after.map(str::to_owned);
+        let limit = range.limit;
         Box::pin(async move {
-            let listed = list(&core?, &bucket, &prefix, after.as_deref(), limit).await;
-            listed.map_err(StateError::Unreachable)
+            let range = KeyRange {
+                bucket: &bucket,
+                prefix: &prefix,
+                after: after.as_deref(),
+                limit,
+            };
+            list(&core?, range).await.map_err(StateError::Unreachable)
         })
     }
 }
@@ -293,30 +294,22 @@ async fn hold_unboxed(core: &Arc<Core>, group: &Group) -> Result<Held, Problem> 
     }
 }
 
-/// Up to `limit` keys of a bucket that start with `prefix` and come after `after`, in byte order, of all nodes.
+/// The keys of a range, of all nodes, in byte order.
 ///
 /// # Errors
 /// When one of the nodes cannot be asked.
-pub(crate) async fn list(
-    core: &Arc<Core>,
-    bucket: &str,
-    prefix: &str,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<Vec<String>, Problem> {
+pub(crate) async fn list(core: &Arc<Core>, range: KeyRange<'_>) -> Result<Vec<String>, Problem> {
     let cluster = core.cluster.as_ref().ok_or_else(alone)?;
-    let (namespace, name) = split_bucket(bucket);
+    let (namespace, name) = split_bucket(range.bucket);
+    let limit = range.limit;
     let path = format!(
         "/admin/state/namespace/{}/{}/keys?limit={limit}&prefix={}&after={}",
         encode_segment(namespace),
         encode_segment(name),
-        encode_segment(prefix),
-        encode_segment(after.unwrap_or_default()),
+        encode_segment(range.prefix),
+        encode_segment(range.after.unwrap_or_default()),
     );
-    let mut keys: BTreeSet<String> = list_here(core, bucket, prefix, after, limit)
-        .await?
-        .into_iter()
-        .collect();
+    let mut keys: BTreeSet<String> = list_here(core, range).await?.into_iter().collect();
     for answer in route::ask_all_others(cluster, &path, LISTING).await? {
         let listed = answer["keys"].as_array().into_iter().flatten();
         keys.extend(listed.filter_map(|key| key.as_str().map(str::to_owned)));
@@ -327,20 +320,19 @@ pub(crate) async fn list(
 /// The same of those that are at home here.
 pub(crate) async fn list_here(
     core: &Arc<Core>,
-    bucket: &str,
-    prefix: &str,
-    after: Option<&str>,
-    limit: usize,
+    range: KeyRange<'_>,
 ) -> Result<Vec<String>, Problem> {
+    let KeyRange { bucket, limit, .. } = range;
     // What was committed last has to be where it is looked for.
     core.durable(core.store.commits().submitted()).await?;
     let (namespace, name) = split_bucket(bucket);
     let function = FunctionName::of_shared_keys(namespace);
     let first = format!("{function}\0{}/", encode_segment(name));
-    let start = format!("{first}{prefix}");
+    let start = format!("{first}{}", range.prefix);
     // The separator plus one: after whatever is kept of that key.
     let behind = |key: &str| format!("{first}{key}\u{1}");
-    let mut after = after.filter(|after| *after >= prefix).map(behind);
+    let after = range.after.filter(|after| *after >= range.prefix);
+    let mut after = after.map(behind);
     let mut keys: Vec<String> = Vec::new();
     loop {
         let mut found: Vec<String> = Vec::new();

@@ -13,6 +13,7 @@ mod admin;
 mod arrive;
 mod artifacts;
 mod audit;
+mod body;
 mod broker;
 mod carry;
 mod clock;

@@ -30,7 +30,7 @@ pub use commit::{Cause, GroupCommit, Release, RunReleases, StoreFailure, Ticket}
 pub use datadir::{DataDir, DataDirError};
 pub use engine::Table;
 pub use observe::CommitObserver;
-pub use placed::{Answer, Found, PlacedKeys};
+pub use placed::{Answer, Found, KeyRange, PlacedKeys};
 pub use session::{Changes, SessionState};
 pub use store::{Bookkeeping, Committed, Prepared, ReservedKeys, Store, StoreError};
 pub use submitters::Submitters;

@@ -17,6 +17,19 @@ pub struct Found {
     pub saw: Ticket,
 }
 
+/// Some keys of a shared bucket.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyRange<'a> {
+    /// The bucket, by its name among those of all namespaces.
+    pub bucket: &'a str,
+    /// How they start.
+    pub prefix: &'a str,
+    /// After which key they come, in byte order.
+    pub after: Option<&'a str>,
+    /// How many at most.
+    pub limit: usize,
+}
+
 /// An answer that may have to come from another node.
 pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, StateError>> + Send>>;
 
@@ -25,13 +38,6 @@ pub trait PlacedKeys: Send + Sync {
     /// The value of a key, of a bucket by its name among those of all namespaces.
     fn read(&self, bucket: &str, key: &str) -> Answer<Found>;
 
-    /// Up to `limit` keys that start with `prefix` and come after `after`, in byte order, with those that are here at home
-    /// and elsewhere.
-    fn list(
-        &self,
-        bucket: &str,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Answer<Vec<String>>;
+    /// The keys of a range in byte order, wherever they are at home.
+    fn list(&self, range: KeyRange<'_>) -> Answer<Vec<String>>;
 }

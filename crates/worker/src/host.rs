@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use fulmar_model::id::{bucket_within, check_key};
 use fulmar_model::{Bucket, FunctionName, SessionName};
-use fulmar_state::{StateError, Transaction};
+use fulmar_state::{KeyRange, StateError, Transaction};
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
@@ -200,10 +200,17 @@ impl Host {
             });
         };
         let name = self.full_name(name)?;
-        let listed = lister.list(&name, prefix, after, limit + more).await;
+        let range = KeyRange {
+            bucket: &name,
+            prefix,
+            after,
+            limit,
+        };
+        let limit = limit + more;
+        let listed = lister.list(KeyRange { limit, ..range }).await;
         let listed = self.reached(listed);
         let tx = self.tx.as_ref()?;
-        Some(listed.map(|listed| tx.with_own_keys((&name, prefix, after), listed, limit)))
+        Some(listed.map(|listed| tx.with_own_keys(range, listed)))
     }
 
     /// A hint at what the function wrote last, for the message of a trap.

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{any, get, post};
 use fulmar_model::id::{DEFAULT_NAMESPACE, bucket_within, check_namespace, split_bucket};
 use fulmar_model::{Bucket, Code, FunctionName, Group, Problem};
-use fulmar_state::{Bookkeeping, MAX_VALUE_BYTES, StateError, Table, key};
+use fulmar_state::{Bookkeeping, KeyRange, MAX_VALUE_BYTES, StateError, Table, key};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -199,10 +199,16 @@ async fn keys(State(core): State<Arc<Core>>, request: Request) -> Answer {
             let limit = page(options.limit);
             let prefix = options.prefix.unwrap_or_default();
             if let (Scope::Shared(bucket), Some(_)) = (&scope, &core.cluster) {
-                let after = options.after.as_deref().filter(|after| !after.is_empty());
+                let after = options.after.as_deref();
+                let range = KeyRange {
+                    bucket,
+                    prefix: &prefix,
+                    after: after.filter(|after| !after.is_empty()),
+                    limit,
+                };
                 let keys = match request.headers().contains_key(&route::RELAYED) {
-                    true => keys::list_here(&core, bucket, &prefix, after, limit).await?,
-                    false => keys::list(&core, bucket, &prefix, after, limit).await?,
+                    true => keys::list_here(&core, range).await?,
+                    false => keys::list(&core, range).await?,
                 };
                 let next = keys.last().filter(|_| keys.len() == limit);
                 return Ok(json(&json!({ "keys": keys, "next": next })));

@@ -9,9 +9,10 @@ use fulmar_model::{Code, Problem};
 use fulmar_state::record::StoredRequest;
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use sha2::{Digest, Sha256};
 
+use crate::body::RequestBody;
 use crate::core::{Admitted, Core};
 use crate::target::Target;
 use crate::{carry, respond, route, transition};
@@ -92,7 +93,7 @@ pub(super) fn too_large(max: usize) -> Problem {
 /// Reads a body of at most `max` bytes, from a client that keeps sending.
 pub(super) async fn read_body(
     core: &Arc<Core>,
-    mut body: Incoming,
+    mut body: RequestBody,
     max: usize,
     admitted: &mut Admitted,
 ) -> Result<Bytes, Problem> {

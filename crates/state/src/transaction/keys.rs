@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fulmar_model::{Bucket, Problem};
 
 use super::{StateError, Transaction, path};
-use crate::placed::{Found, PlacedKeys};
+use crate::placed::{Found, KeyRange, PlacedKeys};
 use crate::session::{SessionState, Undo};
 use crate::shared::Path;
 
@@ -136,26 +136,21 @@ impl Transaction {
         }
     }
 
-    /// The keys that were listed there, with what this invocation has written: up to `limit` in byte order.
-    pub fn with_own_keys(
-        &self,
-        (bucket, prefix, after): (&str, &str, Option<&str>),
-        listed: Vec<String>,
-        limit: usize,
-    ) -> Vec<String> {
+    /// The keys that were listed there, with what this invocation has written: in byte order.
+    pub fn with_own_keys(&self, range: KeyRange<'_>, listed: Vec<String>) -> Vec<String> {
         let mut keys: BTreeSet<String> = listed.into_iter().collect();
         for (path, write) in &self.shared {
             let (of, key) = split(path);
-            let is_wanted = of == bucket
-                && key.starts_with(prefix)
-                && after.is_none_or(|after| key.as_str() > after);
+            let is_wanted = of == range.bucket
+                && key.starts_with(range.prefix)
+                && range.after.is_none_or(|after| key.as_str() > after);
             match (is_wanted, &write.value) {
                 (false, _) => {}
                 (true, Some(_)) => drop(keys.insert(key)),
                 (true, None) => drop(keys.remove(&key)),
             }
         }
-        keys.into_iter().take(limit).collect()
+        keys.into_iter().take(range.limit).collect()
     }
 }
 
