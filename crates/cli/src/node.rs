@@ -29,6 +29,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             hot_bytes: config.limits.hot_memory.as_usize(),
             reserve_disk_bytes: config.limits.reserve_disk.0,
             max_workers: config.limits.max_workers,
+            worker_bytes: config.limits.worker_memory.map(|bytes| bytes.0),
             header_timeout: config.limits.client_timeout.get(),
             body_timeout: config.limits.client_timeout.get(),
             threads,

@@ -184,3 +184,62 @@ fn a_busy_node_is_helped() {
         }
     }
 }
+
+/// A node whose workers may have no memory runs nothing; one with little memory sends on what does not fit.
+#[test]
+fn what_has_no_memory_here_runs_elsewhere() {
+    let memory = ["128 MiB", "0 B", "64 MiB"];
+    let cluster = Cluster::start_with(3, |at| {
+        format!("[limits]\nworker_memory = {:?}\n", memory[at])
+    });
+    let [n1, n2, _] = &cluster.nodes[..] else {
+        panic!("three nodes")
+    };
+    let deploy = |name: &str, more: &str| {
+        let manifest =
+            format!("[limits]\nmemory = \"48 MiB\"\n[slo]\nmax_response = \"30s\"\n{more}");
+        n1.deploy(name, "guest-faults", &manifest);
+    };
+    deploy("small", "");
+    for _ in 0..3 {
+        n1.invoke("small", "sleep 1");
+    }
+    // It knows by now how much memory the others have.
+    n2.eventually("it is sent on", |node| {
+        let reply = post(node, "small", "sleep 1");
+        assert!(reply.status == 200 || reply.json()["code"] == "no-room");
+        reply.status == 200 && ran_at(&reply) != "n2"
+    });
+    // Two at a time fit here, one there; all others are told so, or wait if they may.
+    let places = |path: &'static str| -> Vec<(u16, String)> {
+        std::thread::scope(|scope| {
+            let asked = (0..6).map(|_| scope.spawn(move || post(n1, path, "sleep 700")));
+            let asked: Vec<_> = asked.collect();
+            let replies = asked.into_iter().map(|asked| asked.join().unwrap());
+            replies
+                .map(|reply| match reply.status {
+                    200 => (200, ran_at(&reply)),
+                    status => (status, reply.json()["code"].as_str().unwrap().to_owned()),
+                })
+                .collect()
+        })
+    };
+    let count = |places: &[(u16, String)], what: &str| {
+        places.iter().filter(|(_, place)| place == what).count()
+    };
+    let strict = places("small");
+    let [here, there, refused] = ["n1", "n3", "slo-unattainable"].map(|what| count(&strict, what));
+    assert!(
+        (2..=3).contains(&here) && (1..=2).contains(&there) && refused >= 1,
+        "{strict:?}"
+    );
+    assert_eq!(here + there + refused, 6, "{strict:?}");
+    deploy("patient", "best_effort = true\n");
+    n1.invoke("patient", "sleep 1");
+    let patient = places("patient");
+    let [here, there] = ["n1", "n3"].map(|what| count(&patient, what));
+    assert!(here + there == 6 && there >= 1, "{patient:?}");
+    // Without an SLO it runs where it was asked for, or nowhere.
+    n1.deploy("plain", "guest-faults", "[limits]\nmemory = \"48 MiB\"\n");
+    post(n2, "plain", "sleep 1").expect_problem(503, "no-room");
+}

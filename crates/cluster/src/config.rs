@@ -204,6 +204,9 @@ pub struct Limits {
     pub reserve_disk: ByteSize,
     /// Live workers at once.
     pub max_workers: u32,
+    /// Memory for all of them, of which each takes the memory limit of its function. Without it only their number is
+    /// bounded; a node with 0 runs no functions, and keeps state for others.
+    pub worker_memory: Option<ByteSize>,
     /// Time that a client has to send a request's head, and between two parts of its body.
     pub client_timeout: Duration,
 }
@@ -214,6 +217,7 @@ impl Default for Limits {
             hot_memory: ByteSize(64 << 20),
             reserve_disk: ByteSize(64 << 20),
             max_workers: 2000,
+            worker_memory: None,
             client_timeout: Duration::from_millis(10_000),
         }
     }

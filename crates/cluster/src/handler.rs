@@ -122,14 +122,26 @@ pub enum NotHere {
 /// Entries of a copy, some at a time.
 pub type Entries = BoxStream<'static, Result<Vec<StageEntry>, String>>;
 
+/// A mean of what was measured last.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// In seconds.
+    pub mean: f64,
+    /// Standard error of the mean, in seconds.
+    pub error: f64,
+}
+
 /// What a node does when another calls it.
 #[tonic::async_trait]
 pub trait Handler: Send + Sync + 'static {
     /// How many bytes of state this node has room for beyond what it has; none if that is not known.
     fn room_bytes(&self) -> Option<u64>;
 
-    /// How long functions with an SLO take here, in seconds: the mean of the last executions.
-    fn execution_times(&self) -> Vec<(String, f64)>;
+    /// How many bytes of memory workers may have here; none if that is not bounded.
+    fn worker_bytes(&self) -> Option<u64>;
+
+    /// How long functions with an SLO take here.
+    fn execution_times(&self) -> Vec<(String, Measured)>;
 
     /// Answers a client's request that another node took.
     async fn forward(&self, from: &NodeName, request: http::Request<Bytes>) -> Forwarded;

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
+use crate::handler::Measured;
 use crate::join::Cluster;
 use crate::peers::Hello;
 
@@ -73,8 +74,8 @@ impl Hints {
         says(one, other).or_else(|| says(other, one))
     }
 
-    /// How long a function takes on each of some nodes, in seconds, as they have said.
-    pub fn execution_times(&self, nodes: &[NodeName], function: &str) -> Vec<Option<f64>> {
+    /// How long a function takes on each of some nodes, as they have said.
+    pub fn execution_times(&self, nodes: &[NodeName], function: &str) -> Vec<Option<Measured>> {
         let told = self.told.lock();
         let time = |node| told.get(node)?.execution_times.get(function).copied();
         nodes.iter().map(time).collect()
@@ -83,6 +84,11 @@ impl Hints {
     /// How many bytes of state a node has room for, as it has said.
     pub fn room_bytes(&self, node: &NodeName) -> Option<u64> {
         self.told.lock().get(node)?.room_bytes
+    }
+
+    /// How many bytes of memory a node's workers may have, if it has said that there is a bound.
+    pub fn worker_bytes(&self, node: &NodeName) -> Option<u64> {
+        self.told.lock().get(node)?.worker_bytes
     }
 
     /// So many bytes have gone to a node in so much time.

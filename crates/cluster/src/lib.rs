@@ -32,8 +32,8 @@ pub use config::{Automatic, ConfigError, NodeConfig};
 pub use custody::{Custody, LogRecord, TakeoverRecord};
 pub use directory::{DirectoryError, Home};
 pub use handler::{
-    Delivered, Delivery, Entries, Forwarded, Handler, Lent, NotHere, Returned, Settled, StageEntry,
-    StageHead,
+    Delivered, Delivery, Entries, Forwarded, Handler, Lent, Measured, NotHere, Returned, Settled,
+    StageEntry, StageHead,
 };
 pub use join::{Cluster, JoinError};
 pub use peers::{Copying, PeerError};

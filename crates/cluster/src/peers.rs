@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::Reading;
+use crate::handler::Measured;
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::transport::{self, ConnectError};
@@ -272,13 +273,17 @@ impl Peers {
         Ok(Hello {
             copying,
             room_bytes: reply.room_bytes,
+            worker_bytes: reply.worker_bytes,
             clock: (reply.unix_ms > 0).then_some(Reading {
                 unix_ms: reply.unix_ms,
                 kept_ms: reply.kept_ms,
             }),
             execution_times: times
-                .map(|time| (time.function, time.seconds))
-                .filter(|(_, seconds)| is_time(seconds))
+                .filter(|time| is_time(&time.seconds) && is_time(&time.error))
+                .map(|time| {
+                    let (mean, error) = (time.seconds, time.error);
+                    (time.function, Measured { mean, error })
+                })
                 .collect(),
             round_trips: round_trips
                 .filter_map(|trip| Some((NodeName::new(&trip.node).ok()?, trip.seconds)))
@@ -307,8 +312,10 @@ pub struct Hello {
     pub copying: Option<Copying>,
     /// How many bytes of state it has room for, if it says.
     pub room_bytes: Option<u64>,
-    /// How long functions with an SLO take there, in seconds.
-    pub execution_times: HashMap<String, f64>,
+    /// How many bytes of memory its workers may have, if that is bounded.
+    pub worker_bytes: Option<u64>,
+    /// How long functions with an SLO take there.
+    pub execution_times: HashMap<String, Measured>,
     /// How far other nodes are from there, in seconds there and back.
     pub round_trips: HashMap<NodeName, f64>,
 }

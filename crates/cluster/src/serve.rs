@@ -150,7 +150,11 @@ impl wire::peer_server::Peer for Service {
                 .handler
                 .execution_times()
                 .into_iter()
-                .map(|(function, seconds)| wire::FunctionTime { function, seconds })
+                .map(|(function, time)| wire::FunctionTime {
+                    function,
+                    seconds: time.mean,
+                    error: time.error,
+                })
                 .collect(),
             round_trips: known
                 .into_iter()
@@ -162,6 +166,7 @@ impl wire::peer_server::Peer for Service {
             unix_ms: clock.unix_ms,
             kept_ms: clock.kept_ms,
             room_bytes: self.handler.room_bytes(),
+            worker_bytes: self.handler.worker_bytes(),
         }))
     }
 

@@ -215,7 +215,10 @@ async fn accept(
     };
     match &core.cluster {
         Some(cluster) if call.taken_by.is_none() => call.scheduled(cluster, body).await,
-        Some(_) => call.here(body, call.lender()?).await,
+        Some(_) => {
+            call.has_room()?;
+            call.here(body, call.lender()?).await
+        }
         None => {
             call.promised(call.here(body.clone(), None), body.len())
                 .await
@@ -251,29 +254,28 @@ impl ClientCall<'_> {
             && !is_bound
             && !prefers_async(&self.head.headers)
             && self.may_run_anywhere();
-        let choice = match is_free {
-            true => schedule::choose(
-                self.core,
-                cluster,
-                self.function,
-                &self.deployed,
-                self.session.as_ref(),
-            ),
-            false => Ok(Choice::AsUsual),
-        };
         let size = body.len();
         let answer = async {
-            match choice? {
-                Choice::AsUsual => self.anywhere(cluster, body, false).await,
-                Choice::Here => self.anywhere(cluster, body, true).await,
-                Choice::At { node, home } => {
-                    let offloaded = self.offload(cluster, &node, home, body.clone());
-                    match offloaded.await? {
-                        Answered::Response(response) => Ok(response),
-                        Answered::Elsewhere => self.anywhere(cluster, body, false).await,
+            // Those that had no memory for a worker.
+            let mut full = Vec::new();
+            while is_free && full.len() < route::MAX_HOPS {
+                let (core, function, session) = (self.core, self.function, self.session.as_ref());
+                let chosen =
+                    schedule::choose(core, cluster, function, &self.deployed, session, &full);
+                match chosen? {
+                    Choice::AsUsual => break,
+                    Choice::Here => return self.anywhere(cluster, body, true).await,
+                    Choice::At { node, home } => {
+                        let offloaded = self.offload(cluster, &node, home, body.clone());
+                        match offloaded.await? {
+                            Answered::Response(response) => return Ok(response),
+                            Answered::Elsewhere => break,
+                            Answered::NoRoom => full.push(node),
+                        }
                     }
                 }
             }
+            self.anywhere(cluster, body, false).await
         };
         self.promised(answer, size).await
     }
@@ -402,7 +404,7 @@ impl ClientCall<'_> {
                         route::send(self.core, cluster, &node, group, self.head, body, timeout);
                     match sent.await? {
                         Answered::Response(response) => return Ok(response),
-                        Answered::Elsewhere => {}
+                        Answered::Elsewhere | Answered::NoRoom => {}
                     }
                 }
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fulmar_cluster::view::FUNCTIONS;
 use fulmar_cluster::{
-    Cluster, Delivered, Delivery, Entries, Forwarded, Handler, Lent, NotHere, Returned, Settled,
-    StageHead,
+    Cluster, Delivered, Delivery, Entries, Forwarded, Handler, Lent, Measured, NotHere, Returned,
+    Settled, StageHead,
 };
 use fulmar_model::{Code, Epoch, Group, NodeName, Problem};
 use fulmar_state::record::{FunctionRecord, Record};
@@ -89,7 +89,11 @@ impl Handler for Answers {
         self.0.keeper.room_bytes()
     }
 
-    fn execution_times(&self) -> Vec<(String, f64)> {
+    fn worker_bytes(&self) -> Option<u64> {
+        self.0.pool.total_bytes()
+    }
+
+    fn execution_times(&self) -> Vec<(String, Measured)> {
         schedule::execution_times(&self.0)
     }
 

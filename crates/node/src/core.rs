@@ -52,6 +52,8 @@ pub struct NodeOptions {
     pub max_body_bytes: usize,
     /// Live workers at once.
     pub max_workers: u32,
+    /// Memory for all of them, in bytes, of which each takes as much as its function may use; none for no bound.
+    pub worker_bytes: Option<u64>,
     /// Messages delivered at once.
     pub max_deliveries: usize,
     /// The runtime's threads, if its hooks count the idle ones.
@@ -76,6 +78,7 @@ impl Default for NodeOptions {
             max_invocations: 20_000,
             max_body_bytes: 256 << 20,
             max_workers: 2_000,
+            worker_bytes: None,
             max_deliveries: 256,
             threads: Arc::new(Submitters::uncounted()),
             tls: None,

@@ -9,11 +9,12 @@ mod queue;
 mod source;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use fulmar_model::units::ByteSize;
 use fulmar_model::{Code, ExecutionModel, Problem, SessionName};
 use fulmar_state::{Cause, ReservedKeys, StoreFailure, Transaction};
-use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Worker};
+use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Reserved, Worker};
 
 use borrowed::GivenBack;
 use commit::{Carried, Finished};
@@ -126,6 +127,7 @@ impl Run<'_> {
             };
         }
         let (mut tag, mut brought) = (None, None);
+        let lending = Instant::now();
         let mut state = match (session, &name) {
             (Some(session), Some(name)) if let Some(lender) = &lender => {
                 match self.borrow(lender, session, name).await {
@@ -168,6 +170,7 @@ impl Run<'_> {
         {
             return Err((origin, problem));
         }
+        let lending = lending.elapsed();
         let leaving = matches!(from, StateFrom::Leaving).then(|| fastrand::u64(1..));
         let pool_key = PoolKey {
             function: self.function.name.clone(),
@@ -232,6 +235,7 @@ impl Run<'_> {
             if self.core.cluster.is_some() && conflicts == 0 {
                 self.function.accesses.note(keys::groups(tx.used_keys()));
                 self.function.profile.waited(tx.asking());
+                self.reached(lending + tx.asking());
             }
             let mut closed = None;
             if is_carried || leaving.is_some() {
@@ -332,6 +336,19 @@ impl Run<'_> {
         Err((origin, Problem::new(Code::Internal, detail)))
     }
 
+    /// Counts whether the function's promise about the access to its state was kept (`T_{f,i}^data`, eq. 3).
+    fn reached(&self, took: Duration) {
+        let slo = &self.deployed.manifest.slo;
+        let late = took.saturating_sub(slo.max_data_access.get());
+        if slo.promises_access() && !late.is_zero() {
+            self.core.metrics.reached_late(
+                self.function.name.as_str(),
+                late.as_secs_f64(),
+                slo.penalty_per_second,
+            );
+        }
+    }
+
     /// Makes what was written to shared keys among nodes part of the commit; false if it has to run again.
     async fn write_keys(
         &self,
@@ -377,8 +394,9 @@ impl Run<'_> {
             return Err(Problem::new(Code::FunctionNotFound, detail));
         };
         loop {
-            match Worker::start(artifact, &self.function.name, settings, &self.core.log_sink).await
-            {
+            let room = self.room().await?;
+            let (name, logs) = (&self.function.name, &self.core.log_sink);
+            match Worker::start(room, artifact, name, settings, logs).await {
                 Ok(worker) => {
                     self.core
                         .metrics
@@ -391,6 +409,24 @@ impl Run<'_> {
                 Err(error) => return Err(self.call_problem(error)),
             }
         }
+    }
+
+    /// Memory for a worker, as soon as the node has some.
+    async fn room(&self) -> Result<Reserved, Problem> {
+        let (name, limits) = (&self.function.name, &self.deployed.manifest.limits);
+        let reserving = self.core.pool.reserve(limits.memory.0);
+        let reserved = tokio::time::timeout(limits.timeout.get(), reserving).await;
+        let detail = match reserved {
+            Ok(Some(reserved)) => return Ok(reserved),
+            Ok(None) => format!("a worker of {name} may need {}", limits.memory),
+            Err(_) => format!(
+                "workers that run had all of it for the {} that {name} may take",
+                limits.timeout
+            ),
+        };
+        let total = ByteSize(self.core.pool.total_bytes().unwrap_or(u64::MAX));
+        let detail = format!("the node has {total} for workers: {detail}");
+        Err(Problem::new(Code::NoRoom, detail))
     }
 }
 

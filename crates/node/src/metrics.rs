@@ -9,6 +9,7 @@ use prometheus::{
     CounterVec, Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
     Registry, TextEncoder,
 };
+use serde::Serialize;
 
 /// Upper bounds of the latency buckets: 10 us to 10 s, three a decade.
 const SECONDS: [f64; 19] = [
@@ -50,6 +51,7 @@ pub(crate) struct Metrics {
     sync_seconds: Histogram,
     slo_invocations: IntCounterVec,
     slo_misses: IntCounterVec,
+    slo_data_misses: IntCounterVec,
     slo_penalty: CounterVec,
     pub(crate) hot_sessions: IntGauge,
     pub(crate) hot_bytes: IntGauge,
@@ -106,6 +108,10 @@ impl Metrics {
             "fulmar_slo_misses_total",
             "Of those: answered too late, or refused because no node was expected to be in time.",
         )?;
+        let slo_data_misses = by_function(
+            "fulmar_slo_data_misses_total",
+            "Invocations that ran on this node and took longer to reach their state than promised.",
+        )?;
         let slo_penalty = CounterVec::new(
             Opts::new(
                 "fulmar_slo_penalty_total",
@@ -122,6 +128,7 @@ impl Metrics {
             failures,
             slo_invocations,
             slo_misses,
+            slo_data_misses,
             slo_penalty,
             replays: counter(
                 "idempotent_replays_total",
@@ -193,14 +200,23 @@ impl Metrics {
         }
     }
 
-    /// How a function's SLO is kept: invocations, misses, penalty.
-    pub(crate) fn kept(&self, function: &str) -> (u64, u64, f64) {
+    /// Counts an invocation that ran here and reached its state later than promised, by so many seconds.
+    pub(crate) fn reached_late(&self, function: &str, late: f64, penalty_per_second: u32) {
         let function = &[function];
-        (
-            self.slo_invocations.with_label_values(function).get(),
-            self.slo_misses.with_label_values(function).get(),
-            self.slo_penalty.with_label_values(function).get(),
-        )
+        self.slo_data_misses.with_label_values(function).inc();
+        let penalty = late * f64::from(penalty_per_second);
+        self.slo_penalty.with_label_values(function).inc_by(penalty);
+    }
+
+    /// How a function's SLO is kept.
+    pub(crate) fn kept(&self, function: &str) -> Kept {
+        let function = &[function];
+        Kept {
+            invocations: self.slo_invocations.with_label_values(function).get(),
+            misses: self.slo_misses.with_label_values(function).get(),
+            data_misses: self.slo_data_misses.with_label_values(function).get(),
+            penalty: self.slo_penalty.with_label_values(function).get(),
+        }
     }
 
     /// Everything as text.
@@ -209,6 +225,19 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
+}
+
+/// How a function's SLO is kept.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Kept {
+    /// That this node took.
+    invocations: u64,
+    /// Of those, answered too late or not at all.
+    misses: u64,
+    /// That ran on this node, and reached their state too late.
+    data_misses: u64,
+    /// What both have cost.
+    penalty: f64,
 }
 
 impl CommitObserver for Metrics {

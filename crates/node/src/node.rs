@@ -9,7 +9,7 @@ use fulmar_cluster::{Cluster, JoinError};
 use fulmar_state::external::ExternalError;
 use fulmar_state::objects::{Objects, ObjectsError};
 use fulmar_state::{DataDir, DataDirError, RunReleases, Store, StoreError};
-use fulmar_worker::{Pool, Runtime, RuntimeError, RuntimeOptions};
+use fulmar_worker::{Pool, Room, Runtime, RuntimeError, RuntimeOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -174,7 +174,10 @@ impl Node {
             })?,
             state_keys: StateKeys::default(),
             artifacts,
-            pool: Pool::new(options.max_workers as usize),
+            pool: Pool::new(
+                options.max_workers as usize,
+                Room::new(options.worker_bytes),
+            ),
             runtime,
             functions: Functions::default(),
             namespaces: Namespaces::default(),

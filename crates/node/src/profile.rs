@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use fulmar_policy::estimate::Smoothed;
+use fulmar_cluster::Measured;
+use fulmar_policy::estimate::{Sampled, Smoothed};
 use parking_lot::Mutex;
 
 /// Weight of the newest observation.
@@ -19,7 +20,7 @@ pub(crate) struct Profile {
 
 #[derive(Debug)]
 struct Seen {
-    execution: Smoothed,
+    execution: Sampled,
     /// The part of it that was spent on waiting for shared keys.
     waiting: Smoothed,
     /// Shortest mean so far, without that: what it takes when nothing is in the way.
@@ -32,7 +33,7 @@ struct Seen {
 impl Seen {
     fn new() -> Self {
         Self {
-            execution: Smoothed::new(NEWEST),
+            execution: Sampled::new(NEWEST),
             waiting: Smoothed::new(NEWEST),
             best: f64::INFINITY,
             input: Smoothed::new(NEWEST),
@@ -45,7 +46,7 @@ impl Seen {
 impl Seen {
     /// Seconds of an execution without the wait for shared keys.
     fn working(&self) -> f64 {
-        (self.execution.value() - self.waiting.value()).max(0.0)
+        (self.execution.mean() - self.waiting.value()).max(0.0)
     }
 }
 
@@ -86,14 +87,16 @@ impl Profile {
         self.work.lock().as_ref().map(Smoothed::value)
     }
 
-    /// Seconds of an execution, if it was executed here: as of late, or, if that is long ago, as it was at best.
-    pub(crate) fn execution_seconds(&self) -> Option<f64> {
+    /// How long an execution takes, if it was executed here: as of late, or, if that is long ago, as it was at best.
+    pub(crate) fn execution(&self) -> Option<Measured> {
         let seen = self.seen.lock();
         let seen = seen.as_ref().filter(|seen| seen.best.is_finite())?;
-        Some(match seen.at.elapsed() < FRESH {
+        let mean = match seen.at.elapsed() < FRESH {
             true => seen.working(),
             false => seen.best,
-        })
+        };
+        let error = seen.execution.error();
+        Some(Measured { mean, error })
     }
 
     /// Seconds of an execution when nothing was in the way, if it was executed here.
@@ -118,20 +121,26 @@ mod tests {
     #[test]
     fn a_profile_follows_what_is_seen() {
         let profile = Profile::default();
-        assert_eq!(profile.execution_seconds(), None);
+        assert_eq!(profile.execution(), None);
         profile.taken(100, 10);
-        assert_eq!(profile.execution_seconds(), None);
+        assert_eq!(profile.execution(), None);
         assert_eq!(profile.bytes(), (100.0, 10.0));
         profile.executed(Duration::from_millis(10));
-        assert_eq!(profile.execution_seconds(), Some(0.01));
+        assert_eq!(
+            profile.execution(),
+            Some(Measured {
+                mean: 0.01,
+                error: 0.01
+            })
+        );
         for _ in 0..100 {
             profile.executed(Duration::from_millis(30));
         }
-        assert!((profile.execution_seconds().unwrap() - 0.03).abs() < 1e-4);
+        assert!((profile.execution().unwrap().mean - 0.03).abs() < 1e-4);
         for _ in 0..100 {
             profile.waited(Duration::from_millis(20));
             profile.executed(Duration::from_millis(30));
         }
-        assert!((profile.execution_seconds().unwrap() - 0.01).abs() < 1e-4);
+        assert!((profile.execution().unwrap().mean - 0.01).abs() < 1e-4);
     }
 }

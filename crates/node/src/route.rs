@@ -83,6 +83,8 @@ pub(crate) enum Answered {
     Response(Response<Body>),
     /// The session is not there; where it may be is in the directory's cache.
     Elsewhere,
+    /// It has no memory for another worker: nothing ran.
+    NoRoom,
 }
 
 /// Lets another node answer.
@@ -118,12 +120,19 @@ pub(crate) async fn send(
         cluster.directory().learn(group, Home { node, epoch });
         return Ok(Answered::Elsewhere);
     }
-    let is_moved = forwarded.response.status() == http::StatusCode::SERVICE_UNAVAILABLE
-        && serde_json::from_slice::<Problem>(forwarded.response.body())
-            .is_ok_and(|problem| problem.code == Code::SessionMoved);
-    if is_moved && let Some(group) = group {
-        cluster.directory().unlearn(group);
-        return Ok(Answered::Elsewhere);
+    if forwarded.response.status() == http::StatusCode::SERVICE_UNAVAILABLE
+        && let Ok(problem) = serde_json::from_slice::<Problem>(forwarded.response.body())
+    {
+        match (problem.code, group) {
+            (Code::NoRoom, _) if head.headers.contains_key(&OFFLOADED) => {
+                return Ok(Answered::NoRoom);
+            }
+            (Code::SessionMoved, Some(group)) => {
+                cluster.directory().unlearn(group);
+                return Ok(Answered::Elsewhere);
+            }
+            _ => {}
+        }
     }
     let mut response = forwarded.response.map(|body| Either::Left(Full::new(body)));
     let chosen = response.headers_mut().remove(&transition::CHOSEN);

@@ -8,7 +8,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use fulmar_cluster::{Automatic, Cluster};
+use fulmar_cluster::{Automatic, Cluster, Measured};
 use fulmar_model::{Code, NodeName, Problem, SessionName};
 use fulmar_policy::offload::Estimate;
 use parking_lot::Mutex;
@@ -57,18 +57,18 @@ impl Told {
 }
 
 /// How long functions with an SLO take here, for other nodes.
-pub(crate) fn execution_times(core: &Core) -> Vec<(String, f64)> {
+pub(crate) fn execution_times(core: &Core) -> Vec<(String, Measured)> {
     let functions = core.functions.all().into_iter();
     let times = functions.filter(|function| function.current().manifest.slo.promises());
     times
         .filter_map(|function| {
-            let seconds = function.profile.execution_seconds()?;
-            Some((function.name.to_string(), seconds))
+            let measured = function.profile.execution()?;
+            Some((function.name.to_string(), measured))
         })
         .collect()
 }
 
-/// Decides about an invocation that this node took.
+/// Decides about an invocation that this node took, and that some nodes had no memory for.
 ///
 /// # Errors
 /// `slo-unattainable` if no node is expected to answer in time.
@@ -78,6 +78,7 @@ pub(crate) fn choose(
     function: &Function,
     deployed: &Deployed,
     session: Option<&SessionName>,
+    full: &[NodeName],
 ) -> Result<Choice, Problem> {
     let slo = &deployed.manifest.slo;
     let mode = cluster.config().offload;
@@ -88,7 +89,7 @@ pub(crate) fn choose(
         // Nobody knows how long it takes before it has run somewhere.
         return Ok(Choice::AsUsual);
     };
-    let estimates = world.estimates(function, slo);
+    let estimates = world.estimates(core, function, &deployed.manifest, full);
     let usual = world.home.unwrap_or(HERE);
     let is_possible = |estimate: &&Estimate| estimate.rejected.is_none();
     let soonest = |one: &&Estimate, other: &&Estimate| {

@@ -28,6 +28,8 @@ pub(crate) struct Around {
     pub(crate) network: Network,
     /// How many bytes of state each of the others has room for, if it has said.
     pub(crate) room_bytes: Vec<Option<u64>>,
+    /// How many bytes of memory the workers of each may have, if that is bounded.
+    pub(crate) worker_bytes: Vec<Option<u64>>,
     /// Against the reference machine.
     pub(crate) speed_up: Vec<f64>,
 }
@@ -85,6 +87,7 @@ impl Around {
         }
         Self {
             speed_up: names.iter().map(speed_up).collect(),
+            worker_bytes: names.iter().map(|name| hints.worker_bytes(name)).collect(),
             room_bytes: names.iter().map(|name| hints.room_bytes(name)).collect(),
             network: Network::new(nodes, latency, bandwidth),
             names,

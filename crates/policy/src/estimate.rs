@@ -47,6 +47,58 @@ impl Smoothed {
     }
 }
 
+/// The mean of what was seen last, and how far it may be off: the mean of all until the newest would weigh less than
+/// `newest`, which is its weight from there on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampled {
+    newest: f64,
+    count: u64,
+    mean: f64,
+    variance: f64,
+    /// Sum of the squared weights of what was seen.
+    squared_weights: f64,
+}
+
+impl Sampled {
+    /// Nothing seen yet; `newest` is from 0 to 1.
+    pub const fn new(newest: f64) -> Self {
+        Self {
+            newest,
+            count: 0,
+            mean: 0.0,
+            variance: 0.0,
+            squared_weights: 0.0,
+        }
+    }
+
+    /// Takes in a value.
+    pub fn see(&mut self, value: f64) {
+        self.count += 1;
+        let weight = self.newest.max(1.0 / self.count as f64);
+        let off = value - self.mean;
+        self.mean += weight * off;
+        self.variance = (1.0 - weight) * (self.variance + weight * off * off);
+        self.squared_weights =
+            (1.0 - weight) * (1.0 - weight) * self.squared_weights + weight * weight;
+    }
+
+    /// The mean, 0 before anything was seen.
+    pub fn mean(&self) -> f64 {
+        self.mean
+    }
+
+    /// The standard error of the mean; of a single value as large as that.
+    pub fn error(&self) -> f64 {
+        match self.count {
+            0 | 1 => self.mean.abs(),
+            _ => {
+                let unbiased = self.variance / (1.0 - self.squared_weights);
+                (unbiased * self.squared_weights).sqrt()
+            }
+        }
+    }
+}
+
 /// Events per second, decaying exponentially with time: after `memory_seconds` an event weighs 1/e.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
@@ -182,6 +234,23 @@ mod tests {
         assert_eq!(rate.value(), 0.0);
         assert_eq!(rate.see(10.0), 10.0);
         assert!((rate.see(20.0) - 13.3).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_mean_says_how_far_it_may_be_off() {
+        let mut sampled = Sampled::new(0.1);
+        sampled.see(2.0);
+        assert_eq!((sampled.mean(), sampled.error()), (2.0, 2.0));
+        sampled.see(4.0);
+        // Variance 2 of two values, half of it of their mean.
+        assert_eq!(sampled.mean(), 3.0);
+        assert!((sampled.error() - 1.0).abs() < 1e-12);
+        for at in 0..1000 {
+            sampled.see(if at % 2 == 0 { 5.0 } else { 7.0 });
+        }
+        assert!((sampled.mean() - 6.0).abs() < 0.1, "{sampled:?}");
+        // A weight of 0.1 makes 19 values of it: 1 / sqrt(19).
+        assert!((sampled.error() - 0.23).abs() < 0.02, "{sampled:?}");
     }
 
     #[test]

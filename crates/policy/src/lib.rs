@@ -10,6 +10,7 @@
 pub mod admission;
 pub mod assignment;
 pub mod estimate;
+pub mod execution;
 pub mod follow;
 pub mod local_state;
 pub mod offload;

@@ -11,7 +11,14 @@ use fulmar_model::{FunctionName, SessionName};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
+use crate::room::{Reserved, Room};
 use crate::worker::Worker;
+
+/// What waits in a pool.
+pub trait Holds {
+    /// How much memory it has for itself, in bytes.
+    fn bytes(&self) -> u64;
+}
 
 /// What a worker is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,24 +44,30 @@ struct Inner<W> {
     /// By turn: the first is the one that waited longest.
     order: BTreeMap<u64, Key>,
     next_turn: u64,
+    /// What all that wait have for themselves.
+    bytes: u64,
 }
 
 /// Live workers that wait. Generic only for its tests.
 pub struct Pool<W = Worker> {
     inner: Mutex<Inner<W>>,
     max: usize,
+    /// Where they have their memory from.
+    room: Room,
 }
 
-impl<W> Pool<W> {
-    /// A pool of at most `max` waiting workers.
-    pub fn new(max: usize) -> Self {
+impl<W: Holds> Pool<W> {
+    /// A pool of at most `max` waiting workers, which have their memory from `room`.
+    pub fn new(max: usize, room: Room) -> Self {
         Self {
             inner: Mutex::new(Inner {
                 waiting: FxHashMap::default(),
                 order: BTreeMap::new(),
                 next_turn: 0,
+                bytes: 0,
             }),
             max,
+            room,
         }
     }
 
@@ -70,6 +83,7 @@ impl<W> Pool<W> {
                 inner.waiting.remove(key);
             }
             inner.order.remove(&last.turn);
+            inner.bytes -= last.worker.bytes();
             if last.tag == tag {
                 (found, _dropped_unlocked) = (Some(last.worker), None);
             } else {
@@ -79,13 +93,14 @@ impl<W> Pool<W> {
         found
     }
 
-    /// Lets a worker wait until `expires`.
+    /// Lets a worker wait until `expires`, unless others wait for its memory.
     pub fn put(&self, key: Key, tag: u64, worker: W, expires: Instant) {
         let mut dropped_unlocked = Vec::new();
         {
             let mut inner = self.inner.lock();
             let turn = inner.next_turn;
             inner.next_turn += 1;
+            inner.bytes += worker.bytes();
             inner.order.insert(turn, key.clone());
             inner.waiting.entry(key).or_default().push_back(Waiting {
                 tag,
@@ -93,7 +108,7 @@ impl<W> Pool<W> {
                 expires,
                 turn,
             });
-            while inner.order.len() > self.max {
+            while inner.order.len() > self.max || self.room.is_wanted() {
                 let Some((_, oldest)) = inner.order.pop_first() else {
                     break;
                 };
@@ -136,6 +151,22 @@ impl<W> Pool<W> {
         self.drop_where(|key, _| key.function == *function);
     }
 
+    /// Memory for another worker of so many bytes, as soon as there is some; those that waited longest go if need be.
+    /// None if it is more than there is in all.
+    pub async fn reserve(&self, bytes: u64) -> Option<Reserved> {
+        self.room.reserve(bytes, || self.drop_oldest()).await
+    }
+
+    /// Whether another worker of so many bytes could start now.
+    pub fn fits(&self, bytes: u64) -> bool {
+        self.room.fits(bytes, self.inner.lock().bytes)
+    }
+
+    /// Memory for all workers, in bytes; none if it is not bounded.
+    pub fn total_bytes(&self) -> Option<u64> {
+        self.room.total_bytes()
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.inner.lock().order.len()
@@ -150,12 +181,13 @@ impl<W> Pool<W> {
         let mut dropped_unlocked = Vec::new();
         {
             let inner = &mut *self.inner.lock();
-            let order = &mut inner.order;
+            let (order, bytes) = (&mut inner.order, &mut inner.bytes);
             inner.waiting.retain(|key, waiting| {
                 let mut kept = VecDeque::with_capacity(waiting.len());
                 for worker in waiting.drain(..) {
                     if goes(key, &worker) {
                         order.remove(&worker.turn);
+                        *bytes -= worker.worker.bytes();
                         dropped_unlocked.push(worker);
                     } else {
                         kept.push_back(worker);
@@ -169,7 +201,7 @@ impl<W> Pool<W> {
     }
 }
 
-impl<W> Inner<W> {
+impl<W: Holds> Inner<W> {
     /// The worker of a key that waited longest; its turn is already gone.
     fn pop_front(&mut self, key: &Key) -> Option<Waiting<W>> {
         let waiting = self.waiting.get_mut(key)?;
@@ -177,6 +209,7 @@ impl<W> Inner<W> {
         if waiting.is_empty() {
             self.waiting.remove(key);
         }
+        self.bytes -= oldest.as_ref().map_or(0, |oldest| oldest.worker.bytes());
         oldest
     }
 }
@@ -185,6 +218,25 @@ impl<W> Inner<W> {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    impl Holds for &str {
+        fn bytes(&self) -> u64 {
+            0
+        }
+    }
+
+    /// A worker with its memory, 1 MiB.
+    struct Sized(Reserved);
+
+    impl Holds for Sized {
+        fn bytes(&self) -> u64 {
+            self.0.bytes()
+        }
+    }
+
+    fn unbounded(max: usize) -> Pool<&'static str> {
+        Pool::new(max, Room::new(None))
+    }
 
     fn key(session: Option<&str>) -> Key {
         Key {
@@ -196,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_remembers_another_version_is_dropped() {
-        let (pool, later) = (Pool::new(4), Instant::now() + Duration::from_secs(1));
+        let (pool, later) = (unbounded(4), Instant::now() + Duration::from_secs(1));
         pool.put(key(Some("a")), 7, "knows 7", later);
         assert_eq!(pool.take(&key(Some("a")), 8), None);
         assert_eq!(pool.take(&key(Some("a")), 7), None, "it is gone");
@@ -206,28 +258,50 @@ mod tests {
 
     #[test]
     fn sessions_do_not_share_workers_and_the_oldest_goes_first() {
-        let (pool, later) = (Pool::new(2), Instant::now() + Duration::from_secs(1));
-        pool.put(key(Some("a")), 0, 1, later);
-        pool.put(key(Some("b")), 0, 2, later);
-        pool.put(key(None), 0, 3, later);
+        let (pool, later) = (unbounded(2), Instant::now() + Duration::from_secs(1));
+        pool.put(key(Some("a")), 0, "1", later);
+        pool.put(key(Some("b")), 0, "2", later);
+        pool.put(key(None), 0, "3", later);
         assert_eq!(pool.take(&key(Some("a")), 0), None, "waited longest");
-        assert_eq!(pool.take(&key(Some("b")), 0), Some(2));
+        assert_eq!(pool.take(&key(Some("b")), 0), Some("2"));
         assert_eq!(pool.take(&key(Some("b")), 0), None);
-        assert_eq!(pool.take(&key(None), 0), Some(3));
+        assert_eq!(pool.take(&key(None), 0), Some("3"));
         assert!(pool.is_empty());
     }
 
     #[test]
     fn sweeps_and_evictions_leave_the_others() {
-        let (pool, now) = (Pool::new(8), Instant::now());
-        pool.put(key(Some("a")), 0, 1, now);
-        pool.put(key(Some("b")), 0, 2, now + Duration::from_secs(2));
+        let (pool, now) = (unbounded(8), Instant::now());
+        pool.put(key(Some("a")), 0, "1", now);
+        pool.put(key(Some("b")), 0, "2", now + Duration::from_secs(2));
         pool.sweep(now + Duration::from_secs(1));
         assert_eq!(pool.len(), 1);
-        pool.put(key(None), 0, 3, now);
+        pool.put(key(None), 0, "3", now);
         pool.evict_session(&key(None).function, "b");
         assert_eq!(pool.len(), 1);
         assert!(pool.drop_oldest());
         assert!(!pool.drop_oldest());
+    }
+
+    #[tokio::test]
+    async fn those_that_wait_go_when_their_memory_is_needed() {
+        const MIB: u64 = 1 << 20;
+        let (pool, later) = (
+            Pool::new(8, Room::new(Some(2 * MIB))),
+            Instant::now() + Duration::from_secs(1),
+        );
+        let reserved = pool.reserve(MIB).await.unwrap();
+        assert!(pool.fits(MIB) && !pool.fits(2 * MIB));
+        pool.put(key(Some("a")), 0, Sized(reserved), later);
+        assert!(pool.fits(2 * MIB), "it would go");
+        let both = pool.reserve(2 * MIB).await.unwrap();
+        assert!(pool.is_empty() && !pool.fits(1));
+        let mut next = std::pin::pin!(pool.reserve(MIB));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        pool.put(key(None), 0, Sized(both), later);
+        assert!(pool.is_empty(), "its memory is wanted");
+        assert!(next.await.is_some());
+        assert!(pool.reserve(3 * MIB).await.is_none());
     }
 }

@@ -23,6 +23,8 @@ use crate::bindings::function::{Failure, Function};
 use crate::call::{Call, CallError, Reply, Request};
 use crate::host::{Current, Host};
 use crate::logs::LogSink;
+use crate::pool::Holds;
+use crate::room::Reserved;
 use crate::settings::FunctionSettings;
 
 /// How long a worker may take to start: what its language's runtime does first.
@@ -35,6 +37,14 @@ pub struct Worker {
     artifact: Arc<Artifact>,
     /// Set while a call runs and after one that failed.
     poisoned: bool,
+    /// Given back last, when the instance is gone.
+    room: Reserved,
+}
+
+impl Holds for Worker {
+    fn bytes(&self) -> u64 {
+        self.room.bytes()
+    }
 }
 
 enum Instance {
@@ -43,8 +53,9 @@ enum Instance {
 }
 
 impl Worker {
-    /// Starts an instance.
+    /// Starts an instance, for which there is room.
     pub async fn start(
+        room: Reserved,
         artifact: &Arc<Artifact>,
         function: &FunctionName,
         settings: &Arc<FunctionSettings>,
@@ -83,6 +94,7 @@ impl Worker {
                 instance,
                 artifact: artifact.clone(),
                 poisoned: false,
+                room,
             }),
             Err(error) => Err(match explain(&error, store.data()) {
                 CallError::Trap(text) => CallError::Start(text),

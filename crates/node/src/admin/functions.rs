@@ -133,8 +133,7 @@ async fn show(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer
     let current = function.current();
     shown["manifest"] = json!(current.manifest);
     if current.manifest.slo.promises() {
-        let (invocations, misses, penalty) = core.metrics.kept(function.name.as_str());
-        shown["slo"] = json!({ "invocations": invocations, "misses": misses, "penalty": penalty });
+        shown["slo"] = json!(core.metrics.kept(function.name.as_str()));
     }
     let accesses = function.accesses.all();
     if !accesses.is_empty() {

@@ -354,7 +354,9 @@ async fn relay(
     let sent = route::send(core, cluster, node, None, &head, body, Duration::ZERO);
     match sent.await? {
         Answered::Response(response) => Ok(response),
-        Answered::Elsewhere => Err(Problem::new(Code::Internal, "no session was asked for")),
+        Answered::Elsewhere | Answered::NoRoom => {
+            Err(Problem::new(Code::Internal, "no session was asked for"))
+        }
     }
 }
 

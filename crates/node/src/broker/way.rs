@@ -48,6 +48,17 @@ impl ClientCall<'_> {
         }
     }
 
+    /// Makes sure that what another node has decided to have run here need not wait for memory: that node finds another.
+    pub(super) fn has_room(&self) -> Result<(), Problem> {
+        let limits = &self.deployed.manifest.limits;
+        let is_offloaded = self.head.headers.contains_key(route::OFFLOADED);
+        if !is_offloaded || self.core.pool.fits(limits.memory.0) {
+            return Ok(());
+        }
+        let detail = "running workers have all memory that the node has for them";
+        Err(Problem::new(Code::NoRoom, detail))
+    }
+
     /// Whether only a node remembers what it has answered for an idempotency key, and no session leads there.
     pub(super) fn is_answered_by_a_node(&self) -> bool {
         let is_promised = self.deployed.is_external() && prefers_async(&self.head.headers);

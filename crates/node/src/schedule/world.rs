@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use fulmar_cluster::Cluster;
+use fulmar_cluster::{Cluster, Measured};
 use fulmar_model::manifest::Slo;
-use fulmar_model::{NodeName, SessionName};
+use fulmar_model::{Manifest, NodeName, SessionName};
+use fulmar_policy::execution;
 use fulmar_policy::offload::{Arrival, Estimate, Rejection, Rule};
 use fulmar_policy::view::{self, NodeIndex};
 use serde::Serialize;
@@ -64,7 +65,7 @@ impl World {
         };
         let name = function.name.as_str();
         let mut execution = cluster.hints().execution_times(&around.names, name);
-        execution[HERE.at()] = function.profile.execution_seconds();
+        execution[HERE.at()] = function.profile.execution();
         let keys = shared_keys(core, cluster, function, &around);
         let mut world = Self::of(around, &execution, function.profile.best_seconds(), home)?;
         world.add(&keys);
@@ -85,25 +86,19 @@ impl World {
     /// The same from how long the function takes on each node, as far as that is known, and took here at best.
     fn of(
         around: Arc<Around>,
-        execution: &[Option<f64>],
+        execution: &[Option<Measured>],
         best_here: Option<f64>,
         home: Option<NodeIndex>,
     ) -> Option<Self> {
-        // Where it never ran it takes what it takes elsewhere when nothing is in the way, by the speed of the nodes.
-        let best = best_here.map(|best| (HERE.at(), best));
-        let told = || {
-            let times = execution.iter().enumerate();
-            let times = times.filter_map(|(at, seconds)| Some((at, (*seconds)?)));
-            let reference = |&(at, seconds): &(usize, f64)| seconds * around.speed_up[at];
-            times.min_by(|one, other| reference(one).total_cmp(&reference(other)))
-        };
-        let (known, seconds) = best.or_else(told)?;
-        let reference = seconds * around.speed_up[known];
-        let speed = execution
+        // Where it never ran it takes what it takes here when nothing is in the way, by the speed of the nodes.
+        let elsewhere = best_here.map(|best| best * around.speed_up[HERE.at()]);
+        let measured = execution
             .iter()
-            .zip(&around.speed_up)
-            .map(|(known, speed_up)| 1.0 / known.unwrap_or(reference / speed_up).max(1e-9))
-            .collect();
+            .map(|known| known.map(|Measured { mean, error }| execution::Measured { mean, error }));
+        let measured: Vec<_> = measured.collect();
+        let seconds = execution::expected_seconds(&measured, &around.speed_up, elsewhere)?;
+        let speed = seconds.iter().map(|seconds| 1.0 / seconds.max(1e-9));
+        let speed = speed.collect();
         let nodes = (0..around.names.len()).map(NodeIndex::from);
         let access = |node| home.map_or(0.0, |home| around.network.access(node, home, 0.0));
         Some(Self {
@@ -118,19 +113,32 @@ impl World {
         self.around.names[node.at()].clone()
     }
 
-    /// What each node is expected to take.
-    pub(super) fn estimates(&self, function: &Function, slo: &Slo) -> Vec<Estimate> {
-        self.expect(function.name.as_str(), function.profile.bytes(), slo)
+    /// What each node is expected to take, without those that have said that they have no memory for another worker.
+    pub(super) fn estimates(
+        &self,
+        core: &Core,
+        function: &Function,
+        manifest: &Manifest,
+        full: &[NodeName],
+    ) -> Vec<Estimate> {
+        let memory = manifest.limits.memory.0;
+        let rooms = Rooms {
+            memory,
+            fits_here: core.pool.fits(memory),
+            full,
+        };
+        let bytes = function.profile.bytes();
+        self.expect(function.name.as_str(), bytes, &manifest.slo, &rooms)
     }
 
-    fn expect(&self, name: &str, bytes: (f64, f64), slo: &Slo) -> Vec<Estimate> {
+    fn expect(&self, name: &str, bytes: (f64, f64), slo: &Slo, rooms: &Rooms<'_>) -> Vec<Estimate> {
         let seconds = |duration: fulmar_model::Duration| duration.get().as_secs_f64();
         let (input_bytes, output_bytes) = bytes;
         let profile = view::Function {
             name: name.into(),
             // What a node says of itself already holds how fast and how busy it is.
             exec_seconds: 1.0,
-            memory_bytes: 0,
+            memory_bytes: rooms.memory,
             input_bytes,
             output_bytes,
             slo: view::Slo {
@@ -141,8 +149,15 @@ impl World {
         };
         // What has no room commits nothing.
         let is_full = |node: &NodeIndex| self.around.room_bytes[node.at()] == Some(0);
+        // What is too large for a node's workers never runs there; how many run is the node's own business.
+        let holds_a_worker = |node: &NodeIndex| {
+            let total = self.around.worker_bytes[node.at()];
+            total.is_none_or(|total| total >= rooms.memory)
+                && !rooms.full.contains(&self.around.names[node.at()])
+        };
         let others = (1..self.speed.len()).map(NodeIndex::from);
         let candidates: Vec<NodeIndex> = others
+            .filter(holds_a_worker)
             .filter(|node| !is_full(node) || self.home == Some(*node))
             .collect();
         let arrival = Arrival {
@@ -154,7 +169,7 @@ impl World {
             remote_bytes: &self.data,
             candidates: &candidates,
             closest_cloud: None,
-            fits_here: true,
+            fits_here: rooms.fits_here,
             overhead_seconds: OVERHEAD,
             wait_seconds: &[],
             cold_start_seconds: &[],
@@ -179,6 +194,15 @@ impl World {
         });
         expected.collect()
     }
+}
+
+/// Where there is memory for a worker.
+struct Rooms<'a> {
+    /// How much it needs, in bytes.
+    memory: u64,
+    fits_here: bool,
+    /// Those that had none.
+    full: &'a [NodeName],
 }
 
 /// A shared key that a function uses.
@@ -233,11 +257,16 @@ mod tests {
             names: (0..NODES).map(name).collect(),
             network: Network::new(NODES, latency.collect(), vec![1e7; NODES * NODES]),
             room_bytes: vec![Some(1 << 30); NODES],
+            worker_bytes: vec![None; NODES],
             speed_up: (0..NODES).map(|at| 1.0 + (at % 5) as f64).collect(),
         });
         // As nodes say it: every second one has run the function.
-        let told: HashMap<NodeName, HashMap<String, f64>> = (0..NODES)
-            .map(|at| (name(at), HashMap::from([("counter".to_owned(), 0.002)])))
+        let seconds = Measured {
+            mean: 0.002,
+            error: 1e-4,
+        };
+        let told: HashMap<NodeName, HashMap<String, Measured>> = (0..NODES)
+            .map(|at| (name(at), HashMap::from([("counter".to_owned(), seconds)])))
             .filter(|(name, _)| name.as_str().ends_with(['0', '2', '4', '6', '8']))
             .collect();
         let slo = Slo {
@@ -247,10 +276,16 @@ mod tests {
         let started = Instant::now();
         for round in 0..ROUNDS {
             let time = |node| told.get(node)?.get("counter").copied();
-            let execution: Vec<Option<f64>> = around.names.iter().map(time).collect();
+            let execution: Vec<Option<Measured>> = around.names.iter().map(time).collect();
             let home = Some(NodeIndex::from(round as usize % NODES));
             let world = World::of(around.clone(), &execution, Some(0.002), home).unwrap();
-            let estimates = std::hint::black_box(world.expect("counter", (100.0, 100.0), &slo));
+            let rooms = Rooms {
+                memory: 64 << 20,
+                fits_here: true,
+                full: &[],
+            };
+            let estimates = world.expect("counter", (100.0, 100.0), &slo, &rooms);
+            let estimates = std::hint::black_box(estimates);
             assert!(estimates.len() == NODES);
         }
         println!("{:?} for a decision", started.elapsed() / ROUNDS);

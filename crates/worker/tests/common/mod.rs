@@ -11,8 +11,8 @@ use bytes::Bytes;
 use fulmar_model::{FunctionName, Group, SessionName};
 use fulmar_state::{SessionState, Store, Transaction};
 use fulmar_worker::{
-    Artifact, Call, CallError, FunctionSettings, LogLine, LogSink, Reply, Request, Runtime,
-    RuntimeOptions, Worker,
+    Artifact, Call, CallError, FunctionSettings, LogLine, LogSink, Reply, Request, Reserved,
+    Runtime, RuntimeOptions, Worker,
 };
 
 /// Longer than anything here takes.
@@ -121,7 +121,14 @@ pub async fn start(
     lines: &Arc<Lines>,
 ) -> Result<Worker, CallError> {
     let logs: Arc<dyn LogSink> = lines.clone();
-    Worker::start(artifact, &function(), &Arc::new(settings), &logs).await
+    Worker::start(
+        Reserved::default(),
+        artifact,
+        &function(),
+        &Arc::new(settings),
+        &logs,
+    )
+    .await
 }
 
 impl Bench {
