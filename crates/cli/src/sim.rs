@@ -33,8 +33,9 @@ pub(crate) struct RunArgs {
     /// Change a setting; lists take values with commas.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// How ds2p reads what its paper leaves open: as the authors' program does, or as the text says.
-    #[arg(long, value_parser = ["program", "paper"])]
+    /// How ds2p reads what its paper leaves open: as the authors' program does, as the text says, or as
+    /// the nodes of this platform do.
+    #[arg(long, value_parser = ["program", "paper", "fulmar"])]
     reading: Option<String>,
     /// Everything random follows from it.
     #[arg(long, default_value_t = 1)]

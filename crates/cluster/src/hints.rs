@@ -24,8 +24,11 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const NEWEST: f64 = 0.3;
 /// Bytes per second where nothing was measured yet: a line of 100 Mb/s.
 const BANDWIDTH: f64 = 12.5e6;
-/// A transfer of fewer bytes says nothing about the bandwidth.
-const LEAST_BYTES: u64 = 256 << 10;
+/// A transfer of fewer bytes says nothing about the bandwidth; one of as many as `MANY_BYTES` weighs as much as any.
+const LEAST_BYTES: u64 = 16 << 10;
+const MANY_BYTES: u64 = 256 << 10;
+/// What is faster than this is not told from the round trip.
+const FASTEST: f64 = 10e9;
 
 /// What is known of the way to a node.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +43,8 @@ pub struct Way {
 #[derive(Debug, Default)]
 pub struct Hints {
     round_trips: Mutex<HashMap<NodeName, f64>>,
-    bandwidths: Mutex<HashMap<NodeName, f64>>,
+    /// Seconds for each byte beyond the round trip: unlike bytes a second, their mean is that of all bytes.
+    paces: Mutex<HashMap<NodeName, f64>>,
     /// What they have said last.
     told: Mutex<HashMap<NodeName, Hello>>,
 }
@@ -55,11 +59,19 @@ impl Hints {
     /// The way to a node, if it has answered.
     pub fn way(&self, node: &NodeName) -> Option<Way> {
         let round_trip = *self.round_trips.lock().get(node)?;
-        let bandwidth = self.bandwidths.lock().get(node).copied();
+        let pace = self.paces.lock().get(node).copied();
         Some(Way {
             round_trip,
-            bandwidth: bandwidth.unwrap_or(BANDWIDTH),
+            bandwidth: pace.map_or(BANDWIDTH, |pace| 1.0 / pace.max(1.0 / FASTEST)),
         })
+    }
+
+    /// The ways to all nodes that have answered.
+    pub(crate) fn ways(&self) -> HashMap<NodeName, Way> {
+        let nodes: Vec<NodeName> = self.round_trips.lock().keys().cloned().collect();
+        let ways = nodes.into_iter();
+        ways.filter_map(|node| Some((node.clone(), self.way(&node)?)))
+            .collect()
     }
 
     /// How far all nodes are that have answered, in seconds there and back.
@@ -67,10 +79,10 @@ impl Hints {
         self.round_trips.lock().clone()
     }
 
-    /// How far two other nodes are from each other, in seconds there and back, as one of them has said.
-    pub fn between(&self, one: &NodeName, other: &NodeName) -> Option<f64> {
+    /// The way between two other nodes, as one of them has said.
+    pub fn between(&self, one: &NodeName, other: &NodeName) -> Option<Way> {
         let told = self.told.lock();
-        let says = |from: &NodeName, to: &NodeName| told.get(from)?.round_trips.get(to).copied();
+        let says = |from: &NodeName, to: &NodeName| told.get(from)?.ways.get(to).copied();
         says(one, other).or_else(|| says(other, one))
     }
 
@@ -91,14 +103,22 @@ impl Hints {
         self.told.lock().get(node)?.worker_bytes
     }
 
-    /// So many bytes have gone to a node in so much time.
+    /// So many bytes have gone to a node, or come from it, in so much time, which holds one round trip.
     pub(crate) fn transferred(&self, node: &NodeName, bytes: u64, took: Duration) {
         if bytes < LEAST_BYTES {
             return;
         }
         let round_trip = self.round_trips.lock().get(node).copied().unwrap_or(0.0);
-        let alone = (took.as_secs_f64() - round_trip).max(1e-4);
-        smooth(&self.bandwidths, node, bytes as f64 / alone);
+        let pace = (took.as_secs_f64() - round_trip) / bytes as f64;
+        let weight = bytes.min(MANY_BYTES) as f64 / MANY_BYTES as f64;
+        let mut paces = self.paces.lock();
+        match paces.get_mut(node) {
+            Some(known) => *known += NEWEST * weight * (pace - *known),
+            None => {
+                let unknown = 1.0 / BANDWIDTH;
+                paces.insert(node.clone(), unknown + weight * (pace - unknown));
+            }
+        }
     }
 }
 
@@ -130,7 +150,7 @@ pub(crate) async fn probe(cluster: &Arc<Cluster>, deadline: Duration, wants_all:
                     smooth(&hints.round_trips, &node, took.as_secs_f64());
                     let mut told = hints.told.lock();
                     if let (false, Some(before)) = (wants_all, told.get_mut(&node)) {
-                        hello.round_trips = std::mem::take(&mut before.round_trips);
+                        hello.ways = std::mem::take(&mut before.ways);
                     }
                     told.insert(node, hello);
                 }
@@ -140,4 +160,34 @@ pub(crate) async fn probe(cluster: &Arc<Cluster>, deadline: Duration, wants_all:
         }
     });
     futures_util::future::join_all(probes).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_transfers_tell_the_bandwidth_together() {
+        let (hints, node) = (Hints::default(), NodeName::new("n").unwrap());
+        let round_trip = 0.010;
+        smooth(&hints.round_trips, &node, round_trip);
+        assert_eq!(hints.way(&node).unwrap().bandwidth, BANDWIDTH);
+        // A line of 1 Gb/s: 0.8 ms for each, and round trips that vary by more than that.
+        for at in 0..400 {
+            let varies = [0.9, 1.1][at % 2];
+            let took = Duration::from_secs_f64(round_trip * varies + 100e3 / 125e6);
+            hints.transferred(&node, 100_000, took);
+        }
+        let measured = hints.way(&node).unwrap().bandwidth;
+        assert!((100e6..160e6).contains(&measured), "{measured}");
+        // A large one is believed at once.
+        let other = NodeName::new("other").unwrap();
+        smooth(&hints.round_trips, &other, round_trip);
+        hints.transferred(&other, 10 << 20, Duration::from_secs_f64(round_trip + 1.0));
+        let measured = hints.way(&other).unwrap().bandwidth;
+        assert!(
+            (measured / (10 << 20) as f64 - 1.0).abs() < 1e-6,
+            "{measured}"
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! State that is lent to the node that runs an invocation, and what comes back: both sides of the protocol.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fulmar_model::{Code, Durability, Epoch, Group, NodeName, Problem, Version};
@@ -30,6 +30,7 @@ impl Cluster {
             group: Some(group.into()),
         };
         let request = self.peers().request(message, DEADLINE);
+        let asked = Instant::now();
         let reply = self
             .peers()
             .call(node, DEADLINE, |channel| async move {
@@ -39,6 +40,13 @@ impl Cluster {
                     .await
             })
             .await?;
+        let values = reply
+            .entries
+            .iter()
+            .filter_map(|entry| entry.value.as_ref());
+        let bytes: usize = values.map(|value| value.len()).sum();
+        self.hints()
+            .transferred(node, bytes as u64, asked.elapsed());
         if let Some(not_here) = not_here(&reply.problem, &reply.moved_to, reply.moved_epoch) {
             return Ok(Err(not_here));
         }

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::Reading;
 use crate::handler::Measured;
+use crate::hints::Way;
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::transport::{self, ConnectError};
@@ -285,9 +286,18 @@ impl Peers {
                     (time.function, Measured { mean, error })
                 })
                 .collect(),
-            round_trips: round_trips
-                .filter_map(|trip| Some((NodeName::new(&trip.node).ok()?, trip.seconds)))
-                .filter(|(_, seconds)| is_time(seconds))
+            ways: round_trips
+                .filter(|trip| is_time(&trip.seconds) && is_time(&trip.bandwidth))
+                .filter_map(|trip| {
+                    let way = Way {
+                        round_trip: trip.seconds,
+                        bandwidth: match trip.bandwidth {
+                            0.0 => f64::INFINITY,
+                            told => told,
+                        },
+                    };
+                    Some((NodeName::new(&trip.node).ok()?, way))
+                })
                 .collect(),
         })
     }
@@ -316,8 +326,8 @@ pub struct Hello {
     pub worker_bytes: Option<u64>,
     /// How long functions with an SLO take there.
     pub execution_times: HashMap<String, Measured>,
-    /// How far other nodes are from there, in seconds there and back.
-    pub round_trips: HashMap<NodeName, f64>,
+    /// The ways from there to other nodes.
+    pub ways: HashMap<NodeName, Way>,
 }
 
 /// How a node's copy in the object store is.

@@ -133,7 +133,7 @@ impl wire::peer_server::Peer for Service {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         caller(&request)?;
         let known = match request.into_inner().round_trips {
-            true => self.cluster.hints().round_trips(),
+            true => self.cluster.hints().ways(),
             false => Default::default(),
         };
         let clock = clock::read();
@@ -158,9 +158,10 @@ impl wire::peer_server::Peer for Service {
                 .collect(),
             round_trips: known
                 .into_iter()
-                .map(|(node, seconds)| wire::RoundTrip {
+                .map(|(node, way)| wire::RoundTrip {
                     node: node.to_string(),
-                    seconds,
+                    seconds: way.round_trip,
+                    bandwidth: way.bandwidth,
                 })
                 .collect(),
             unix_ms: clock.unix_ms,

@@ -9,7 +9,7 @@ use fulmar_policy::estimate::Smoothed;
 use parking_lot::Mutex;
 
 /// Invocations after which an access weighs no less than this part: what is longer ago is forgotten.
-const MEMORY: u64 = 20;
+const MEMORY: u64 = 100;
 /// Keys that are remembered of a function; above it those that are used least go.
 const MAX_KEYS: usize = 256;
 /// What is used less often is not remembered.

@@ -70,17 +70,19 @@ impl Around {
         };
         let nodes = names.len();
         let mut latency = vec![f64::INFINITY; nodes * nodes];
+        for node in 0..nodes {
+            latency[node * nodes + node] = 0.0;
+        }
         let mut bandwidth = vec![f64::INFINITY; nodes * nodes];
         for from in 0..nodes {
             for to in 0..nodes {
-                let round_trip = match (from, to) {
-                    (from, to) if from == to => Some(0.0),
-                    (0, other) | (other, 0) => round_trips.get(&names[other]).copied(),
+                let way = match (from, to) {
+                    (from, to) if from == to => continue,
+                    (0, other) | (other, 0) => hints.way(&names[other]),
                     _ => hints.between(&names[from], &names[to]),
                 };
-                latency[from * nodes + to] = round_trip.unwrap_or(f64::INFINITY) / 2.0;
-                let other = if from == 0 { to } else { from };
-                if let Some(way) = hints.way(&names[other]).filter(|_| from == 0 || to == 0) {
+                if let Some(way) = way {
+                    latency[from * nodes + to] = way.round_trip / 2.0;
                     bandwidth[from * nodes + to] = way.bandwidth;
                 }
             }

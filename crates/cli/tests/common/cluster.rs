@@ -38,6 +38,11 @@ impl Cluster {
         Self::run(cluster, count)
     }
 
+    /// The same with further text at the top and at the end of each one's configuration.
+    pub fn start_with_both(count: usize, top: &str, more: impl Fn(usize) -> String) -> Self {
+        Self::start_all(count, top, more)
+    }
+
     /// The same with links that can be changed.
     pub fn with_links(count: usize) -> Self {
         Self::start_all(count, "emulate_links = true\n", |_| String::new())

@@ -1,9 +1,12 @@
 //! "Function Offloading and Data Migration for Stateful Serverless Edge Computing": Table 3.
 
 mod draw;
+pub mod live;
+mod machine;
 mod table;
 mod world;
 
+pub use draw::{Drawn, Layout};
 use serde::Deserialize;
 
 use crate::{Error, Report, Run, Scenario};
@@ -22,6 +25,8 @@ pub struct Settings {
     pub migration: Vec<Migration>,
     pub offloading: Vec<Offloading>,
     pub reading: Reading,
+    pub edge_nodes: usize,
+    pub size_scale: f64,
     pub replay: String,
     pub penalty_weight: f64,
     pub move_weight: f64,
@@ -86,6 +91,9 @@ pub enum Reading {
     Program,
     /// As the text says.
     Paper,
+    /// As this platform's own nodes do, on what the program plays on: every node that executes is a candidate, what is
+    /// usual stays so unless another node is clearly sooner, and workers start at once.
+    Fulmar,
 }
 
 macro_rules! names {
@@ -123,6 +131,8 @@ impl Default for Settings {
                 Offloading::SloAware,
             ],
             reading: Reading::Program,
+            edge_nodes: 5,
+            size_scale: 1.0,
             replay: String::new(),
             penalty_weight: 0.5,
             move_weight: 0.5,
@@ -134,10 +144,17 @@ impl Default for Settings {
 }
 
 impl Settings {
+    fn layout(&self) -> Layout {
+        Layout {
+            edge: self.edge_nodes,
+        }
+    }
+
     fn check(&self) -> Result<(), Error> {
         let positive = [
             ("seconds", self.seconds),
             ("migrate_seconds", self.migrate_seconds),
+            ("size_scale", self.size_scale),
         ];
         let t_max = self.t_max.iter().map(|seconds| ("t_max", *seconds));
         for (key, value) in positive.into_iter().chain(t_max) {
@@ -158,12 +175,18 @@ impl Settings {
                 )));
             }
         }
+        if !(1..=50).contains(&self.edge_nodes) {
+            return Err(Error::invalid(format!(
+                "edge_nodes is {}; it has to be from 1 to 50",
+                self.edge_nodes
+            )));
+        }
         if self.replications == 0 {
             return Err(Error::invalid("replications is 0; it has to be at least 1"));
         }
-        if !self.replay.is_empty() && self.workload != [Workload::W1] {
+        if !self.replay.is_empty() && (self.workload != [Workload::W1] || self.edge_nodes != 5) {
             return Err(Error::invalid(
-                "scenarios to replay are for workload=w1 only",
+                "scenarios to replay are for workload=w1 and edge_nodes=5 only",
             ));
         }
         Ok(())
@@ -208,6 +231,7 @@ mod tests {
         for (set, says) in [
             ("t_max=0", "t_max is 0"),
             ("move_weight=2", "move_weight is 2"),
+            ("edge_nodes=0", "edge_nodes is 0"),
             ("offloading=best", "unknown variant `best`"),
             ("replay=absent.json", "absent.json"),
             ("seconds=inf", "seconds is inf"),

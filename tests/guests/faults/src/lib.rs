@@ -127,6 +127,15 @@ fn handle(input: String) -> Result<String, Error> {
                 .sum::<usize>()
                 .to_string())
         }
+        // get-all-and-sleep MS BUCKET KEYS
+        "get-all-and-sleep" => {
+            let bucket = fulmar::bucket(argument(1)?);
+            for key in &arguments[2..] {
+                bucket.get(key)?;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(number(0)?));
+            Ok("done".into())
+        }
         "shared-set-padded" => {
             let value = vec![b'x'; number(2)? as usize];
             fulmar::bucket(argument(0)?).set(argument(1)?, &value)?;

@@ -5,16 +5,39 @@ use std::io::Read;
 
 use serde::Deserialize;
 
-use super::{Cell, Migration, Offloading, Popularity, Reading};
+use super::{Cell, Migration, Offloading, Popularity, Reading, Settings};
 use crate::Error;
 use crate::random::Random;
 
-/// Edge nodes, then as many cloud nodes, then the data store.
-pub(super) const EDGE: usize = 5;
-/// Nodes that execute functions.
-pub(super) const EXECUTING: usize = 2 * EDGE;
-/// Nodes in all.
-pub(super) const NODES: usize = EXECUTING + 1;
+/// Nodes: those at the edge, then as many in the cloud, then the data store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Nodes at the edge.
+    pub edge: usize,
+}
+
+impl Layout {
+    /// Nodes that execute functions; the data store comes next.
+    pub fn executing(self) -> usize {
+        2 * self.edge
+    }
+
+    /// Nodes in all.
+    pub fn nodes(self) -> usize {
+        self.executing() + 1
+    }
+
+    /// Bytes a second from one node to another.
+    pub fn bandwidth(self, from: usize, to: usize) -> f64 {
+        match from >= self.edge && to >= self.edge {
+            true => 1e9 / 8.0,
+            false => 1e8 / 8.0,
+        }
+    }
+}
+
+/// As the paper has it.
+const PAPER: Layout = Layout { edge: 5 };
 /// Keys that there are to draw from.
 const KEYS: usize = 100;
 /// Accesses of a function; several may be to the same key.
@@ -22,24 +45,28 @@ const ACCESSES: usize = 5;
 
 /// What a run is played on.
 #[derive(Debug, Clone)]
-pub(super) struct Drawn {
+pub struct Drawn {
+    /// The nodes.
+    pub layout: Layout,
     /// One way, in seconds, row by row.
-    pub(super) latency_seconds: Vec<f64>,
+    pub latency_seconds: Vec<f64>,
     /// Of each function: key and probability of each access.
-    pub(super) accesses: Vec<Vec<(usize, f64)>>,
+    pub accesses: Vec<Vec<(usize, f64)>>,
     /// Of each key.
-    pub(super) size_bytes: Vec<u64>,
+    pub size_bytes: Vec<u64>,
 }
 
 impl Drawn {
-    pub(super) fn new(cell: &Cell, reading: Reading, random: &mut Random) -> Self {
+    pub(super) fn new(cell: &Cell, settings: &Settings, random: &mut Random) -> Self {
+        let (reading, layout) = (settings.reading, settings.layout());
         let (edge_cloud, store) = match reading {
-            Reading::Program => ((0.010, 0.100), (0.001, 0.015)),
+            Reading::Program | Reading::Fulmar => ((0.010, 0.100), (0.001, 0.015)),
             Reading::Paper => ((0.005, 0.100), (0.001, 0.020)),
         };
-        let kind = |node: usize| (node >= EDGE) as u8 + (node == EXECUTING) as u8;
-        let mut latency_seconds = vec![0.0; NODES * NODES];
-        for from in 0..NODES {
+        let (edge, nodes) = (layout.edge, layout.nodes());
+        let kind = |node: usize| (node >= edge) as u8 + (node == layout.executing()) as u8;
+        let mut latency_seconds = vec![0.0; nodes * nodes];
+        for from in 0..nodes {
             for to in 0..from {
                 let (low, high) = match (kind(from), kind(to)) {
                     (0, 0) => (0.001, 0.020),
@@ -53,29 +80,30 @@ impl Drawn {
                     true => random.uniform(low, high),
                     false => there,
                 };
-                latency_seconds[from * NODES + to] = there;
-                latency_seconds[to * NODES + from] = back;
+                latency_seconds[from * nodes + to] = there;
+                latency_seconds[to * nodes + from] = back;
             }
         }
         let probabilities: &[f64] = match reading {
-            Reading::Program => &[0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0],
+            Reading::Program | Reading::Fulmar => &[0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0],
             Reading::Paper => &[0.1, 0.25, 0.5, 0.75, 0.9, 1.0],
         };
-        let accesses = (0..super::world::FUNCTIONS.len())
-            .map(|_| {
-                (0..ACCESSES)
-                    .map(|_| {
-                        let key = match cell.keys {
-                            Popularity::Zipf => zipf(random),
-                            Popularity::Uniform => random.below(KEYS),
-                        };
-                        (key, probabilities[random.below(probabilities.len())])
-                    })
-                    .collect()
+        let mut draw_access = || {
+            let key = match cell.keys {
+                Popularity::Zipf => zipf(random),
+                Popularity::Uniform => random.below(KEYS),
+            };
+            (key, probabilities[random.below(probabilities.len())])
+        };
+        let accesses = (0..super::machine::FUNCTIONS.len())
+            .map(|_| (0..ACCESSES).map(|_| draw_access()).collect())
+            .map(|accesses| match reading {
+                Reading::Fulmar => once(accesses),
+                _ => accesses,
             })
             .collect();
         let large = match reading {
-            Reading::Program => 1e6,
+            Reading::Program | Reading::Fulmar => 1e6,
             Reading::Paper => 1e7,
         };
         let size_bytes = (0..=KEYS)
@@ -83,15 +111,27 @@ impl Drawn {
                 let mean = if random.chance(0.5) { 1e4 } else { large };
                 // Shape is a whole number, so a sum of exponentials.
                 let shape = (mean / 1e4) as u32;
-                (0..shape).map(|_| random.exponential(1e4)).sum::<f64>() as u64 + 1
+                let bytes: f64 = (0..shape).map(|_| random.exponential(1e4)).sum();
+                (bytes * settings.size_scale) as u64 + 1
             })
             .collect();
         Self {
+            layout,
             latency_seconds,
             accesses,
             size_bytes,
         }
     }
+}
+
+/// Each key at most once: an invocation remembers what it has read.
+fn once(accesses: Vec<(usize, f64)>) -> Vec<(usize, f64)> {
+    let mut unused: BTreeMap<usize, f64> = BTreeMap::new();
+    for (key, probability) in accesses {
+        *unused.entry(key).or_insert(1.0) *= 1.0 - probability;
+    }
+    let used = unused.into_iter();
+    used.map(|(key, unused)| (key, 1.0 - unused)).collect()
 }
 
 /// Zipf's law with exponent 1 over one key more than there are (as the published program has it).
@@ -146,25 +186,26 @@ impl Replay {
             text = bytes;
         }
         let file: File = serde_json::from_slice(&text).map_err(|error| invalid(&error))?;
-        if file.nodes.len() != NODES {
+        let nodes = PAPER.nodes();
+        if file.nodes.len() != nodes {
             return Err(invalid(&format!(
-                "{} nodes, expected {NODES}",
+                "{} nodes, expected {nodes}",
                 file.nodes.len()
             )));
         }
         for cell in &file.cells {
-            let square = cell.latency_s.len() == NODES
-                && cell.latency_s.iter().all(|row| row.len() == NODES);
+            let square = cell.latency_s.len() == nodes
+                && cell.latency_s.iter().all(|row| row.len() == nodes);
             let finite = cell
                 .latency_s
                 .iter()
                 .flatten()
                 .all(|value| value.is_finite() && *value >= 0.0);
-            if !square || !finite || cell.accesses.len() != super::world::FUNCTIONS.len() {
+            if !square || !finite || cell.accesses.len() != super::machine::FUNCTIONS.len() {
                 let text = format!(
-                    "the scenario of seed {} does not have {NODES} x {NODES} latencies and {} functions",
+                    "the scenario of seed {} does not have {nodes} x {nodes} latencies and {} functions",
                     cell.seed,
-                    super::world::FUNCTIONS.len()
+                    super::machine::FUNCTIONS.len()
                 );
                 return Err(invalid(&text));
             }
@@ -225,6 +266,7 @@ impl Replay {
             return Err(Error::invalid(format!("{}: {key} is no key", self.name)));
         }
         Ok(Drawn {
+            layout: PAPER,
             latency_seconds: found.latency_s.concat(),
             accesses: found.accesses.clone(),
             size_bytes,

@@ -205,7 +205,7 @@ pub(super) fn run(settings: &Settings, run: &Run) -> Result<Report, Error> {
             // The same for all policies.
             None => {
                 let mut random = Random::new(run.seed, replication);
-                Drawn::new(&cell, settings.reading, &mut random)
+                Drawn::new(&cell, settings, &mut random)
             }
         };
         let random = Random::new(run.seed, (1 << 32) + replication);

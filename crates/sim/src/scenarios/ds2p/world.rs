@@ -4,35 +4,31 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use fulmar_policy::estimate::Smoothed;
-use fulmar_policy::offload::{Arrival, Rule};
+use fulmar_policy::offload::{Arrival, Rule, Verdict};
 use fulmar_policy::placement::exact::{self, Limits, Solver};
 use fulmar_policy::placement::{
     Placement, Problem, greedy, random as random_placement, state_aware,
 };
 use fulmar_policy::{Access, Function, FunctionIndex, Key, KeyIndex, Network, NodeIndex, Slo};
 
-use super::draw::{Drawn, EDGE, EXECUTING, NODES};
+use super::draw::{Drawn, Layout};
+use super::machine::{FUNCTIONS, Machine};
 use super::{Cell, Migration, Offloading, Reading, Settings, Workload};
 use crate::Error;
 use crate::random::Random;
 
-/// Name, execution time (s), memory (MB), load of Table 2 (requests/s), mean cold start (s).
-pub(super) const FUNCTIONS: [(&str, f64, u64, f64, f64); 5] = [
-    ("f1", 0.40, 512, 8.0, 0.5),
-    ("f2", 0.20, 512, 16.0, 0.25),
-    ("f3", 0.30, 128, 42.0, 0.6),
-    ("f4", 0.25, 1024, 6.0, 0.25),
-    ("f5", 0.45, 256, 14.0, 0.5),
-];
-const EDGE_MEMORY_MB: u64 = 4 << 10;
-const CLOUD_MEMORY_MB: u64 = 64 << 10;
-/// Memory x time that each function asks for in a second, over all edge nodes (MB s/s).
+pub(super) const EDGE_MEMORY_MB: u64 = 4 << 10;
+pub(super) const CLOUD_MEMORY_MB: u64 = 64 << 10;
+/// Memory x time that all functions ask for in a second, over all edge nodes of the paper (MB s/s).
 const DEMAND: f64 = 16_000.0;
-/// How long an idle container keeps its memory.
-const IDLE_SECONDS: f64 = 600.0;
-/// Fixed cost of handing an invocation on, and the size of its input.
+const EDGE_NODES: f64 = 5.0;
+/// Fixed cost of handing an invocation on, by the program and measured on the platform's own nodes, and the size of its
+/// input.
 const OVERHEAD_SECONDS: f64 = 0.005;
+const OWN_OVERHEAD_SECONDS: f64 = 170e-6;
 const INPUT_BYTES: f64 = 1024.0;
+/// Another node has to be expected this much sooner than the usual one, in parts of its time, on the platform's own nodes.
+const CLEARLY: f64 = 0.1;
 /// Weight of the last interval in an access rate.
 const NEWEST: f64 = 0.33;
 
@@ -73,13 +69,9 @@ struct Request {
     arrived: f64,
     /// Time that the answers need on their way back.
     return_seconds: f64,
-}
-
-/// Containers of a node.
-struct Machine {
-    free_mb: u64,
-    /// When each idle container of each function became idle, the latest last.
-    idle: [Vec<f64>; FUNCTIONS.len()],
+    /// Where it arrived, and those that had no memory for it, a bit for each: on the platform's own nodes it comes back.
+    origin: u8,
+    full: u128,
 }
 
 pub(super) struct World<'a> {
@@ -114,28 +106,41 @@ const KEYS: usize = 101;
 
 /// Requests that arrive in a run, about.
 pub(super) fn requests(settings: &Settings) -> f64 {
-    let rates = FUNCTIONS.map(
-        |(_, exec_seconds, memory, table_rate, _)| match settings.reading {
-            Reading::Program => DEMAND / FUNCTIONS.len() as f64 / (exec_seconds * memory as f64),
-            Reading::Paper => table_rate,
-        },
-    );
-    settings.seconds * rates.iter().sum::<f64>()
+    let rates = (0..FUNCTIONS.len()).map(|function| rate(settings, function));
+    settings.seconds * rates.sum::<f64>() * settings.edge_nodes as f64
 }
 
-fn slot(function: usize, key: usize, node: usize) -> usize {
-    (key * FUNCTIONS.len() + function) * NODES + node
+/// Requests a second of a function at each edge node where it arrives, if it arrives at all of them.
+pub(super) fn rate(settings: &Settings, function: usize) -> f64 {
+    let (_, exec_seconds, memory, table_rate, _) = FUNCTIONS[function];
+    let total = match settings.reading {
+        // What the program makes of "equal expected memory utilization".
+        Reading::Program | Reading::Fulmar => {
+            DEMAND / FUNCTIONS.len() as f64 / (exec_seconds * memory as f64)
+        }
+        Reading::Paper => table_rate,
+    };
+    total / EDGE_NODES
+}
+
+/// Whether the invocation stays where it is although another node may be sooner.
+fn stays(verdict: &Verdict, here: NodeIndex) -> bool {
+    let of = |node| {
+        let found = verdict.estimates.iter().find(|other| other.node == node);
+        found.filter(|found| found.rejected.is_none())
+    };
+    match (of(here), verdict.node.and_then(of)) {
+        (Some(here), Some(best)) => best.response_seconds > here.response_seconds * (1.0 - CLEARLY),
+        _ => false,
+    }
 }
 
 impl<'a> World<'a> {
     pub(super) fn new(settings: &'a Settings, cell: Cell, drawn: Drawn, random: Random) -> Self {
-        let bandwidth = (0..NODES * NODES)
-            .map(|at| match at / NODES >= EDGE && at % NODES >= EDGE {
-                true => 1e9 / 8.0,
-                false => 1e8 / 8.0,
-            })
-            .collect();
-        let network = Network::new(NODES, drawn.latency_seconds.clone(), bandwidth);
+        let (layout, nodes) = (drawn.layout, drawn.layout.nodes());
+        let (edge, executing) = (layout.edge, layout.executing());
+        let bandwidth = (0..nodes * nodes).map(|at| layout.bandwidth(at / nodes, at % nodes));
+        let network = Network::new(nodes, drawn.latency_seconds.clone(), bandwidth.collect());
         let functions = FUNCTIONS
             .iter()
             .map(|(name, exec_seconds, memory, _, _)| Function {
@@ -152,7 +157,7 @@ impl<'a> World<'a> {
             })
             .collect();
         let closest = |from: usize| {
-            let clouds = (EDGE..EXECUTING)
+            let clouds = (edge..executing)
                 .filter(|node| *node != from)
                 .map(NodeIndex::from);
             let from = NodeIndex::from(from);
@@ -164,24 +169,20 @@ impl<'a> World<'a> {
                 })
                 .unwrap_or(from)
         };
-        let closest_cloud = (0..EXECUTING).map(closest).collect();
-        let machines = (0..EXECUTING)
-            .map(|node| Machine {
-                free_mb: if node < EDGE {
-                    EDGE_MEMORY_MB
-                } else {
-                    CLOUD_MEMORY_MB
-                },
-                idle: Default::default(),
-            })
-            .collect();
+        let closest_cloud = (0..executing).map(closest).collect();
+        let memory = |node| match node < edge {
+            true => EDGE_MEMORY_MB,
+            false => CLOUD_MEMORY_MB,
+        };
+        let machines = (0..executing).map(|node| Machine::new(memory(node)));
+        let machines = machines.collect();
         let mut world = Self {
             settings,
             cell,
             random,
             network,
             functions,
-            homes: vec![NodeIndex::from(EXECUTING); KEYS],
+            homes: vec![NodeIndex::from(executing); KEYS],
             data_seconds: Vec::new(),
             remote_bytes: Vec::new(),
             candidates: Vec::new(),
@@ -192,8 +193,8 @@ impl<'a> World<'a> {
             now: 0.0,
             offloaded: Vec::new(),
             free_slots: Vec::new(),
-            counted: vec![0; KEYS * FUNCTIONS.len() * NODES],
-            rates: vec![Smoothed::new(NEWEST); KEYS * FUNCTIONS.len() * NODES],
+            counted: vec![0; KEYS * FUNCTIONS.len() * nodes],
+            rates: vec![Smoothed::new(NEWEST); KEYS * FUNCTIONS.len() * nodes],
             invocations: [0; FUNCTIONS.len()],
             invocation_rates: [Smoothed::new(NEWEST); FUNCTIONS.len()],
             outcome: Outcome::default(),
@@ -205,7 +206,7 @@ impl<'a> World<'a> {
 
     pub(super) fn run(mut self) -> Result<Outcome, Error> {
         for function in 0..FUNCTIONS.len() {
-            for edge in 0..EDGE {
+            for edge in 0..self.layout().edge {
                 if self.gap(function, edge).is_some() {
                     self.next_arrival(function as u8, edge as u8);
                 }
@@ -225,16 +226,21 @@ impl<'a> World<'a> {
                         hops: 0,
                         arrived: self.now,
                         return_seconds: 0.0,
+                        origin: edge,
+                        full: 0,
                     };
                     self.schedule(request, usize::from(edge));
                 }
                 Event::Offloaded(at) => {
                     let (request, node) = self.offloaded[at as usize];
                     self.free_slots.push(at);
-                    self.schedule(request, node);
+                    match self.is_own() && node != usize::from(request.origin) {
+                        true => self.run_or_send_back(request, node),
+                        false => self.schedule(request, node),
+                    }
                 }
                 Event::Done(function, node) => {
-                    self.machines[usize::from(node)].idle[usize::from(function)].push(self.now);
+                    self.machines[usize::from(node)].done(usize::from(function), self.now);
                 }
                 Event::Migrate => {
                     self.migrate()?;
@@ -249,6 +255,18 @@ impl<'a> World<'a> {
         Ok(self.outcome)
     }
 
+    fn layout(&self) -> Layout {
+        self.drawn.layout
+    }
+
+    fn slot(&self, function: usize, key: usize, node: usize) -> usize {
+        (key * FUNCTIONS.len() + function) * self.layout().nodes() + node
+    }
+
+    fn is_own(&self) -> bool {
+        self.settings.reading == Reading::Fulmar
+    }
+
     fn at(&mut self, time: f64, event: Event) {
         self.next_event += 1;
         self.events
@@ -257,15 +275,10 @@ impl<'a> World<'a> {
 
     /// Mean seconds between invocations of a function at an edge node.
     fn gap(&self, function: usize, edge: usize) -> Option<f64> {
-        let (_, exec_seconds, memory, table_rate, _) = FUNCTIONS[function];
-        let total = match self.settings.reading {
-            // What the program makes of "equal expected memory utilization".
-            Reading::Program => DEMAND / FUNCTIONS.len() as f64 / (exec_seconds * memory as f64),
-            Reading::Paper => table_rate,
-        };
+        let (rate, edges) = (rate(self.settings, function), self.layout().edge);
         match self.cell.workload {
-            Workload::W1 => Some(EDGE as f64 / total),
-            Workload::W2 => (function % EDGE == edge).then(|| 1.0 / total),
+            Workload::W1 => Some(1.0 / rate),
+            Workload::W2 => (function % edges == edge).then(|| 1.0 / (rate * edges as f64)),
         }
     }
 
@@ -284,26 +297,41 @@ impl<'a> World<'a> {
         let most_hops = match self.settings.reading {
             Reading::Program => 3,
             Reading::Paper => 1,
+            Reading::Fulmar => u8::MAX,
         };
         let here = NodeIndex::from(node);
-        let fits_here = self.has_room(function, node);
+        let fits_here = self.machines[node].has_room(function, self.now);
         let closest = self.closest_cloud[node];
-        let mut candidates = self.candidates[function].clone();
-        // From the edge to the cloud; cloud nodes look no further.
-        if node < EDGE && !candidates.contains(&closest) {
-            candidates.push(closest);
-        }
+        let candidates = match self.is_own() {
+            true => {
+                let all = (0..self.layout().executing()).map(NodeIndex::from);
+                all.filter(|node| request.full & (1 << node.at()) == 0)
+                    .collect()
+            }
+            false => {
+                let mut candidates = self.candidates[function].clone();
+                // From the edge to the cloud; cloud nodes look no further.
+                if node < self.layout().edge && !candidates.contains(&closest) {
+                    candidates.push(closest);
+                }
+                candidates
+            }
+        };
+        let overhead_seconds = match self.is_own() {
+            true => OWN_OVERHEAD_SECONDS,
+            false => OVERHEAD_SECONDS,
+        };
         let verdict = Arrival {
             here,
             function: &self.functions[function],
             network: &self.network,
-            speed_up: &[1.0; NODES],
+            speed_up: &vec![1.0; self.layout().nodes()],
             data_seconds: &self.data_seconds[function],
             remote_bytes: &self.remote_bytes[function],
             candidates: &candidates,
             closest_cloud: Some(closest),
             fits_here,
-            overhead_seconds: OVERHEAD_SECONDS,
+            overhead_seconds,
             wait_seconds: &[],
             cold_start_seconds: &[],
             may_offload: request.hops < most_hops,
@@ -313,78 +341,67 @@ impl<'a> World<'a> {
             Offloading::GreedyData => Rule::GreedyData,
             Offloading::SloAware => Rule::SloAware,
         });
+        let stays = self.is_own() && stays(&verdict, here);
         match verdict.node {
+            Some(_) if stays => self.execute(request, node),
             None => self.outcome.refused += 1,
             Some(to) if to == here => self.execute(request, node),
             Some(to) => {
-                let there = OVERHEAD_SECONDS + self.network.transfer(here, to, INPUT_BYTES);
+                let there = overhead_seconds + self.network.transfer(here, to, INPUT_BYTES);
                 let handed_on = Request {
                     hops: request.hops + 1,
                     return_seconds: request.return_seconds + self.network.latency(to, here),
                     ..request
                 };
-                let at = match self.free_slots.pop() {
-                    Some(at) => {
-                        self.offloaded[at as usize] = (handed_on, to.at());
-                        at
-                    }
-                    None => {
-                        self.offloaded.push((handed_on, to.at()));
-                        (self.offloaded.len() - 1) as u32
-                    }
-                };
-                self.at(self.now + there, Event::Offloaded(at));
+                self.arrives(handed_on, to.at(), self.now + there);
             }
         }
     }
 
-    /// Whether a container for the function is idle, or fits when idle ones go.
-    fn has_room(&mut self, function: usize, node: usize) -> bool {
-        let now = self.now;
-        let machine = &mut self.machines[node];
-        for (other, (_, _, memory, _, _)) in machine.idle.iter_mut().zip(FUNCTIONS) {
-            let expired = other.partition_point(|since| *since + IDLE_SECONDS <= now);
-            other.drain(..expired);
-            machine.free_mb += expired as u64 * memory;
-        }
-        let idle = |(idle, (_, _, memory, _, _)): (&Vec<f64>, (_, _, u64, _, _))| {
-            idle.len() as u64 * memory
+    fn arrives(&mut self, request: Request, node: usize, then: f64) {
+        let at = match self.free_slots.pop() {
+            Some(at) => {
+                self.offloaded[at as usize] = (request, node);
+                at
+            }
+            None => {
+                self.offloaded.push((request, node));
+                (self.offloaded.len() - 1) as u32
+            }
         };
-        !machine.idle[function].is_empty()
-            || machine.free_mb + machine.idle.iter().zip(FUNCTIONS).map(idle).sum::<u64>()
-                >= FUNCTIONS[function].2
+        self.at(then, Event::Offloaded(at));
     }
 
-    /// Takes a container; its cold start, if it was not warm.
-    fn container(&mut self, function: usize, node: usize) -> f64 {
-        let machine = &mut self.machines[node];
-        if machine.idle[function].pop().is_some() {
-            return 0.0;
+    /// On one of the platform's own nodes, to which another one has handed it on.
+    fn run_or_send_back(&mut self, request: Request, node: usize) {
+        let function = usize::from(request.function);
+        if self.machines[node].has_room(function, self.now) {
+            return self.execute(request, node);
         }
-        let needed = FUNCTIONS[function].2;
-        while machine.free_mb < needed {
-            // The largest idle ones go first.
-            let largest = (0..FUNCTIONS.len())
-                .filter(|other| !machine.idle[*other].is_empty())
-                .max_by_key(|other| FUNCTIONS[*other].2);
-            let Some(largest) = largest else { break };
-            machine.idle[largest].remove(0);
-            machine.free_mb += FUNCTIONS[largest].2;
-        }
-        machine.free_mb = machine.free_mb.saturating_sub(needed);
-        match self.settings.reading {
-            Reading::Program => FUNCTIONS[function].4,
-            Reading::Paper => 0.0,
-        }
+        let (here, origin) = (
+            NodeIndex::from(node),
+            NodeIndex::from(usize::from(request.origin)),
+        );
+        let back = self.network.latency(here, origin);
+        let refused = Request {
+            return_seconds: 0.0,
+            full: request.full | 1 << node,
+            ..request
+        };
+        self.arrives(refused, origin.at(), self.now + back);
     }
 
     fn execute(&mut self, request: Request, node: usize) {
         let function = usize::from(request.function);
-        if !self.has_room(function, node) {
+        if !self.machines[node].has_room(function, self.now) {
             self.outcome.refused += 1;
             return;
         }
-        let cold = self.container(function, node);
+        let is_warm = self.machines[node].take(function);
+        let cold = match self.settings.reading {
+            Reading::Program if !is_warm => FUNCTIONS[function].4,
+            _ => 0.0,
+        };
         let here = NodeIndex::from(node);
         let mut data = 0.0;
         for (key, probability) in &self.drawn.accesses[function] {
@@ -392,7 +409,8 @@ impl<'a> World<'a> {
                 data +=
                     self.network
                         .access(here, self.homes[*key], self.drawn.size_bytes[*key] as f64);
-                self.counted[slot(function, *key, node)] += 1;
+                let slot = self.slot(function, *key, node);
+                self.counted[slot] += 1;
             }
         }
         let running = cold + self.random.exponential(FUNCTIONS[function].1) + data;
@@ -400,7 +418,7 @@ impl<'a> World<'a> {
         self.at(done, Event::Done(request.function, node as u8));
         let outcome = &mut self.outcome;
         outcome.completed += 1;
-        outcome.on_edge += u64::from(node < EDGE);
+        outcome.on_edge += u64::from(node < self.drawn.layout.edge);
         let excess = data - self.cell.t_max;
         if excess > 0.0 {
             outcome.violations += 1;
@@ -413,6 +431,7 @@ impl<'a> World<'a> {
 
     /// What follows from where keys are.
     fn keys_moved(&mut self) {
+        let (nodes, executing) = (self.layout().nodes(), self.layout().executing());
         let mean = |accesses: &[(usize, f64)], node: NodeIndex| -> f64 {
             accesses
                 .iter()
@@ -427,7 +446,7 @@ impl<'a> World<'a> {
             .accesses
             .iter()
             .map(|accesses| {
-                (0..NODES)
+                (0..nodes)
                     .map(|node| mean(accesses, NodeIndex::from(node)))
                     .collect()
             })
@@ -443,7 +462,7 @@ impl<'a> World<'a> {
             .accesses
             .iter()
             .map(|accesses| {
-                (0..NODES)
+                (0..nodes)
                     .map(|node| bytes(accesses, NodeIndex::from(node)))
                     .collect()
             })
@@ -455,7 +474,7 @@ impl<'a> World<'a> {
             .map(|accesses| {
                 let mut nodes: Vec<NodeIndex> =
                     accesses.iter().map(|(key, _)| self.homes[*key]).collect();
-                nodes.retain(|node| node.at() < EXECUTING);
+                nodes.retain(|node| node.at() < executing);
                 nodes.sort_unstable();
                 nodes.dedup();
                 nodes
@@ -475,8 +494,8 @@ impl<'a> World<'a> {
         let mut accesses = Vec::new();
         for key in 0..KEYS {
             for function in 0..FUNCTIONS.len() {
-                for node in 0..NODES {
-                    let rate = self.rates[slot(function, key, node)].value();
+                for node in 0..self.layout().nodes() {
+                    let rate = self.rates[self.slot(function, key, node)].value();
                     if rate > 0.0 {
                         accesses.push(Access {
                             function: FunctionIndex::from(function),
@@ -506,11 +525,12 @@ impl<'a> World<'a> {
                 home: self.homes[key],
             })
             .collect();
-        let mut may_host = [true; NODES];
-        may_host[EXECUTING] = false;
+        let nodes = self.layout().nodes();
+        let mut may_host = vec![true; nodes];
+        may_host[self.layout().executing()] = false;
         let problem = Problem {
             network: &self.network,
-            storage_bytes: &[u64::MAX; NODES],
+            storage_bytes: &vec![u64::MAX; nodes],
             may_host: &may_host,
             functions: &self.functions,
             invocation_rates: &invocation_rates,
