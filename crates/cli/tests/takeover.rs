@@ -8,6 +8,7 @@ mod common;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::cluster::Cluster;
 use common::s3::S3;
@@ -361,6 +362,89 @@ fn what_was_delivered_on_the_senders_node_is_not_delivered_again_by_a_taker() {
         node.metric("fulmar_messages_pending") == "0" && received(node).as_str() >= "2"
     });
     assert_eq!(received(&cluster.nodes[0]), "2");
+}
+
+/// What a session has sent with a commit that is not copied yet must not have had its effect anywhere when the session is
+/// taken over as it was before: it is sent anew.
+#[test]
+fn what_was_sent_with_a_commit_that_a_taker_does_not_know_has_no_effect() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    let mut cluster = Cluster::with_store(2, &objects);
+    cluster.nodes[0].deploy("sender", "guest-faults", REPLICATED);
+    cluster.nodes[0].deploy("receiver", "guest-faults", "");
+    cluster.nodes[1].invoke("sender/s", "count 0");
+    cluster.nodes[1].invoke("receiver/r", "count 0");
+    let received = |node: &Node| {
+        let reply = node.request("POST", "/fn/receiver/r", &[], b"count 0");
+        reply.text()
+    };
+    let away = folder.path().join("away");
+    std::fs::rename(&objects, &away).unwrap();
+    std::fs::write(&objects, "not a folder").unwrap();
+    let send = |port: u16| {
+        let key = [("idempotency-key", "one")];
+        let body = b"count-and-pass receiver r";
+        Connection::open(port).request("POST", "/fn/sender/s", &key, body)
+    };
+    let port = cluster.nodes[1].port;
+    let sending = std::thread::spawn(move || send(port).map(|reply| reply.status));
+    // There are two: what is sent waits for its commit to be copied, and must not be delivered meanwhile.
+    let watched = Instant::now();
+    while watched.elapsed() < Duration::from_millis(700) {
+        assert_eq!(received(&cluster.nodes[1]), "0", "delivered too early");
+    }
+    assert_eq!(cluster.nodes[1].metric("fulmar_messages_pending"), "1");
+    cluster.nodes[1].crash();
+    assert_ne!(sending.join().unwrap().ok(), Some(200));
+    std::fs::remove_file(&objects).unwrap();
+    std::fs::rename(&away, &objects).unwrap();
+    cluster.nodes[0].eventually("the sender is taken over", |node| {
+        send(node.port).is_ok_and(|reply| reply.status == 200 && reply.text() == "1")
+    });
+    cluster.nodes[1].start_again();
+    cluster.nodes[0].eventually("it is delivered", |node| {
+        node.metric("fulmar_messages_pending") == "0" && received(node).as_str() >= "1"
+    });
+    cluster.nodes[1].eventually("nothing more comes", |node| {
+        node.metric("fulmar_messages_pending") == "0"
+    });
+    assert_eq!(received(&cluster.nodes[0]), "1");
+}
+
+/// The other way round: its receiver is taken over as it was before it got the message, and its sender is not.
+#[test]
+fn what_was_delivered_with_a_commit_that_a_taker_does_not_know_is_delivered_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().join("objects");
+    let mut cluster = Cluster::with_store(2, &objects);
+    cluster.nodes[0].deploy("sender", "guest-faults", "");
+    cluster.nodes[0].deploy("receiver", "guest-faults", LOCAL);
+    cluster.nodes[1].invoke("sender/s", "count 0");
+    cluster.nodes[1].invoke("receiver/r", "count 0");
+    let received = |node: &Node| {
+        let reply = node.request("POST", "/fn/receiver/r", &[], b"count 0");
+        reply.text()
+    };
+    cluster.nodes[1].eventually("all is copied", |node| {
+        node.get("/admin/node").json()["changelog"]["behind_commits"] == 0
+    });
+    let away = folder.path().join("away");
+    std::fs::rename(&objects, &away).unwrap();
+    std::fs::write(&objects, "not a folder").unwrap();
+    let sent = cluster.nodes[1].invoke("sender/s", "count-and-pass receiver r");
+    assert_eq!(sent, "1");
+    cluster.nodes[1].eventually("it is delivered", |node| received(node) == "1");
+    cluster.nodes[1].crash();
+    std::fs::remove_file(&objects).unwrap();
+    std::fs::rename(&away, &objects).unwrap();
+    cluster.nodes[0].eventually("the receiver is taken over", |node| received(node) == "0");
+    cluster.nodes[1].start_again();
+    cluster.nodes[0].eventually("it is delivered", |node| received(node) == "1");
+    cluster.nodes[1].eventually("nothing more comes", |node| {
+        node.metric("fulmar_messages_pending") == "0"
+    });
+    assert_eq!(received(&cluster.nodes[0]), "1");
 }
 
 #[test]

@@ -32,7 +32,7 @@ const UNORDERED_WIDTH: usize = 64;
 /// Waiting messages held in memory, in bytes; of those beyond only the key is held.
 const HELD_BYTES: usize = 32 << 20;
 
-pub(crate) use across::{arrived_with_session, receipt_at_home, receive};
+pub(crate) use across::{at_home, receipt, receive, settle};
 pub(crate) use adopted::{disown, owner};
 pub(crate) use external::{answer_at_home, answer_in_store, collect, fetch, take_up};
 

@@ -82,18 +82,24 @@ pub(crate) async fn open(core: &Core) -> Result<(), Problem> {
     }
 }
 
+/// Whether what sessions of a function commit has to be copied before it has effects on others: whoever takes them over as
+/// they were before that has them run again.
+pub(crate) fn is_copied_first(core: &Core, function: &FunctionName) -> bool {
+    let function = core.functions.get(function.as_str());
+    core.store.changelog().is_some()
+        && function.is_some_and(|function| {
+            let manifest = &function.current().manifest;
+            is_taken_over(manifest) || manifest.durability == fulmar_model::Durability::Replicated
+        })
+}
+
 /// Waits until a commit is as safe as the function's sessions have to be when they move.
 pub(crate) async fn safe(
     core: &Core,
     function: &FunctionName,
     ticket: Ticket,
 ) -> Result<(), StoreFailure> {
-    let function = core.functions.get(function.as_str());
-    let leaves = function.is_some_and(|function| {
-        let manifest = &function.current().manifest;
-        is_taken_over(manifest) || manifest.durability == fulmar_model::Durability::Replicated
-    });
-    match leaves && core.store.changelog().is_some() {
+    match is_copied_first(core, function) {
         true => core.store.safe(ticket).await,
         false => core.store.durable(ticket).await,
     }

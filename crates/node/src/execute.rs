@@ -108,13 +108,14 @@ impl Run<'_> {
         {
             return Err((origin, problem));
         }
-        let Some(origin) = self.redelivered(origin) else {
+        let Some(origin) = self.redelivered(origin).await else {
             return Ok(());
         };
         let mut origin = match &idempotency {
             None => origin,
             Some(idempotency) => {
-                match self.replay(name.as_ref().map(SessionName::as_str), idempotency, origin) {
+                let session = name.as_ref().map(SessionName::as_str);
+                match self.replay(session, idempotency, origin).await {
                     Some(origin) => origin,
                     None => return Ok(()),
                 }

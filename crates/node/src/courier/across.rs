@@ -114,18 +114,18 @@ fn settled_below(core: &Core, key: MessageKey) -> MessageKey {
     unsettled.first().copied().unwrap_or(key)
 }
 
-/// Whether a message of this node was delivered to a session that is here now when it was elsewhere; then it is deleted.
-/// Its sender may not have heard of that before the session came.
-pub(crate) fn arrived_with_session(
+/// What says that a message of this node was delivered to a session that is here now: when it was elsewhere, or before a
+/// restart. Its sender may not have heard of that before the session came.
+pub(crate) fn receipt(
     core: &Core,
     posted: &Posted,
     message: &MessageRecord,
-) -> Result<bool, Problem> {
+) -> Result<Option<(Vec<u8>, IdempotencyRecord)>, Problem> {
     let (Some(session), None) = (&message.to.session, &posted.origin) else {
-        return Ok(false);
+        return Ok(None);
     };
     if core.cluster.is_none() {
-        return Ok(false);
+        return Ok(None);
     }
     let group = route::group(&message.to.function, session);
     let receipt = [
@@ -137,45 +137,63 @@ pub(crate) fn arrived_with_session(
         .store
         .record::<IdempotencyRecord>(Table::Idempotency, &receipt);
     let found = found.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    let Some(record) = found else {
-        return Ok(false);
-    };
+    Ok(found.map(|record| (receipt, record)))
+}
+
+/// Forgets a message that was delivered, and what says so.
+pub(crate) fn settle(
+    core: &Core,
+    posted: &Posted,
+    message: &MessageRecord,
+    (receipt, record): (Vec<u8>, IdempotencyRecord),
+) -> Result<(), Problem> {
     let reply = message.invocation.is_some().then_some(record.reply);
     let mut bookkeeping = adopted::finished(core, posted, message, reply);
     bookkeeping.delete(Table::Idempotency, &receipt);
     let committed = core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
     committed
-        .map(|_| true)
+        .map(|_| ())
         .map_err(|failure| storage_failed(&failure))
 }
 
-/// Key of what says that a message was delivered to a session on its sender's own node; none if nobody needs to know. Whoever
-/// takes over the sender, but not the receiver, from this node may not know of the delivery, and sends it again.
-pub(crate) fn receipt_at_home(
-    core: &Core,
-    posted: &Posted,
-    message: &MessageRecord,
-) -> Option<Vec<u8>> {
-    let (Some(from), None) = (&message.from, &posted.origin) else {
-        return None;
-    };
-    core.store.changelog()?;
-    let sender = core.functions.get(from.function.as_str())?;
-    if !custody::is_taken_over(&sender.current().manifest) {
-        return None;
-    }
-    let group = route::group(&message.to.function, message.to.session.as_ref()?);
-    Some([&key::deliveries(&group, &core.instance)[..], &posted.key].concat())
+/// What is kept of a message that was delivered on its sender's own node, until that is copied.
+pub(crate) struct AtHome {
+    /// Key of what says that it was delivered. Whoever takes over the sender, but not the receiver, from this node may not
+    /// know of the delivery, and sends it again.
+    pub(crate) receipt: Vec<u8>,
+    /// Whether the message itself is kept. Whoever takes over the receiver, but not the sender, may not know of the delivery,
+    /// and this node sends it again.
+    pub(crate) is_kept: bool,
 }
 
-/// Deletes a receipt once whoever may take over from this node will know that the message is delivered.
-pub(super) fn forget_once_copied(core: &Arc<Core>, receipt: Vec<u8>) {
+/// None if nobody needs to know.
+pub(crate) fn at_home(core: &Core, posted: &Posted, message: &MessageRecord) -> Option<AtHome> {
+    // What nobody has sent goes with its receiver.
+    let (Some(session), Some(from), None) = (&message.to.session, &message.from, &posted.origin)
+    else {
+        return None;
+    };
+    let is_sent_again = custody::is_copied_first(core, &from.function);
+    let is_kept = custody::is_copied_first(core, &message.to.function);
+    let group = route::group(&message.to.function, session);
+    (is_sent_again || is_kept).then(|| AtHome {
+        receipt: [&key::deliveries(&group, &core.instance)[..], &posted.key].concat(),
+        is_kept,
+    })
+}
+
+/// Deletes that once whoever may take over from this node will know that the message is delivered.
+pub(super) fn forget_once_copied(core: &Arc<Core>, posted: &Posted, at_home: AtHome) {
     let (forgetting, runtime) = (core.clone(), Handle::current());
+    let message = (posted.table(), posted.stored_key());
     once_copied(core, move || {
         runtime.spawn(async move {
             let mut bookkeeping = Bookkeeping::default();
-            bookkeeping.delete(Table::Idempotency, &receipt);
-            // If it is not stored the record stays until it expires.
+            bookkeeping.delete(Table::Idempotency, &at_home.receipt);
+            if at_home.is_kept {
+                bookkeeping.delete(message.0, &message.1);
+            }
+            // If it is not stored the record stays until it expires, and the message is found to be delivered.
             let store = &forgetting.store;
             let _ = store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
         });

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{Posted, across, adopted, commit_of, external};
 use crate::core::Core;
+use crate::execute::storage_failed;
 use crate::functions::Function;
 use crate::invocation::{Invocation, Origin, StateFrom};
 use crate::route::{self, Place};
@@ -230,6 +231,13 @@ async fn hand_in(
         Ok(request) => request,
         Err(problem) => return Ok(Err(problem)),
     };
+    // Its receiver may stay when its sender is taken over, or have moved before.
+    if let Some(from) = &message.from
+        && custody::is_copied_first(core, &from.function)
+        && let Err(failure) = may_leave(core, posted, message).await
+    {
+        return Ok(Err(storage_failed(&failure)));
+    }
     let (done, outcome) = oneshot::channel();
     let origin = Origin::Message {
         posted: Box::new(posted.clone()),
@@ -239,8 +247,8 @@ async fn hand_in(
     execute::submit(core, function, invocation(core, message, request, origin))?;
     let gone = || Err(Problem::new(Code::ShuttingDown, "the node stops"));
     let delivered = outcome.await.unwrap_or_else(|_| gone());
-    if let (Ok(()), Some(receipt)) = (&delivered, across::receipt_at_home(core, posted, message)) {
-        across::forget_once_copied(core, receipt);
+    if let (Ok(()), Some(at_home)) = (&delivered, across::at_home(core, posted, message)) {
+        across::forget_once_copied(core, posted, at_home);
     }
     Ok(delivered)
 }

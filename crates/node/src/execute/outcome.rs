@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{Run, storage_failed};
 use crate::invocation::{Answer, IdempotencyKey, Origin, Outcome, restore_reply, store_reply};
-use crate::{clock, courier};
+use crate::{clock, courier, custody};
 
 /// How long a node that has crashed keeps what says that messages were delivered on it, in milliseconds: far longer than
 /// whoever has taken over from it needs to deliver them. Otherwise it goes as soon as it is of no use.
@@ -20,11 +20,15 @@ const RECEIPT_MS: u64 = 30 * 24 * 3600 * 1000;
 
 impl Run<'_> {
     /// Tells whoever brings a message that it was delivered before, if it was; gives the origin back if not.
-    pub(super) fn redelivered(&self, origin: Origin) -> Option<Origin> {
+    pub(super) async fn redelivered(&self, origin: Origin) -> Option<Origin> {
         if let Origin::Message { posted, record, .. } = &origin {
-            let settled = match courier::arrived_with_session(self.core, posted, record) {
-                Ok(false) => return Some(origin),
-                Ok(true) => Ok(()),
+            let settled = match courier::receipt(self.core, posted, record) {
+                Ok(None) => return Some(origin),
+                // What this node has of a session that was taken over says nothing.
+                Ok(Some(receipt)) => match self.sure().await {
+                    Ok(()) => courier::settle(self.core, posted, record, receipt),
+                    Err(problem) => Err(problem),
+                },
                 Err(problem) => Err(problem),
             };
             if let Origin::Message { done, .. } = origin {
@@ -42,6 +46,10 @@ impl Run<'_> {
         match found {
             Ok(None) => Some(origin),
             Ok(Some((record, ticket))) => {
+                if let Err(problem) = self.sure().await {
+                    self.finish_failed(origin, problem);
+                    return None;
+                }
                 let Origin::Delivery { receipt, done } = origin else {
                     return None;
                 };
@@ -64,8 +72,12 @@ impl Run<'_> {
         }
     }
 
+    async fn sure(&self) -> Result<(), Problem> {
+        custody::sure(self.core, &self.deployed.manifest).await
+    }
+
     /// Answers from the record of the idempotency key, if there is one; gives the origin back if not.
-    pub(super) fn replay(
+    pub(super) async fn replay(
         &self,
         session: Option<&str>,
         idempotency: &IdempotencyKey,
@@ -86,6 +98,11 @@ impl Run<'_> {
                 return None;
             }
         };
+        // What this node has of a session that was taken over was not answered.
+        if let Err(problem) = self.sure().await {
+            self.finish_failed(origin, problem);
+            return None;
+        }
         if record.request != idempotency.request {
             let detail = format!(
                 "the key was used by invocation {} for another request",
@@ -181,15 +198,21 @@ impl Run<'_> {
             bookkeeping.put(Table::Idempotency, &receipt.key, &record);
         }
         if let Origin::Message { posted, record, .. } = origin {
-            bookkeeping.delete(posted.table(), &posted.stored_key());
-            if let Some(receipt) = courier::receipt_at_home(self.core, posted, record) {
+            let at_home = courier::at_home(self.core, posted, record);
+            if !at_home.as_ref().is_some_and(|at_home| at_home.is_kept) {
+                bookkeeping.delete(posted.table(), &posted.stored_key());
+            }
+            if let Some(at_home) = at_home {
                 let record = IdempotencyRecord {
                     request: [0; 32],
                     invocation: id.to_string(),
-                    reply: StoredReply::default(),
+                    reply: match record.invocation {
+                        Some(_) => store_reply(reply),
+                        None => StoredReply::default(),
+                    },
                     expires_unix_ms: now_unix_ms + RECEIPT_MS,
                 };
-                bookkeeping.put(Table::Idempotency, &receipt, &record);
+                bookkeeping.put(Table::Idempotency, &at_home.receipt, &record);
             }
             if let Some(invocation) = &record.invocation {
                 let status = InvocationStatus::Done(store_reply(reply));
