@@ -53,7 +53,7 @@ fn start(drawn: &Drawn, placement: &str) -> Cluster {
     );
     let cluster = Cluster::start_with_both(layout.nodes(), &top, |node| {
         let memory = live::memory_mb(drawn, node);
-        format!("[limits]\nworker_memory = \"{memory} MiB\"\n")
+        format!("[limits]\nclient_timeout = \"1h\"\nworker_memory = \"{memory} MiB\"\n")
     });
     for from in 0..layout.nodes() {
         for to in (0..layout.nodes()).filter(|to| *to != from) {
