@@ -122,3 +122,50 @@ fn what_would_be_done_is_only_remembered_when_only_that_is_wanted() {
     until(&cluster, &[1], "/fn/counter/a", would);
     assert_eq!(cluster.sessions_at(0, "counter"), ["a"]);
 }
+
+/// A key goes to whoever reads it, if that is promised; one that is near enough stays.
+#[test]
+fn shared_keys_go_to_where_the_promise_is_kept() {
+    let cluster = Cluster::placing(3, "on", |_| String::new());
+    let [n1, n2, n3] = &cluster.nodes[..] else {
+        panic!("three nodes")
+    };
+    n1.deploy(
+        "reader",
+        "guest-faults",
+        "[slo]\nmax_data_access = \"30ms\"\n",
+    );
+    n1.deploy("writer", "guest-faults", "");
+    for key in ["far", "near"] {
+        let written = n1.invoke("writer", &format!("shared-set-padded b {key} 1000"));
+        assert_eq!(written, "set");
+    }
+    far(&cluster, 0, 1, 40.0);
+    far(&cluster, 1, 2, 40.0);
+    far(&cluster, 0, 2, 2.0);
+    let decided = |verdict: &str, key: &str| {
+        let found = n1.get("/admin/decisions?function=-shared").json();
+        let found = found["decisions"].as_array().unwrap().clone();
+        let session = format!("b/{key}");
+        let is_it = |decision: &&Value| {
+            decision["verdict"] == verdict && decision["session"] == session.as_str()
+        };
+        found.iter().find(is_it).cloned()
+    };
+    n2.eventually("it is near", |node| {
+        let begun = Instant::now();
+        assert_eq!(node.invoke("reader", "shared-get-all b far"), "1000");
+        let took = begun.elapsed().as_secs_f64();
+        assert_eq!(n3.invoke("reader", "shared-get-all b near"), "1000");
+        decided("moved", "far").is_some() && took < 0.03
+    });
+    let moved = decided("moved", "far").unwrap();
+    assert_eq!(moved["node"], "n1");
+    let promise = |key: &str| moved["promise"][key].as_f64().unwrap();
+    assert!(promise("now_seconds") > 0.03 && promise("then_seconds") < 0.03);
+    n3.eventually("the other one stays", |node| {
+        assert_eq!(node.invoke("reader", "shared-get-all b near"), "1000");
+        decided("stays", "near").is_some()
+    });
+    assert!(decided("moved", "near").is_none());
+}

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fulmar_model::Group;
-use fulmar_policy::estimate::Smoothed;
+use fulmar_policy::estimate::{Rate, Smoothed};
 use parking_lot::Mutex;
 
 /// Invocations after which an access weighs no less than this part: what is longer ago is forgotten.
@@ -14,6 +14,8 @@ const MEMORY: u64 = 100;
 const MAX_KEYS: usize = 256;
 /// What is used less often is not remembered.
 const RARELY: f64 = 0.001;
+/// Memory of the rate of invocations, in seconds.
+const RATE_SECONDS: f64 = 20.0;
 /// Weight of the newest size.
 const NEWEST: f64 = 0.3;
 
@@ -28,6 +30,7 @@ pub(crate) struct Accesses {
 #[derive(Debug, Default)]
 struct Seen {
     invocations: u64,
+    rate: Option<Rate>,
     keys: HashMap<Group, Use>,
 }
 
@@ -63,14 +66,18 @@ fn left(from: u64, to: u64) -> f64 {
 }
 
 impl Accesses {
-    /// An invocation has used these keys, of so many bytes.
-    pub(crate) fn note(&self, used: Vec<(Group, usize)>) {
+    /// An invocation has used these keys, of so many bytes, so many seconds after the node's start.
+    pub(crate) fn note(&self, used: Vec<(Group, usize)>, now_seconds: f64) {
         if used.is_empty() && !self.is_any.load(Ordering::Relaxed) {
             return;
         }
         self.is_any.store(true, Ordering::Relaxed);
         let mut seen = self.seen.lock();
         seen.invocations += 1;
+        let rate = seen
+            .rate
+            .get_or_insert(Rate::new(RATE_SECONDS, now_seconds));
+        rate.see(now_seconds, 1.0);
         let now = seen.invocations;
         let weight = 1.0 / now.min(MEMORY) as f64;
         for (key, bytes) in used {
@@ -89,6 +96,12 @@ impl Accesses {
             let least = rates[MAX_KEYS / 2].max(RARELY);
             seen.keys.retain(|_, known| known.now(now) > least);
         }
+    }
+
+    /// Invocations a second, so many seconds after the node's start.
+    pub(crate) fn per_second(&self, now_seconds: f64) -> f64 {
+        let rate = self.seen.lock().rate;
+        rate.map_or(0.0, |rate| rate.per_second(now_seconds))
     }
 
     /// The keys that are used, as of now; the function's invocations that were seen.
@@ -131,12 +144,12 @@ mod tests {
     #[test]
     fn what_is_used_now_and_then_has_its_probability() {
         let accesses = Accesses::default();
-        accesses.note(vec![(key("b/always"), 100)]);
+        accesses.note(vec![(key("b/always"), 100)], 0.0);
         assert_eq!(probability(&accesses, "b/always"), 1.0);
         for at in 1..400 {
             let every_fourth = (at % 4 == 0).then(|| (key("b/fourth"), 10));
             let always = [(key("b/always"), 100)].into_iter();
-            accesses.note(always.chain(every_fourth).collect());
+            accesses.note(always.chain(every_fourth).collect(), 0.0);
         }
         assert!((probability(&accesses, "b/always") - 1.0).abs() < 1e-9);
         let fourth = probability(&accesses, "b/fourth");
@@ -149,8 +162,8 @@ mod tests {
                 .sum::<f64>(),
             110.0
         );
-        for _ in 0..200 {
-            accesses.note(Vec::new());
+        for _ in 0..1000 {
+            accesses.note(Vec::new(), 0.0);
         }
         assert_eq!(probability(&accesses, "b/always"), 0.0, "forgotten");
     }
@@ -160,7 +173,7 @@ mod tests {
         let accesses = Accesses::default();
         for at in 0..MEMORY {
             let second = (at % 2 == 0).then(|| (key("b/k"), 1));
-            accesses.note(second.into_iter().collect());
+            accesses.note(second.into_iter().collect(), 0.0);
         }
         assert!((probability(&accesses, "b/k") - 0.5).abs() < 1e-9);
     }
@@ -170,7 +183,7 @@ mod tests {
         let accesses = Accesses::default();
         for at in 0..10 * MAX_KEYS {
             let often = (key("b/often"), 1);
-            accesses.note(vec![often, (key(&format!("b/{at}")), 1)]);
+            accesses.note(vec![often, (key(&format!("b/{at}")), 1)], 0.0);
         }
         assert!(accesses.seen.lock().keys.len() <= MAX_KEYS);
         assert!(probability(&accesses, "b/often") > 0.99);

@@ -29,6 +29,7 @@ use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::namespaces::Namespaces;
+use crate::place;
 use crate::ways::Ways;
 
 /// Limits of a node; the defaults suit a machine with 512 MB.
@@ -119,6 +120,7 @@ pub(crate) struct Core {
     pub(crate) logs: Arc<Logs>,
     pub(crate) decisions: Decisions,
     pub(crate) ways: Ways,
+    pub(crate) placed_keys: place::Placed,
     pub(crate) models: Models,
     /// The same, as workers see it.
     pub(crate) log_sink: Arc<dyn LogSink>,

@@ -234,7 +234,9 @@ impl Run<'_> {
                 }
             };
             if self.core.cluster.is_some() && conflicts == 0 {
-                self.function.accesses.note(keys::groups(tx.used_keys()));
+                let used = keys::groups(tx.used_keys());
+                let now = self.core.started.elapsed().as_secs_f64();
+                self.function.accesses.note(used, now);
                 self.function.profile.waited(tx.asking());
                 self.reached(lending + tx.asking());
             }

@@ -156,6 +156,9 @@ fn look(
         session.forget_takers();
         return function.followed.forget(name);
     };
+    if core.placed_keys.has(state.group()) {
+        return;
+    }
     let Some(seen) = session.look_at_takers(seconds) else {
         return function.followed.forget(name);
     };

@@ -186,6 +186,7 @@ impl Node {
             keeper: Keeper::default(),
             decisions: Decisions::default(),
             ways: Ways::default(),
+            placed_keys: place::Placed::default(),
             models: Models::default(),
             log_sink: logs.clone(),
             logs,

@@ -3,9 +3,14 @@
 //! sessions at home here that other nodes use. Each home decides for what it has, within the room that the others say
 //! they have.
 //!
+//! Shared keys that such functions use are placed with them. For those each home plans for the keys of all nodes, so that
+//! what one plans is what all do, and moves its own.
+//!
 //! "Function Offloading and Data Migration for Stateful Serverless Edge Computing", section 4.2.
 
-use std::collections::HashMap;
+mod keys;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 use crate::decisions::{self, Candidate, Decision, Promise};
-use crate::follow::Seen;
 use crate::functions::Function;
+use crate::homes;
 use crate::ways::{Around, HERE};
+
+pub(crate) use keys::{PATH, Placed, own};
 
 /// Pause between two plans.
 const EVERY: Duration = Duration::from_secs(5);
@@ -53,9 +60,10 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        let plan = Plan::look(&core, &cluster, last.elapsed().as_secs_f64());
+        let usages = keys::all(&core, &cluster).await;
+        let plan = Plan::look(&core, &cluster, last.elapsed().as_secs_f64(), &usages);
         last = Instant::now();
-        if plan.sessions.is_empty() {
+        if plan.placed.is_empty() {
             continue;
         }
         // Seconds, if there are many.
@@ -67,11 +75,13 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
     }
 }
 
-/// A session at home here that other nodes use.
-struct Placed {
+/// A session or a shared key at home here that other nodes use.
+struct Movable {
     function: Arc<Function>,
     group: Group,
-    seen: Seen,
+    /// How often a second it is used here.
+    at_home: f64,
+    is_to_be_told: bool,
 }
 
 /// What is to be placed.
@@ -84,14 +94,20 @@ struct Plan {
     functions: Vec<Profile>,
     /// By function, as all below.
     rates: Vec<f64>,
-    sessions: Vec<Placed>,
+    placed: Vec<Movable>,
+    /// Those that are placed, then shared keys that are at home elsewhere.
     keys: Vec<Key>,
     accesses: Vec<Access>,
 }
 
 impl Plan {
-    /// Looks at what was used in the last so many seconds.
-    fn look(core: &Core, cluster: &Cluster, seconds: f64) -> Self {
+    /// Looks at what was used in the last so many seconds, and which shared keys are used by whom.
+    fn look(
+        core: &Core,
+        cluster: &Cluster,
+        seconds: f64,
+        usages: &[(NodeName, Vec<keys::Usage>)],
+    ) -> Self {
         let around = core.ways.around(cluster);
         let mut rooms = around.room_bytes.clone();
         rooms[HERE.at()] = core.keeper.room_bytes();
@@ -102,7 +118,7 @@ impl Plan {
             around,
             functions: Vec::new(),
             rates: Vec::new(),
-            sessions: Vec::new(),
+            placed: Vec::new(),
             keys: Vec::new(),
             accesses: Vec::new(),
         };
@@ -113,18 +129,21 @@ impl Plan {
                 plan.add(&function, profile(&function, manifest), seconds);
             }
         }
-        let own: u64 = plan.keys.iter().map(|key| key.size_bytes).sum();
+        plan.add_keys(core, usages);
+        for (function, rate) in plan.functions.iter_mut().zip(&plan.rates) {
+            function.slo.penalty_per_second *= rate * HORIZON;
+        }
+        let own = plan.keys.iter().filter(|key| key.home == HERE);
+        let own: u64 = own.map(|key| key.size_bytes).sum();
         let here = &mut plan.storage_bytes[HERE.at()];
         *here = here.saturating_add(own);
         plan
     }
 
-    fn add(&mut self, function: &Arc<Function>, mut profile: Profile, seconds: f64) {
+    fn add(&mut self, function: &Arc<Function>, profile: Profile, seconds: f64) {
         let index = FunctionIndex::from(self.functions.len());
-        let nodes: HashMap<&NodeName, NodeIndex> = (self.around.names.iter())
-            .enumerate()
-            .map(|(at, name)| (name, NodeIndex::from(at)))
-            .collect();
+        let around = self.around.clone();
+        let nodes = around.by_name();
         let mut rate = 0.0;
         for name in function.followed.all() {
             let session = function.sessions.peek(&name);
@@ -156,30 +175,105 @@ impl Plan {
                     rate: times,
                 });
             }
-            self.sessions.push(Placed {
+            self.placed.push(Movable {
                 function: function.clone(),
                 group: state.group().clone(),
-                seen,
+                at_home: seen.at_home,
+                is_to_be_told: seen.is_to_be_told,
             });
         }
-        profile.slo.penalty_per_second *= rate * HORIZON;
         self.functions.push(profile);
         self.rates.push(rate);
     }
 
-    /// The accesses to a session's state; all are in the order of the sessions.
-    fn accesses_to(&self, session: usize) -> &[Access] {
+    /// Adds the shared keys that functions use, those that are at home here first.
+    fn add_keys(&mut self, core: &Core, usages: &[(NodeName, Vec<keys::Usage>)]) {
+        let around = self.around.clone();
+        let nodes = around.by_name();
+        let functions: HashMap<Box<str>, usize> = (self.functions.iter().enumerate())
+            .map(|(at, function)| (function.name.clone(), at))
+            .collect();
+        let mut used: BTreeMap<Group, Used> = BTreeMap::new();
+        let mut rates = vec![0.0; functions.len()];
+        for (node, usages) in usages {
+            let Some(node) = nodes.get(node) else {
+                continue;
+            };
+            for usage in usages {
+                let Some(function) = functions.get(usage.function.as_str()) else {
+                    continue;
+                };
+                rates[*function] += usage.invocations_per_second;
+                for key in &usage.keys {
+                    let Some(group) = key.group() else {
+                        continue;
+                    };
+                    let used = used.entry(group).or_default();
+                    used.bytes = used.bytes.max(key.bytes);
+                    used.home =
+                        used.home
+                            .or(key.home.as_ref().and_then(|home| nodes.get(home)).copied());
+                    let rate = usage.invocations_per_second * key.probability;
+                    used.by.push((FunctionIndex::from(*function), *node, rate));
+                }
+            }
+        }
+        for (rate, invocations) in self.rates.iter_mut().zip(rates) {
+            *rate = rate.max(invocations);
+        }
+        let is_here = |group: &Group| homes::is_surely_here(core, group).unwrap_or(false);
+        let (own, others): (Vec<_>, Vec<_>) =
+            used.into_iter().partition(|(group, _)| is_here(group));
+        let told = core.placed_keys.set(own.iter().map(|(group, _)| group));
+        for ((group, used), is_to_be_told) in own.into_iter().zip(told) {
+            let Some(function) = core.functions.of(&group) else {
+                continue;
+            };
+            let here = used.by.iter().filter(|(_, node, _)| *node == HERE);
+            self.placed.push(Movable {
+                function,
+                group,
+                at_home: here.map(|(_, _, rate)| rate).sum(),
+                is_to_be_told,
+            });
+            self.push_key(&used, HERE);
+        }
+        for (_, used) in others {
+            // Of what is nowhere near nothing is known.
+            if let Some(home) = used.home.filter(|home| *home != HERE) {
+                self.push_key(&used, home);
+            }
+        }
+    }
+
+    fn push_key(&mut self, used: &Used, home: NodeIndex) {
+        let key = KeyIndex::from(self.keys.len());
+        self.keys.push(Key {
+            size_bytes: used.bytes as u64,
+            home,
+        });
+        let accesses = used.by.iter().map(|(function, node, rate)| Access {
+            function: *function,
+            key,
+            node: *node,
+            rate: *rate,
+        });
+        self.accesses.extend(accesses);
+    }
+
+    /// The accesses to what is placed; all are in its order.
+    fn accesses_to(&self, placed: usize) -> &[Access] {
         let all = &self.accesses;
-        let from = all.partition_point(|access| access.key.at() < session);
-        let to = all.partition_point(|access| access.key.at() <= session);
+        let from = all.partition_point(|access| access.key.at() < placed);
+        let to = all.partition_point(|access| access.key.at() <= placed);
         &all[from..to]
     }
 
-    /// Seconds of waiting for a session's state in each second, if it lived there.
-    fn waiting(&self, session: usize, home: NodeIndex) -> f64 {
-        let size = self.keys[session].size_bytes as f64;
+    /// Seconds of waiting for what is placed in each second, if it lived there.
+    fn waiting(&self, placed: usize, home: NodeIndex) -> f64 {
+        let size = self.keys[placed].size_bytes as f64;
         let waits = |access: &Access| access.rate * self.network.access(access.node, home, size);
-        self.accesses_to(session).iter().map(waits).sum()
+        self.accesses_to(placed).iter().map(waits).sum()
     }
 
     fn problem(&self) -> Problem<'_> {
@@ -217,6 +311,14 @@ impl Plan {
     }
 }
 
+/// How a shared key is used, by function and node, so often a second.
+#[derive(Default)]
+struct Used {
+    by: Vec<(FunctionIndex, NodeIndex, f64)>,
+    bytes: f64,
+    home: Option<NodeIndex>,
+}
+
 /// What one of the nodes is to be home to from now on.
 struct Solved {
     plan: Plan,
@@ -228,7 +330,7 @@ impl Solved {
     /// Begins the moves, as many as there is room for: the rest is planned anew.
     fn carry_out(self, core: &Arc<Core>, cluster: &Arc<Cluster>) {
         let mode = cluster.config().placement;
-        for (at, placed) in self.plan.sessions.iter().enumerate() {
+        for (at, placed) in self.plan.placed.iter().enumerate() {
             let waits_here = self.plan.waiting(at, HERE);
             let pays = |to: &NodeIndex| {
                 *to != HERE && self.plan.waiting(at, *to) < waits_here * (1.0 - CLEARLY)
@@ -236,7 +338,7 @@ impl Solved {
             let to = Some(self.placement.homes[at]).filter(pays);
             let decision = self.decision(at, cluster, to);
             let (function, group) = (&placed.function, &placed.group);
-            let told = placed.seen.is_to_be_told;
+            let told = placed.is_to_be_told;
             decisions::carry_out(core, cluster, function, group, decision, mode, told);
         }
     }
@@ -244,7 +346,7 @@ impl Solved {
     fn decision(&self, at: usize, cluster: &Cluster, to: Option<NodeIndex>) -> Decision {
         let plan = &self.plan;
         let to = to.map(|to| plan.around.names[to.at()].clone());
-        let placed = &plan.sessions[at];
+        let placed = &plan.placed[at];
         let size = plan.keys[at].size_bytes as f64;
         let chosen = self.placement.homes[at];
         let others = (1..plan.around.names.len()).map(NodeIndex::from);
@@ -276,7 +378,7 @@ impl Solved {
         let verdict = decisions::verdict(to.as_ref(), cluster.config().placement);
         Decision {
             to,
-            requests_per_second_here: placed.seen.at_home,
+            requests_per_second_here: placed.at_home,
             state_bytes: plan.keys[at].size_bytes as usize,
             candidates: candidates.collect(),
             promise: function.map(|function| self.promises[function]),

@@ -1,5 +1,6 @@
 //! The nodes around this one and the ways between them, put together from hints for those who decide.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,14 @@ impl Ways {
 }
 
 impl Around {
+    /// The nodes by their names.
+    pub(crate) fn by_name(&self) -> HashMap<&NodeName, NodeIndex> {
+        let names = self.names.iter().enumerate();
+        names
+            .map(|(at, name)| (name, NodeIndex::from(at)))
+            .collect()
+    }
+
     fn look(cluster: &Cluster) -> Self {
         let hints = cluster.hints();
         let round_trips = hints.round_trips();

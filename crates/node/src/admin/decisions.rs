@@ -12,10 +12,21 @@ use serde_json::{Value, json};
 
 use super::{Answer, Failed, json};
 use crate::core::Core;
-use crate::route;
+use crate::{place, route};
 
 pub(super) fn routes() -> Router<Arc<Core>> {
-    Router::new().route("/admin/decisions", get(list))
+    Router::new()
+        .route("/admin/decisions", get(list))
+        .route(place::PATH, get(accesses))
+}
+
+/// Which shared keys functions use on this node that are promised short accesses, for whoever places keys.
+async fn accesses(State(core): State<Arc<Core>>) -> Answer {
+    let usages = core
+        .cluster
+        .as_ref()
+        .map(|cluster| place::own(&core, cluster));
+    Ok::<_, Failed>(json(&json!(usages.unwrap_or_default())))
 }
 
 #[derive(Deserialize)]
