@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::namespaces::Namespaces;
 use crate::place;
+use crate::usages::Usages;
 use crate::ways::Ways;
 
 /// Limits of a node; the defaults suit a machine with 512 MB.
@@ -121,6 +122,7 @@ pub(crate) struct Core {
     pub(crate) decisions: Decisions,
     pub(crate) ways: Ways,
     pub(crate) placed_keys: place::Placed,
+    pub(crate) usages: Usages,
     pub(crate) models: Models,
     /// The same, as workers see it.
     pub(crate) log_sink: Arc<dyn LogSink>,

@@ -27,7 +27,7 @@ pub(crate) struct Decision {
     pub(crate) node: NodeName,
     pub(crate) function: FunctionName,
     pub(crate) session: String,
-    /// `moved`, `stays`, `would-move`, `failed`; of an invocation `as-usual`, `here`, `offloaded`, `refused`,
+    /// `moved`, `stays`, `would-move`, `failed`; of an invocation `as-usual`, `here`, `offloaded`, `refused`, `tried`,
     /// `would-...`; of an execution model `changed`, `would-change`, `failed`.
     pub(crate) verdict: &'static str,
     pub(crate) to: Option<NodeName>,

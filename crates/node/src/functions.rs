@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::accesses::Accesses;
 use crate::profile::Profile;
-use crate::schedule::Told;
+use crate::schedule::{Told, Tried};
 use crate::sessions::Sessions;
 
 /// One deployed version of a function.
@@ -89,6 +89,8 @@ pub(crate) struct Function {
     pub(crate) accesses: Accesses,
     /// What was decided about its invocations last.
     pub(crate) told: Told,
+    /// When one of them ran last that was expected to be late.
+    pub(crate) tried: Tried,
     /// Sessionless invocations by idempotency key, so that two with the same key run one by one.
     pub(crate) keyed: Sessions,
     /// Sessions at home here of which other nodes take requests.
@@ -151,6 +153,7 @@ impl Function {
             profile: Profile::default(),
             accesses: Accesses::default(),
             told: Told::default(),
+            tried: Tried::default(),
             waiting: AtomicUsize::new(0),
         }
     }

@@ -104,7 +104,6 @@ pub(crate) async fn load(
 async fn load_key(core: &Arc<Core>, from: &NodeName, group: &Group) -> Result<Lent, NotHere> {
     let read = keys::read_here(core, group, Some(from)).await;
     let read = read.map_err(|problem| elsewhere(core, group, problem))?;
-    core.placed_keys.read_elsewhere();
     core.durable(read.saw).await.map_err(NotHere::Failed)?;
     let entries = read.value.map(|value| (VALUE.to_owned(), value));
     Ok(Lent {

@@ -54,6 +54,7 @@ mod takeover;
 pub mod target;
 pub mod tls;
 mod transition;
+mod usages;
 mod ways;
 
 pub use core::NodeOptions;

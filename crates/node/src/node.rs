@@ -30,6 +30,7 @@ use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::namespaces::{self, Namespaces};
+use crate::usages::{self, Usages};
 use crate::ways::Ways;
 use crate::{admin, custody, deploy, follow, ingress, keys, phases, place, takeover};
 
@@ -187,6 +188,7 @@ impl Node {
             decisions: Decisions::default(),
             ways: Ways::default(),
             placed_keys: place::Placed::default(),
+            usages: Usages::default(),
             models: Models::default(),
             log_sink: logs.clone(),
             logs,
@@ -246,6 +248,11 @@ impl Node {
                 );
                 tasks.spawn(watch);
             }
+            tasks.spawn(usages::run(
+                core.clone(),
+                cluster.clone(),
+                core.stopping.clone(),
+            ));
             tasks.spawn(place::run(
                 core.clone(),
                 cluster.clone(),

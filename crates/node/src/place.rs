@@ -8,14 +8,14 @@
 //!
 //! "Function Offloading and Data Migration for Stateful Serverless Edge Computing", section 4.2.
 
-mod keys;
+mod placed;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fulmar_cluster::{Automatic, Cluster};
-use fulmar_model::{Group, Manifest, NodeName};
+use fulmar_model::{Group, Manifest};
 use fulmar_policy::placement::{Placement, Problem, state_aware};
 use fulmar_policy::view::{
     Access, Function as Profile, FunctionIndex, Key, KeyIndex, Network, NodeIndex, Slo,
@@ -28,7 +28,7 @@ use crate::functions::Function;
 use crate::homes;
 use crate::ways::{Around, HERE};
 
-pub(crate) use keys::{PATH, Placed, own};
+pub(crate) use placed::Placed;
 
 /// Pause between two plans.
 const EVERY: Duration = Duration::from_secs(5);
@@ -60,8 +60,7 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        let usages = keys::all(&core, &cluster).await;
-        let plan = Plan::look(&core, &cluster, last.elapsed().as_secs_f64(), &usages);
+        let plan = Plan::look(&core, &cluster, last.elapsed().as_secs_f64());
         last = Instant::now();
         if plan.placed.is_empty() {
             continue;
@@ -102,12 +101,7 @@ struct Plan {
 
 impl Plan {
     /// Looks at what was used in the last so many seconds, and which shared keys are used by whom.
-    fn look(
-        core: &Core,
-        cluster: &Cluster,
-        seconds: f64,
-        usages: &[(NodeName, Vec<keys::Usage>)],
-    ) -> Self {
+    fn look(core: &Core, cluster: &Cluster, seconds: f64) -> Self {
         let around = core.ways.around(cluster);
         let mut rooms = around.room_bytes.clone();
         rooms[HERE.at()] = core.keeper.room_bytes();
@@ -129,7 +123,7 @@ impl Plan {
                 plan.add(&function, profile(&function, manifest), seconds);
             }
         }
-        plan.add_keys(core, usages);
+        plan.add_keys(core);
         for (function, rate) in plan.functions.iter_mut().zip(&plan.rates) {
             function.slo.penalty_per_second *= rate * HORIZON;
         }
@@ -187,7 +181,7 @@ impl Plan {
     }
 
     /// Adds the shared keys that functions use, those that are at home here first.
-    fn add_keys(&mut self, core: &Core, usages: &[(NodeName, Vec<keys::Usage>)]) {
+    fn add_keys(&mut self, core: &Core) {
         let around = self.around.clone();
         let nodes = around.by_name();
         let functions: HashMap<Box<str>, usize> = (self.functions.iter().enumerate())
@@ -195,7 +189,7 @@ impl Plan {
             .collect();
         let mut used: BTreeMap<Group, Used> = BTreeMap::new();
         let mut rates = vec![0.0; functions.len()];
-        for (node, usages) in usages {
+        for (node, usages) in &*core.usages.by_node() {
             let Some(node) = nodes.get(node) else {
                 continue;
             };
@@ -221,6 +215,11 @@ impl Plan {
         for (rate, invocations) in self.rates.iter_mut().zip(rates) {
             *rate = rate.max(invocations);
         }
+        // What is at home where alone it is used costs nothing.
+        used.retain(|_, used| {
+            let mut nodes = used.by.iter().map(|(_, node, _)| Some(*node));
+            nodes.any(|node| node != used.home)
+        });
         let is_here = |group: &Group| homes::is_surely_here(core, group).unwrap_or(false);
         let (own, others): (Vec<_>, Vec<_>) =
             used.into_iter().partition(|(group, _)| is_here(group));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fulmar_cluster::{Automatic, Cluster, Measured};
 use fulmar_model::{Code, NodeName, Problem, SessionName};
-use fulmar_policy::offload::Estimate;
+use fulmar_policy::offload::{Estimate, Rejection};
 use parking_lot::Mutex;
 
 use crate::core::Core;
@@ -23,6 +23,8 @@ use world::World;
 
 /// A node has to be expected this much sooner than the usual one, in parts of its time: what is expected varies.
 const CLEARLY: f64 = 0.1;
+/// Of the invocations of a function that are expected to be late because of shared keys one runs in so long.
+const TRIED_EVERY: Duration = Duration::from_secs(1);
 /// Decisions with the same verdict about a function are told this often.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -43,6 +45,22 @@ pub(crate) enum Choice {
 /// When it was told last that a function was decided about, by verdict.
 #[derive(Debug, Default)]
 pub(crate) struct Told(Mutex<BTreeMap<&'static str, Instant>>);
+
+/// When an invocation was let through last that was expected to be late.
+#[derive(Debug, Default)]
+pub(crate) struct Tried(Mutex<Option<Instant>>);
+
+impl Tried {
+    /// Whether an invocation is to run although it is expected to be late: of what is refused nothing more is learnt.
+    fn is_due(&self) -> bool {
+        let mut last = self.0.lock();
+        let is_due = last.is_none_or(|at| at.elapsed() >= TRIED_EVERY);
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
+    }
+}
 
 impl Told {
     fn is_to_be_told(&self, verdict: &'static str) -> bool {
@@ -95,10 +113,22 @@ pub(crate) fn choose(
     let soonest = |one: &&Estimate, other: &&Estimate| {
         one.response_seconds.total_cmp(&other.response_seconds)
     };
+    let is_known = |estimate: &Estimate| estimate.response_seconds.is_finite();
+    let is_possible_at = |estimate: &Estimate| estimate.rejected != Some(Rejection::NoMemory);
     let best = estimates.iter().filter(is_possible).min_by(soonest);
     let at_usual = estimates.iter().find(|estimate| estimate.node == usual);
     let (verdict, choice) = match (best, at_usual) {
         (None, _) if slo.best_effort => ("as-usual", Ok(Choice::AsUsual)),
+        // Nobody can say that none is in time: of some nodes it is not known yet how far they are.
+        (None, Some(usual)) if is_possible_at(usual) && !estimates.iter().all(is_known) => {
+            ("as-usual", Ok(Choice::AsUsual))
+        }
+        // Which shared keys are used is only seen of what runs.
+        (None, Some(usual))
+            if is_possible_at(usual) && world.uses_keys && function.tried.is_due() =>
+        {
+            ("tried", Ok(Choice::AsUsual))
+        }
         (None, _) => ("refused", Err(unattainable(function, &estimates))),
         (Some(best), Some(usual))
             if usual.rejected.is_none()

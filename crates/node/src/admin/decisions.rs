@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 use super::{Answer, Failed, json};
 use crate::core::Core;
-use crate::{place, route};
+use crate::{route, usages};
 
 pub(super) fn routes() -> Router<Arc<Core>> {
     Router::new()
         .route("/admin/decisions", get(list))
-        .route(place::PATH, get(accesses))
+        .route(usages::PATH, get(accesses))
 }
 
 /// Which shared keys functions use on this node that are promised short accesses, for whoever places keys.
@@ -25,7 +25,7 @@ async fn accesses(State(core): State<Arc<Core>>) -> Answer {
     let usages = core
         .cluster
         .as_ref()
-        .map(|cluster| place::own(&core, cluster));
+        .map(|cluster| usages::own(&core, cluster));
     Ok::<_, Failed>(json(&json!(usages.unwrap_or_default())))
 }
 

@@ -39,6 +39,8 @@ pub(super) struct World {
     data: Vec<f64>,
     /// The home of the session, if it has one.
     pub(super) home: Option<NodeIndex>,
+    /// Whether it uses shared keys.
+    pub(super) uses_keys: bool,
 }
 
 impl World {
@@ -69,6 +71,7 @@ impl World {
         let keys = shared_keys(core, cluster, function, &around);
         let mut world = Self::of(around, &execution, function.profile.best_seconds(), home)?;
         world.add(&keys);
+        world.uses_keys = !keys.is_empty();
         Some(world)
     }
 
@@ -105,6 +108,7 @@ impl World {
             speed,
             data: nodes.map(access).collect(),
             home,
+            uses_keys: false,
             around,
         })
     }
@@ -219,17 +223,18 @@ fn shared_keys(
     function: &Function,
     around: &Around,
 ) -> Vec<SharedKey> {
-    let accesses = function.accesses.all().into_iter();
-    let keys = accesses.filter_map(|access| {
-        let home = match cluster.directory().cached(&access.key) {
-            Some(home) => around.names.iter().position(|name| *name == home.node)?,
-            None => homes::is_surely_here(core, &access.key)
-                .ok()?
-                .then_some(HERE.at())?,
+    let used = core.usages.of(core, cluster, function);
+    let keys = used.iter().filter_map(|shared| {
+        let key = &shared.access.key;
+        let at = |home: &NodeName| around.names.iter().position(|name| name == home);
+        let home = match cluster.directory().cached(key) {
+            Some(home) => at(&home.node)?,
+            None if homes::is_surely_here(core, key).ok()? => HERE.at(),
+            None => at(shared.home.as_ref()?)?,
         };
         Some(SharedKey {
-            probability: access.probability,
-            bytes: access.bytes,
+            probability: shared.access.probability,
+            bytes: shared.access.bytes,
             home: home.into(),
         })
     });

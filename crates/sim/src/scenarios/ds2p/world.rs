@@ -1,15 +1,13 @@
 //! One run: invocations arrive, are executed somewhere, access keys; every two minutes keys move.
 
+mod keys;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use fulmar_policy::estimate::Smoothed;
 use fulmar_policy::offload::{Arrival, Rule, Verdict};
-use fulmar_policy::placement::exact::{self, Limits, Solver};
-use fulmar_policy::placement::{
-    Placement, Problem, greedy, random as random_placement, state_aware,
-};
-use fulmar_policy::{Access, Function, FunctionIndex, Key, KeyIndex, Network, NodeIndex, Slo};
+use fulmar_policy::{Function, Network, NodeIndex, Slo};
 
 use super::draw::{Drawn, Layout};
 use super::machine::{FUNCTIONS, Machine};
@@ -31,12 +29,6 @@ const INPUT_BYTES: f64 = 1024.0;
 const CLEARLY: f64 = 0.1;
 /// Weight of the last interval in an access rate.
 const NEWEST: f64 = 0.33;
-
-/// The solver proves the optimum of problems of this size in much less.
-const EXACT_LIMITS: Limits = Limits {
-    seconds: 600.0,
-    gap: 0.0,
-};
 
 /// What a run gave.
 #[derive(Debug, Clone, Default)]
@@ -110,17 +102,21 @@ pub(super) fn requests(settings: &Settings) -> f64 {
     settings.seconds * rates.sum::<f64>() * settings.edge_nodes as f64
 }
 
-/// Requests a second of a function at each edge node where it arrives, if it arrives at all of them.
+/// Requests a second of a function at each edge node, if it arrives at all of them.
 pub(super) fn rate(settings: &Settings, function: usize) -> f64 {
+    total_rate(settings, function) / EDGE_NODES
+}
+
+/// The same for all edge nodes of the paper.
+fn total_rate(settings: &Settings, function: usize) -> f64 {
     let (_, exec_seconds, memory, table_rate, _) = FUNCTIONS[function];
-    let total = match settings.reading {
+    match settings.reading {
         // What the program makes of "equal expected memory utilization".
         Reading::Program | Reading::Fulmar => {
             DEMAND / FUNCTIONS.len() as f64 / (exec_seconds * memory as f64)
         }
         Reading::Paper => table_rate,
-    };
-    total / EDGE_NODES
+    }
 }
 
 /// Whether the invocation stays where it is although another node may be sooner.
@@ -275,10 +271,13 @@ impl<'a> World<'a> {
 
     /// Mean seconds between invocations of a function at an edge node.
     fn gap(&self, function: usize, edge: usize) -> Option<f64> {
-        let (rate, edges) = (rate(self.settings, function), self.layout().edge);
+        let (total, edges) = (total_rate(self.settings, function), self.layout().edge);
         match self.cell.workload {
-            Workload::W1 => Some(1.0 / rate),
-            Workload::W2 => (function % edges == edge).then(|| 1.0 / (rate * edges as f64)),
+            Workload::W1 => Some(EDGE_NODES / total),
+            Workload::W2 => {
+                let times = edges as f64 / EDGE_NODES;
+                (function % edges == edge).then(|| 1.0 / (total * times))
+            }
         }
     }
 
@@ -427,149 +426,5 @@ impl<'a> World<'a> {
         outcome
             .response_seconds
             .push(done + request.return_seconds - request.arrived);
-    }
-
-    /// What follows from where keys are.
-    fn keys_moved(&mut self) {
-        let (nodes, executing) = (self.layout().nodes(), self.layout().executing());
-        let mean = |accesses: &[(usize, f64)], node: NodeIndex| -> f64 {
-            accesses
-                .iter()
-                .map(|(key, probability)| {
-                    let bytes = self.drawn.size_bytes[*key] as f64;
-                    probability * self.network.access(node, self.homes[*key], bytes)
-                })
-                .sum()
-        };
-        self.data_seconds = self
-            .drawn
-            .accesses
-            .iter()
-            .map(|accesses| {
-                (0..nodes)
-                    .map(|node| mean(accesses, NodeIndex::from(node)))
-                    .collect()
-            })
-            .collect();
-        let bytes = |accesses: &[(usize, f64)], node: NodeIndex| -> f64 {
-            let remote = accesses.iter().filter(|(key, _)| self.homes[*key] != node);
-            remote
-                .map(|(key, p)| p * self.drawn.size_bytes[*key] as f64)
-                .sum()
-        };
-        self.remote_bytes = self
-            .drawn
-            .accesses
-            .iter()
-            .map(|accesses| {
-                (0..nodes)
-                    .map(|node| bytes(accesses, NodeIndex::from(node)))
-                    .collect()
-            })
-            .collect();
-        self.candidates = self
-            .drawn
-            .accesses
-            .iter()
-            .map(|accesses| {
-                let mut nodes: Vec<NodeIndex> =
-                    accesses.iter().map(|(key, _)| self.homes[*key]).collect();
-                nodes.retain(|node| node.at() < executing);
-                nodes.sort_unstable();
-                nodes.dedup();
-                nodes
-            })
-            .collect();
-    }
-
-    fn migrate(&mut self) -> Result<(), Error> {
-        let every = self.settings.migrate_seconds;
-        for (rate, count) in self.rates.iter_mut().zip(&mut self.counted) {
-            rate.see(f64::from(std::mem::take(count)) / every);
-        }
-        let counted = self.invocation_rates.iter_mut().zip(&mut self.invocations);
-        let invocation_rates: Vec<f64> = counted
-            .map(|(rate, count)| rate.see(f64::from(std::mem::take(count)) / every))
-            .collect();
-        let mut accesses = Vec::new();
-        for key in 0..KEYS {
-            for function in 0..FUNCTIONS.len() {
-                for node in 0..self.layout().nodes() {
-                    let rate = self.rates[self.slot(function, key, node)].value();
-                    if rate > 0.0 {
-                        accesses.push(Access {
-                            function: FunctionIndex::from(function),
-                            key: KeyIndex::from(key),
-                            node: NodeIndex::from(node),
-                            rate,
-                        });
-                    }
-                }
-            }
-        }
-        // Only keys that anybody has: the others have no size in a file.
-        let used = |key: usize| {
-            self.drawn
-                .accesses
-                .iter()
-                .flatten()
-                .any(|(other, _)| *other == key)
-        };
-        let keys: Vec<Key> = (0..KEYS)
-            .map(|key| Key {
-                size_bytes: if used(key) {
-                    self.drawn.size_bytes[key]
-                } else {
-                    0
-                },
-                home: self.homes[key],
-            })
-            .collect();
-        let nodes = self.layout().nodes();
-        let mut may_host = vec![true; nodes];
-        may_host[self.layout().executing()] = false;
-        let problem = Problem {
-            network: &self.network,
-            storage_bytes: &vec![u64::MAX; nodes],
-            may_host: &may_host,
-            functions: &self.functions,
-            invocation_rates: &invocation_rates,
-            keys: &keys,
-            accesses: &accesses,
-            penalty_weight: self.settings.penalty_weight,
-            move_weight: self.settings.move_weight,
-            horizon_seconds: f64::INFINITY,
-        };
-        let (placement, moved) = match self.cell.migration {
-            Migration::None => (Placement::unchanged(&keys), None),
-            Migration::Random => {
-                let (placement, moved) =
-                    random_placement::place(&problem, &mut || self.random.unit());
-                (placement, Some(moved))
-            }
-            Migration::Greedy => (greedy::place(&problem), None),
-            Migration::StateAware => (
-                state_aware::place(&problem)
-                    .map_err(|error| Error::invalid(error.to_string()))?
-                    .placement,
-                None,
-            ),
-            Migration::Exact => (
-                exact::place(&problem, Solver::Microlp, &EXACT_LIMITS)
-                    .map_err(|error| Error::invalid(error.to_string()))?
-                    .placement,
-                None,
-            ),
-        };
-        let moves = || {
-            placement
-                .moves(&keys)
-                .map(|(key, _)| keys[key.at()].size_bytes)
-                .sum()
-        };
-        self.outcome.moved_bytes += moved.unwrap_or_else(moves);
-        self.homes = placement.homes;
-        self.keys_moved();
-        Ok(())
     }
 }
