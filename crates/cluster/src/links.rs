@@ -4,6 +4,8 @@
 //! The node that makes a connection shapes both its directions. Bytes are held back until they would have
 //! arrived; what is lost comes late, as TCP would send it again; what is cut waits until the link is back.
 
+mod alarm;
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -26,8 +28,6 @@ const SEGMENTS: usize = 4096;
 const PIPE: usize = 64 << 10;
 /// What a loss adds: the shortest time after which TCP sends again.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
-/// The system's timers are this coarse; the rest is waited for actively.
-const COARSE: Duration = Duration::from_millis(2);
 
 /// How a link to a peer is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -199,7 +199,7 @@ async fn direction(
     });
     let carried: io::Result<()> = async {
         while let Some((arrives, bytes)) = arriving.recv().await {
-            wait_until(arrives).await;
+            alarm::at(arrives.into_std()).await;
             if link.wait_for(|link| !is_cut(link)).await.is_err() {
                 break;
             }
@@ -216,7 +216,7 @@ async fn direction(
 /// Waits for as long as bytes are on their way that nothing is before.
 async fn travel(mut link: watch::Receiver<Link>, bytes: usize, is_cut: impl Fn(&Link) -> bool) {
     let arrives = arrival(&link.borrow_and_update(), bytes, &mut Instant::now());
-    wait_until(arrives).await;
+    alarm::at(arrives.into_std()).await;
     // Whoever changes links is there as long as the node.
     let _ = link.wait_for(|link| !is_cut(link)).await;
 }
@@ -235,16 +235,6 @@ fn arrival(link: &Link, bytes: usize, last_sent: &mut Instant) -> Instant {
         arrives += RETRANSMISSION;
     }
     arrives
-}
-
-async fn wait_until(moment: Instant) {
-    let now = Instant::now();
-    if moment > now + COARSE {
-        tokio::time::sleep(moment - now - COARSE).await;
-    }
-    while Instant::now() < moment {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[cfg(test)]

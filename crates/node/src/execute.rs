@@ -181,9 +181,10 @@ impl Run<'_> {
         let id: Arc<str> = self.core.id_text(id).into();
         let mut reserved: Option<(ReservedKeys, u64)> = None;
         let mut keys = keys::Turns::default();
+        let mut room = None;
         for conflicts in 0..MAX_CONFLICTS {
             let tag = tag.unwrap_or_else(|| state.as_ref().map_or(0, |state| state.tag()));
-            let mut worker = match self.worker(&pool_key, tag).await {
+            let mut worker = match self.worker(&pool_key, tag, room.take()).await {
                 Ok(worker) => worker,
                 Err(problem) => return Err((origin, problem)),
             };
@@ -255,8 +256,10 @@ impl Run<'_> {
             match self.write_keys(lender.as_ref(), &mut keys, &mut tx).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    // The worker goes as well: it remembers writes that did not happen.
-                    drop((tx, worker));
+                    // The worker goes as well: it remembers writes that did not happen. Its memory does not: whoever has it
+                    // may wait for the keys that are kept here.
+                    drop(tx);
+                    room = Some(worker.into_room());
                     self.core.metrics.conflicts.inc();
                     continue;
                 }
@@ -382,7 +385,12 @@ impl Run<'_> {
     }
 
     /// A live worker that knows the session's present state, or a fresh one.
-    async fn worker(&self, key: &PoolKey, tag: u64) -> Result<Worker, Problem> {
+    async fn worker(
+        &self,
+        key: &PoolKey,
+        tag: u64,
+        mut room: Option<Reserved>,
+    ) -> Result<Worker, Problem> {
         if let Some(worker) = self.core.pool.take(key, tag) {
             return Ok(worker);
         }
@@ -397,7 +405,10 @@ impl Run<'_> {
             return Err(Problem::new(Code::FunctionNotFound, detail));
         };
         loop {
-            let room = self.room().await?;
+            let room = match room.take() {
+                Some(room) => room,
+                None => self.room().await?,
+            };
             let (name, logs) = (&self.function.name, &self.core.log_sink);
             match Worker::start(room, artifact, name, settings, logs).await {
                 Ok(worker) => {

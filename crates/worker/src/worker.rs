@@ -103,6 +103,11 @@ impl Worker {
         }
     }
 
+    /// Ends the worker; its memory is kept for the next one.
+    pub fn into_room(self) -> Reserved {
+        self.room
+    }
+
     /// Whether the worker must be dropped: its last call failed, or was itself dropped half way.
     pub fn is_poisoned(&self) -> bool {
         self.poisoned
