@@ -310,6 +310,15 @@ fn settled(core: &Arc<Core>, posted: &Posted) {
     if core.cluster.is_none() || posted.origin.is_some() {
         return;
     }
+    if core.store.changelog().is_some() {
+        let stored = core
+            .store
+            .record::<MessageRecord>(posted.table(), &posted.stored_key());
+        if !matches!(stored, Ok(None)) {
+            // It is kept until its delivery is copied: whoever deletes it then says so.
+            return;
+        }
+    }
     let (settling, key) = (core.clone(), posted.key);
     once_copied(core, move || {
         settling.courier.unsettled.lock().remove(&key);

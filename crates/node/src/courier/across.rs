@@ -185,17 +185,20 @@ pub(crate) fn at_home(core: &Core, posted: &Posted, message: &MessageRecord) -> 
 /// Deletes that once whoever may take over from this node will know that the message is delivered.
 pub(super) fn forget_once_copied(core: &Arc<Core>, posted: &Posted, at_home: AtHome) {
     let (forgetting, runtime) = (core.clone(), Handle::current());
-    let message = (posted.table(), posted.stored_key());
+    let posted = posted.clone();
     once_copied(core, move || {
         runtime.spawn(async move {
             let mut bookkeeping = Bookkeeping::default();
             bookkeeping.delete(Table::Idempotency, &at_home.receipt);
             if at_home.is_kept {
-                bookkeeping.delete(message.0, &message.1);
+                bookkeeping.delete(posted.table(), &posted.stored_key());
             }
             // If it is not stored the record stays until it expires, and the message is found to be delivered.
-            let store = &forgetting.store;
-            let _ = store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
+            let stored = forgetting.store.commit_durably(bookkeeping).await;
+            if stored.is_ok() && at_home.is_kept {
+                // Only now: whoever has a receipt as well forgets it then.
+                forgetting.courier.unsettled.lock().remove(&posted.key);
+            }
         });
     });
 }
