@@ -521,3 +521,13 @@ fn two_moves_of_a_large_session_at_once_lose_nothing() {
     });
     assert_eq!(cluster.nodes[2].invoke("counter/a", "0"), count.to_string());
 }
+
+/// Others follow the registry by calls that never end: a node that stops ends them.
+#[test]
+fn the_node_with_the_registry_stops_while_others_follow_it() {
+    let mut cluster = Cluster::start(2);
+    cluster.nodes[0].deploy("counter", "counter", "");
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "1");
+    cluster.nodes[0].stop();
+    assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "2");
+}

@@ -22,6 +22,7 @@ use crate::registry::embedded::Embedded;
 use crate::registry::etcd::{Access, Etcd};
 use crate::registry::remote::Remote;
 use crate::registry::{Entry, Registry, RegistryError, Written};
+use crate::serve::Ending;
 use crate::view::{self, NODES, NodeInfo, View};
 
 /// Pause before the registry is tried again while a node joins.
@@ -266,9 +267,9 @@ impl Cluster {
         handler: Arc<dyn Handler>,
         listener: TcpListener,
         tasks: &TaskTracker,
-        stop: CancellationToken,
+        ending: Ending,
     ) {
-        tasks.spawn(crate::serve::serve(self.clone(), handler, listener, stop));
+        tasks.spawn(crate::serve::serve(self.clone(), handler, listener, ending));
     }
 
     /// The node's name.

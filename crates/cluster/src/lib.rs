@@ -37,3 +37,4 @@ pub use handler::{
 };
 pub use join::{Cluster, JoinError};
 pub use peers::{Copying, PeerError};
+pub use serve::Ending;

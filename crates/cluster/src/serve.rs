@@ -44,20 +44,34 @@ const MAX_CALLS: u32 = 4096;
 /// How often a silent connection is tried, and how long the answer may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
+/// When a node ends.
+#[derive(Clone)]
+pub struct Ending {
+    /// It takes nothing new.
+    pub stopping: CancellationToken,
+    /// All that ran is finished.
+    pub drained: CancellationToken,
+}
+
 /// Answers peers until stopped.
 pub(crate) async fn serve(
     cluster: Arc<Cluster>,
     handler: Arc<dyn Handler>,
     listener: TcpListener,
-    stop: CancellationToken,
+    ending: Ending,
 ) {
+    let stop = ending.stopping.clone();
     let (by_tunnel, tunnels) = mpsc::channel(TUNNELS);
     if cluster.config().behind_nat {
         tokio::spawn(tunnel::keep(cluster.clone(), by_tunnel, stop.clone()));
     }
     let identity = cluster.peers().identity();
     let connections = transport::incoming(listener, identity, tunnels, stop.clone());
-    let service = Service { cluster, handler };
+    let service = Service {
+        cluster,
+        handler,
+        ending,
+    };
     let peer = wire::peer_server::PeerServer::new(service.clone())
         .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
@@ -82,6 +96,8 @@ pub(crate) async fn serve(
 struct Service {
     cluster: Arc<Cluster>,
     handler: Arc<dyn Handler>,
+    /// Answers that would never end end with it: whoever waits for all answers would wait for them.
+    ending: Ending,
 }
 
 /// Who calls: the name in the call's metadata, which has to be the one in the certificate. It has to speak a protocol
@@ -214,7 +230,10 @@ impl wire::peer_server::Peer for Service {
         let delivery = Delivery {
             instance: message.instance,
             key: key(&message.key)?,
-            settled_below: key(&message.settled_below)?,
+            settled: match message.settled_to.is_empty() {
+                true => [0; 12]..key(&message.settled_below)?,
+                false => key(&message.settled_from)?..key(&message.settled_to)?,
+            },
             message: MessageRecord::decode(&message.message)
                 .map_err(|error| Status::invalid_argument(error.to_string()))?,
             epoch: Epoch(message.epoch),
@@ -307,6 +326,8 @@ impl wire::peer_server::Peer for Service {
         let from = caller(&request)?;
         let peers = self.cluster.peers();
         let back = peers.reached_by(&from, request.into_inner());
+        // What runs by way of it is to finish.
+        let back = back.take_until(self.ending.drained.clone().cancelled_owned());
         Ok(Response::new(back.map(Ok).boxed()))
     }
 
@@ -552,6 +573,7 @@ impl wire::registry_server::Registry for Service {
             }),
             Err(error) => Err(refused(error)),
         });
+        let replies = replies.take_until(self.ending.stopping.clone().cancelled_owned());
         Ok(Response::new(replies.boxed()))
     }
 }

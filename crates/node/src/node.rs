@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use fulmar_cluster::{Cluster, JoinError};
+use fulmar_cluster::{Cluster, Ending, JoinError};
 use fulmar_state::external::ExternalError;
 use fulmar_state::objects::{Objects, ObjectsError};
 use fulmar_state::{DataDir, DataDirError, RunReleases, Store, StoreError};
@@ -231,7 +231,11 @@ impl Node {
         tasks.spawn(namespaces::run(core.clone(), core.stopping.clone()));
         if let (Some(cluster), Some(peers)) = (cluster, peers) {
             let answers = Arc::new(continuum::Answers(core.clone()));
-            cluster.serve(answers, peers, &tasks, core.stopping.clone());
+            let ending = Ending {
+                stopping: core.stopping.clone(),
+                drained: copied.clone(),
+            };
+            cluster.serve(answers, peers, &tasks, ending);
             if let Some(objects) = objects {
                 let keep = custody::keep(
                     core.clone(),

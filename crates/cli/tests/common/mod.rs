@@ -159,7 +159,14 @@ impl Node {
                 .unwrap()
                 .success()
         );
-        let status = self.child.wait().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the node does not stop");
+            std::thread::sleep(Duration::from_millis(5));
+        };
         assert!(status.success(), "the node stopped with {status}");
     }
 
