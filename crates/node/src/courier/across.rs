@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::deliver::{
     Brought, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, invocation, is_away, may_leave, request,
 };
-use super::{MessageKey, Posted, adopted, once_copied};
+use super::{MessageKey, Posted, adopted, once_copied, settled};
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
@@ -198,8 +198,8 @@ pub(super) fn forget_once_copied(core: &Arc<Core>, posted: &Posted, at_home: AtH
             // If it is not stored the record stays until it expires, and the message is found to be delivered.
             let stored = forgetting.store.commit_durably(bookkeeping).await;
             if stored.is_ok() && at_home.is_kept {
-                // Only now: whoever has a receipt as well forgets it then.
-                forgetting.courier.unsettled.lock().remove(&posted.key);
+                // Once that is copied as well: whoever has a receipt forgets it then.
+                settled(&forgetting, &posted);
             }
         });
     });
