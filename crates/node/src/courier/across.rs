@@ -3,7 +3,6 @@
 //! The receiver's commit stores that the message was delivered, and the sender deletes it after that. Every
 //! message tells below which key nothing will be sent again, so that those records can go.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,10 +44,10 @@ pub(super) async fn send(
         session: message.to.session.clone()?,
     };
     let key = posted.key;
-    let (instance, settled) = match &posted.origin {
-        None => (&*cluster.info().instance, settled_keys(core, key)),
+    let (instance, below) = match &posted.origin {
+        None => (&*cluster.info().instance, settled_below(core, key)),
         // Who knows what its node has told others.
-        Some(origin) => (&**origin, [0; 12]..[0; 12]),
+        Some(origin) => (&**origin, [0; 12]),
     };
     let deadline = function.current().manifest.limits.timeout.get() + SEND_SLACK;
     if let Err(failure) = may_leave(core, posted, message).await {
@@ -56,7 +55,7 @@ pub(super) async fn send(
     }
     let home = cluster.directory().cached(&group);
     let home = home.filter(|home| home.node == *node)?;
-    let delivered = cluster.deliver(&home, instance, key, settled, message, deadline);
+    let delivered = cluster.deliver(&home, instance, key, below, message, deadline);
     let delivered = delivered.await;
     match delivered {
         Ok(Delivered::Done(reply)) => {
@@ -104,16 +103,15 @@ pub(super) async fn send(
     }
 }
 
-/// Which messages of this node will not be sent again, whoever sends them.
-fn settled_keys(core: &Core, key: MessageKey) -> Range<MessageKey> {
-    let standing = core.store.changelog().map(|changelog| changelog.standing());
-    let from = match standing {
-        // Of those from before another node took over some may be that node's now.
-        Some(standing) if standing.stream > 1 => key::message(standing.since, u32::MAX),
-        _ => [0; 12],
-    };
+/// Below which key no message of this node will be sent again, whoever sends it.
+fn settled_below(core: &Core, key: MessageKey) -> MessageKey {
+    let changelog = core.store.changelog();
+    if changelog.is_some_and(|changelog| changelog.standing().stream > 1) {
+        // Some may be another node's now.
+        return [0; 12];
+    }
     let unsettled = core.courier.unsettled.lock();
-    from..unsettled.first().copied().unwrap_or(key)
+    unsettled.first().copied().unwrap_or(key)
 }
 
 /// What says that a message of this node was delivered to a session that is here now: when it was elsewhere, or before a
@@ -242,14 +240,12 @@ pub(crate) async fn receive(core: &Arc<Core>, delivery: fulmar_cluster::Delivery
     };
     let group = route::group(&function.name, session);
     let prefix = key::deliveries(&group, &delivery.instance);
-    let Range { start, end } = delivery.settled;
-    let (from, to) = ([&prefix[..], &start].concat(), [&prefix[..], &end].concat());
-    let from = (start != [0; 12]).then_some(&from[..]);
+    let below = [&prefix[..], &delivery.settled_below].concat();
     let mut settled = Vec::new();
     let scanned = core
         .store
-        .scan(Table::Idempotency, &prefix, from, &mut |key, _| {
-            let is_settled = key < &to[..];
+        .scan(Table::Idempotency, &prefix, None, &mut |key, _| {
+            let is_settled = key < &below[..];
             if is_settled {
                 settled.push(key.to_vec());
             }

@@ -130,7 +130,7 @@ pub(super) async fn hand_in(
         instance: origin.to_string(),
         key: posted.key,
         // Who knows what its node has told others.
-        settled: [0; 12]..[0; 12],
+        settled_below: [0; 12],
         message: message.clone(),
         epoch: Epoch(0),
     };
