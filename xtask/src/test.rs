@@ -36,7 +36,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 /// What CI leaves out, optimised, since some of it prints times.
 pub(crate) fn long(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let arguments = passed_on(arguments)?;
-    let mut steps = Steps::new("long", 4);
+    let mut steps = Steps::new("long", 5);
     let mut ignored = |name: &str, chosen: &[&str]| {
         steps.run(name, || {
             let mut command = workspace.cargo();
@@ -52,6 +52,17 @@ pub(crate) fn long(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     ignored(
         "a decision among many nodes",
         &["--release", "-p", "fulmar-node", "--lib"],
+    )?;
+    ignored(
+        "nodes beside the simulator",
+        &[
+            "--profile",
+            "quick",
+            "-p",
+            "fulmar-cli",
+            "--test",
+            "live_ds2p",
+        ],
     )?;
     // Not for release: the rest of the crate would take longer to build than this takes.
     ignored(

@@ -152,6 +152,7 @@ fn a_token_of_a_namespace_sees_nothing_of_others() {
         "/admin/namespaces/fleet",
         "/admin/tokens",
         "/admin/node",
+        "/admin/accesses",
     ] {
         let method = if path.starts_with("/fn") {
             "POST"

@@ -227,7 +227,12 @@ fn what_has_no_memory_here_runs_elsewhere() {
     let count = |places: &[(u16, String)], what: &str| {
         places.iter().filter(|(_, place)| place == what).count()
     };
-    let strict = places("small");
+    // As soon as it is known how far the other one is.
+    let mut strict = Vec::new();
+    n1.eventually("the other node is asked", |_| {
+        strict = places("small");
+        count(&strict, "n3") > 0
+    });
     let [here, there, refused] = ["n1", "n3", "slo-unattainable"].map(|what| count(&strict, what));
     assert!(
         (2..=3).contains(&here) && (1..=2).contains(&there) && refused >= 1,

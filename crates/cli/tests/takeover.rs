@@ -6,7 +6,7 @@
 mod common;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,35 @@ use fulmar_state::changelog::segment::{Content, Segment};
 const REPLICATED: &str = "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
 const LOCAL: &str = "on_partition = \"takeover-after 1s\"\n";
 
+/// An object store that can go away.
+struct ObjectFolder(tempfile::TempDir);
+
+impl ObjectFolder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("objects")
+    }
+
+    /// A file where the folder was: every request fails.
+    fn go_away(&self) {
+        std::fs::rename(self.path(), self.0.path().join("away")).unwrap();
+        std::fs::write(self.path(), "not a folder").unwrap();
+    }
+
+    fn come_back(&self) {
+        std::fs::remove_file(self.path()).unwrap();
+        std::fs::rename(self.0.path().join("away"), self.path()).unwrap();
+    }
+}
+
 /// Three nodes with a folder for an object store; the first keeps the registry.
-fn cluster() -> (tempfile::TempDir, Cluster) {
-    let folder = tempfile::tempdir().unwrap();
-    let url = folder.path().join("objects");
-    let cluster = Cluster::with_store(3, &url);
-    (folder, cluster)
+fn cluster() -> (ObjectFolder, Cluster) {
+    let objects = ObjectFolder::new();
+    let cluster = Cluster::with_store(3, &objects.path());
+    (objects, cluster)
 }
 
 fn signal(node: &Node, name: &str) {
@@ -55,7 +78,7 @@ fn uncopied(data: &Path) -> Vec<String> {
 
 #[test]
 fn sessions_of_a_lost_node_go_on_elsewhere_with_all_that_was_acknowledged() {
-    let (_folder, mut cluster) = cluster();
+    let (_objects, mut cluster) = cluster();
     cluster.nodes[0].deploy("counter", "counter", REPLICATED);
     cluster.nodes[0].deploy("kept", "counter", "durability = \"replicated\"\n");
     for session in 0..30 {
@@ -131,7 +154,7 @@ fn an_s3_server_keeps_what_was_acknowledged() {
 
 #[test]
 fn a_node_that_was_only_asleep_serves_nothing_that_was_taken_over() {
-    let (_folder, cluster) = cluster();
+    let (_objects, cluster) = cluster();
     cluster.nodes[0].deploy("counter", "counter", LOCAL);
     assert_eq!(cluster.nodes[2].invoke("counter/a", "1"), "1");
     cluster.nodes[2].eventually("all is copied", |node| {
@@ -165,20 +188,17 @@ fn a_node_that_was_only_asleep_serves_nothing_that_was_taken_over() {
 
 #[test]
 fn what_was_not_copied_is_put_aside_and_never_merged() {
-    let (folder, mut cluster) = cluster();
+    let (objects, mut cluster) = cluster();
     cluster.nodes[0].deploy("counter", "counter", LOCAL);
     assert_eq!(cluster.nodes[2].invoke("counter/a", "1"), "1");
     cluster.nodes[2].eventually("all is copied", |node| {
         node.get("/admin/node").json()["changelog"]["behind_commits"] == 0
     });
     // The object store is gone for a moment: what is acknowledged then is only here.
-    let (there, away) = (folder.path().join("objects"), folder.path().join("away"));
-    std::fs::rename(&there, &away).unwrap();
-    std::fs::write(&there, "not a folder").unwrap();
+    objects.go_away();
     assert_eq!(cluster.nodes[2].invoke("counter/a", "1000"), "1001");
     cluster.nodes[2].crash();
-    std::fs::remove_file(&there).unwrap();
-    std::fs::rename(&away, &there).unwrap();
+    objects.come_back();
     counts(&cluster.nodes[1], "counter/a", 1);
     assert_eq!(cluster.nodes[1].invoke("counter/a", "1"), "2");
     cluster.nodes[2].start_again();
@@ -196,22 +216,19 @@ fn what_was_not_copied_is_put_aside_and_never_merged() {
 
 #[test]
 fn without_the_object_store_replicated_functions_wait_and_local_ones_go_on() {
-    let (folder, cluster) = cluster();
+    let (objects, cluster) = cluster();
     cluster.nodes[0].deploy("counter", "counter", REPLICATED);
     cluster.nodes[0].deploy("local", "counter", "");
     assert_eq!(cluster.nodes[2].invoke("counter/a", "1"), "1");
     assert_eq!(cluster.nodes[2].invoke("local/a", "1"), "1");
-    let (there, away) = (folder.path().join("objects"), folder.path().join("away"));
-    std::fs::rename(&there, &away).unwrap();
-    std::fs::write(&there, "not a folder").unwrap();
+    objects.go_away();
     let key = [("idempotency-key", "k")];
     let reply = cluster.nodes[2].request("POST", "/fn/counter/a", &key, b"1");
     reply.expect_problem(503, "object-store-unreachable");
     assert_eq!(cluster.nodes[2].invoke("local/a", "1"), "2");
     let health = cluster.nodes[2].get("/admin/node").json();
     assert_ne!(health["changelog"]["object_store"], "ok", "{health}");
-    std::fs::remove_file(&there).unwrap();
-    std::fs::rename(&away, &there).unwrap();
+    objects.come_back();
     cluster.nodes[2].eventually("it is answered, once", |node| {
         let reply = node.request("POST", "/fn/counter/a", &key, b"1");
         reply.status == 200 && reply.text() == "2"
@@ -247,7 +264,7 @@ fn a_slow_object_store_is_waited_for_by_replicated_functions_alone() {
 
 #[test]
 fn messages_and_accepted_invocations_of_a_lost_node_are_delivered_once() {
-    let (_folder, mut cluster) = cluster();
+    let (_objects, mut cluster) = cluster();
     cluster.nodes[0].deploy("faults", "guest-faults", REPLICATED);
     // The receiver is at home on the first node, the sender on the third.
     cluster.nodes[0].invoke("faults/r", "record 0");
@@ -295,8 +312,8 @@ fn messages_and_accepted_invocations_of_a_lost_node_are_delivered_once() {
 /// A message was delivered elsewhere, its sender never heard of that, and its receiver came to where the sender is.
 #[test]
 fn a_message_is_delivered_once_also_to_a_receiver_that_came_with_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut cluster = Cluster::with_store(2, &folder.path().join("objects"));
+    let objects = ObjectFolder::new();
+    let mut cluster = Cluster::with_store(2, &objects.path());
     for function in ["sender", "receiver"] {
         cluster.nodes[0].deploy(function, "guest-faults", REPLICATED);
     }
@@ -318,21 +335,28 @@ fn a_message_is_delivered_once_also_to_a_receiver_that_came_with_it() {
     assert_eq!(received(&cluster.nodes[0]).text(), "2");
 }
 
+/// Two nodes; on the second a session that sends and one that receives, of functions with these manifests.
+fn with_a_receiver(sender: &str, receiver: &str) -> (ObjectFolder, Cluster) {
+    let objects = ObjectFolder::new();
+    let cluster = Cluster::with_store(2, &objects.path());
+    cluster.nodes[0].deploy("sender", "guest-faults", sender);
+    cluster.nodes[0].deploy("receiver", "guest-faults", receiver);
+    cluster.nodes[1].invoke("sender/s", "count 0");
+    cluster.nodes[1].invoke("receiver/r", "count 0");
+    (objects, cluster)
+}
+
+/// How many messages it has got, as a node says.
+fn received(node: &Node) -> String {
+    let reply = node.request("POST", "/fn/receiver/r", &[], b"count 0");
+    reply.text()
+}
+
 /// A receiver remembers what it has got on its sender's node for as long as whoever takes over there may not know, and
 /// send it again.
 #[test]
 fn what_was_delivered_on_the_senders_node_is_not_delivered_again_by_a_taker() {
-    let folder = tempfile::tempdir().unwrap();
-    let objects = folder.path().join("objects");
-    let mut cluster = Cluster::with_store(2, &objects);
-    cluster.nodes[0].deploy("sender", "guest-faults", REPLICATED);
-    cluster.nodes[0].deploy("receiver", "guest-faults", "");
-    cluster.nodes[1].invoke("sender/s", "count 0");
-    cluster.nodes[1].invoke("receiver/r", "count 0");
-    let received = |node: &Node| {
-        let reply = node.request("POST", "/fn/receiver/r", &[], b"count 0");
-        reply.text()
-    };
+    let (objects, mut cluster) = with_a_receiver(REPLICATED, "");
     // The message is copied while its receiver is busy, and delivered when nothing can be copied any more.
     let taken = cluster.nodes[1].metric("fulmar_invocations_total");
     let port = cluster.nodes[1].port;
@@ -344,14 +368,11 @@ fn what_was_delivered_on_the_senders_node_is_not_delivered_again_by_a_taker() {
     });
     let sent = cluster.nodes[1].invoke("sender/s", "count-and-pass receiver r");
     assert_eq!(sent, "1");
-    let away = folder.path().join("away");
-    std::fs::rename(&objects, &away).unwrap();
-    std::fs::write(&objects, "not a folder").unwrap();
+    objects.go_away();
     assert_eq!(busy.join().unwrap().unwrap().status, 200);
     cluster.nodes[1].eventually("it is delivered", |node| received(node) == "1");
     cluster.nodes[1].crash();
-    std::fs::remove_file(&objects).unwrap();
-    std::fs::rename(&away, &objects).unwrap();
+    objects.come_back();
     // The receiver waits for its node, and knows there what the taker of the sender does not.
     cluster.nodes[0].eventually("the sender is taken over", |node| {
         let reply = node.request("POST", "/fn/sender/s", &[], b"count-and-pass receiver r");
@@ -368,20 +389,8 @@ fn what_was_delivered_on_the_senders_node_is_not_delivered_again_by_a_taker() {
 /// taken over as it was before: it is sent anew.
 #[test]
 fn what_was_sent_with_a_commit_that_a_taker_does_not_know_has_no_effect() {
-    let folder = tempfile::tempdir().unwrap();
-    let objects = folder.path().join("objects");
-    let mut cluster = Cluster::with_store(2, &objects);
-    cluster.nodes[0].deploy("sender", "guest-faults", REPLICATED);
-    cluster.nodes[0].deploy("receiver", "guest-faults", "");
-    cluster.nodes[1].invoke("sender/s", "count 0");
-    cluster.nodes[1].invoke("receiver/r", "count 0");
-    let received = |node: &Node| {
-        let reply = node.request("POST", "/fn/receiver/r", &[], b"count 0");
-        reply.text()
-    };
-    let away = folder.path().join("away");
-    std::fs::rename(&objects, &away).unwrap();
-    std::fs::write(&objects, "not a folder").unwrap();
+    let (objects, mut cluster) = with_a_receiver(REPLICATED, "");
+    objects.go_away();
     let send = |port: u16| {
         let key = [("idempotency-key", "one")];
         let body = b"count-and-pass receiver r";
@@ -389,16 +398,17 @@ fn what_was_sent_with_a_commit_that_a_taker_does_not_know_has_no_effect() {
     };
     let port = cluster.nodes[1].port;
     let sending = std::thread::spawn(move || send(port).map(|reply| reply.status));
-    // There are two: what is sent waits for its commit to be copied, and must not be delivered meanwhile.
+    // It waits for its commit to be copied, and is not delivered meanwhile.
+    cluster.nodes[1].eventually("it is sent", |node| {
+        node.metric("fulmar_messages_pending") == "1" || received(node) != "0"
+    });
     let watched = Instant::now();
-    while watched.elapsed() < Duration::from_millis(700) {
+    while watched.elapsed() < Duration::from_millis(500) {
         assert_eq!(received(&cluster.nodes[1]), "0", "delivered too early");
     }
-    assert_eq!(cluster.nodes[1].metric("fulmar_messages_pending"), "1");
     cluster.nodes[1].crash();
     assert_ne!(sending.join().unwrap().ok(), Some(200));
-    std::fs::remove_file(&objects).unwrap();
-    std::fs::rename(&away, &objects).unwrap();
+    objects.come_back();
     cluster.nodes[0].eventually("the sender is taken over", |node| {
         send(node.port).is_ok_and(|reply| reply.status == 200 && reply.text() == "1")
     });
@@ -415,29 +425,16 @@ fn what_was_sent_with_a_commit_that_a_taker_does_not_know_has_no_effect() {
 /// The other way round: its receiver is taken over as it was before it got the message, and its sender is not.
 #[test]
 fn what_was_delivered_with_a_commit_that_a_taker_does_not_know_is_delivered_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let objects = folder.path().join("objects");
-    let mut cluster = Cluster::with_store(2, &objects);
-    cluster.nodes[0].deploy("sender", "guest-faults", "");
-    cluster.nodes[0].deploy("receiver", "guest-faults", LOCAL);
-    cluster.nodes[1].invoke("sender/s", "count 0");
-    cluster.nodes[1].invoke("receiver/r", "count 0");
-    let received = |node: &Node| {
-        let reply = node.request("POST", "/fn/receiver/r", &[], b"count 0");
-        reply.text()
-    };
+    let (objects, mut cluster) = with_a_receiver("", LOCAL);
     cluster.nodes[1].eventually("all is copied", |node| {
         node.get("/admin/node").json()["changelog"]["behind_commits"] == 0
     });
-    let away = folder.path().join("away");
-    std::fs::rename(&objects, &away).unwrap();
-    std::fs::write(&objects, "not a folder").unwrap();
+    objects.go_away();
     let sent = cluster.nodes[1].invoke("sender/s", "count-and-pass receiver r");
     assert_eq!(sent, "1");
     cluster.nodes[1].eventually("it is delivered", |node| received(node) == "1");
     cluster.nodes[1].crash();
-    std::fs::remove_file(&objects).unwrap();
-    std::fs::rename(&away, &objects).unwrap();
+    objects.come_back();
     cluster.nodes[0].eventually("the receiver is taken over", |node| received(node) == "0");
     cluster.nodes[1].start_again();
     cluster.nodes[0].eventually("it is delivered", |node| received(node) == "1");
@@ -449,7 +446,7 @@ fn what_was_delivered_with_a_commit_that_a_taker_does_not_know_is_delivered_agai
 
 #[test]
 fn a_node_that_stops_answers_what_waits_for_the_object_store() {
-    let (_folder, mut cluster) = cluster();
+    let (_objects, mut cluster) = cluster();
     cluster.nodes[0].deploy("faults", "guest-faults", REPLICATED);
     assert_eq!(cluster.nodes[2].invoke("faults/s", "count 1"), "1");
     let port = cluster.nodes[2].port;
@@ -478,13 +475,13 @@ fn a_node_that_stops_answers_what_waits_for_the_object_store() {
 
 #[test]
 fn what_a_node_doubts_is_settled_after_a_restart_without_being_asked_for() {
-    let (folder, mut cluster) = cluster();
+    let (objects, mut cluster) = cluster();
     let manifest = "durability = \"replicated\"\non_partition = \"takeover-after 1h\"\n";
     cluster.nodes[0].deploy("faults", "guest-faults", manifest);
     cluster.nodes[1].invoke("faults/r", "record 0");
     cluster.nodes[2].invoke("faults/s", "count 0");
     let health = cluster.nodes[2].get("/admin/node").json();
-    let objects = folder.path().join("objects");
+    let objects = objects.path();
     let log = objects.join(health["changelog"]["prefix"].as_str().unwrap());
     // Its next log cannot be begun yet.
     let obstacle = log.with_file_name("00000002");

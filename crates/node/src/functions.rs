@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::accesses::Accesses;
 use crate::profile::Profile;
-use crate::schedule::{Told, Tried};
+use crate::schedule::{Distances, Told, Tried};
 use crate::sessions::Sessions;
 
 /// One deployed version of a function.
@@ -87,6 +87,8 @@ pub(crate) struct Function {
     pub(crate) profile: Profile,
     /// Which shared keys it uses.
     pub(crate) accesses: Accesses,
+    /// How far those are from each node.
+    pub(crate) distances: Distances,
     /// What was decided about its invocations last.
     pub(crate) told: Told,
     /// When one of them ran last that was expected to be late.
@@ -152,6 +154,7 @@ impl Function {
             followed: Followed::default(),
             profile: Profile::default(),
             accesses: Accesses::default(),
+            distances: Distances::default(),
             told: Told::default(),
             tried: Tried::default(),
             waiting: AtomicUsize::new(0),

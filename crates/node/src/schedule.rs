@@ -18,8 +18,8 @@ use crate::decisions::Decision;
 use crate::functions::{Deployed, Function};
 use crate::ways::HERE;
 
-pub(crate) use world::Expected;
 use world::World;
+pub(crate) use world::{Distances, Expected};
 
 /// A node has to be expected this much sooner than the usual one, in parts of its time: what is expected varies.
 const CLEARLY: f64 = 0.1;
@@ -114,19 +114,17 @@ pub(crate) fn choose(
         one.response_seconds.total_cmp(&other.response_seconds)
     };
     let is_known = |estimate: &Estimate| estimate.response_seconds.is_finite();
-    let is_possible_at = |estimate: &Estimate| estimate.rejected != Some(Rejection::NoMemory);
+    let has_memory = |estimate: &Estimate| estimate.rejected != Some(Rejection::NoMemory);
     let best = estimates.iter().filter(is_possible).min_by(soonest);
     let at_usual = estimates.iter().find(|estimate| estimate.node == usual);
     let (verdict, choice) = match (best, at_usual) {
         (None, _) if slo.best_effort => ("as-usual", Ok(Choice::AsUsual)),
         // Nobody can say that none is in time: of some nodes it is not known yet how far they are.
-        (None, Some(usual)) if is_possible_at(usual) && !estimates.iter().all(is_known) => {
+        (None, Some(usual)) if has_memory(usual) && !estimates.iter().all(is_known) => {
             ("as-usual", Ok(Choice::AsUsual))
         }
         // Which shared keys are used is only seen of what runs.
-        (None, Some(usual))
-            if is_possible_at(usual) && world.uses_keys && function.tried.is_due() =>
-        {
+        (None, Some(usual)) if has_memory(usual) && world.uses_keys && function.tried.is_due() => {
             ("tried", Ok(Choice::AsUsual))
         }
         (None, _) => ("refused", Err(unattainable(function, &estimates))),

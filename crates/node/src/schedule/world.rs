@@ -9,6 +9,7 @@ use fulmar_model::{Manifest, NodeName, SessionName};
 use fulmar_policy::execution;
 use fulmar_policy::offload::{Arrival, Estimate, Rejection, Rule};
 use fulmar_policy::view::{self, NodeIndex};
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::core::Core;
@@ -68,22 +69,16 @@ impl World {
         let name = function.name.as_str();
         let mut execution = cluster.hints().execution_times(&around.names, name);
         execution[HERE.at()] = function.profile.execution();
-        let keys = shared_keys(core, cluster, function, &around);
+        let distances = function.distances.from(&around, || {
+            let keys = shared_keys(core, cluster, function, &around);
+            distances(&around, &keys)
+        });
         let mut world = Self::of(around, &execution, function.profile.best_seconds(), home)?;
-        world.add(&keys);
-        world.uses_keys = !keys.is_empty();
-        Some(world)
-    }
-
-    /// Adds what accesses to shared keys take on each node (eq. 3).
-    fn add(&mut self, keys: &[SharedKey]) {
-        for (at, seconds) in self.data.iter_mut().enumerate() {
-            let accesses = keys.iter().map(|key| {
-                let node = NodeIndex::from(at);
-                key.probability * self.around.network.access(node, key.home, key.bytes)
-            });
-            *seconds += accesses.sum::<f64>();
+        for (seconds, keys) in world.data.iter_mut().zip(&*distances) {
+            *seconds += keys;
         }
+        world.uses_keys = !distances.is_empty();
+        Some(world)
     }
 
     /// The same from how long the function takes on each node, as far as that is known, and took here at best.
@@ -209,6 +204,44 @@ struct Rooms<'a> {
     full: &'a [NodeName],
 }
 
+/// How far a function's shared keys are from each node, as of the view of the nodes that was put together last: it is asked
+/// for by every decision, and there may be many keys and nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Distances(Mutex<Option<Table>>);
+
+/// Distances by node, and the nodes.
+type Table = (Arc<Around>, Arc<[f64]>);
+
+impl Distances {
+    /// In seconds for all accesses of an invocation on average (eq. 3), by node; empty without keys.
+    fn from(&self, around: &Arc<Around>, look: impl FnOnce() -> Vec<f64>) -> Arc<[f64]> {
+        let mut last = self.0.lock();
+        if let Some((of, distances)) = &*last
+            && Arc::ptr_eq(of, around)
+        {
+            return distances.clone();
+        }
+        let distances: Arc<[f64]> = look().into();
+        *last = Some((around.clone(), distances.clone()));
+        distances
+    }
+}
+
+fn distances(around: &Around, keys: &[SharedKey]) -> Vec<f64> {
+    if keys.is_empty() {
+        return Vec::new();
+    }
+    let nodes = (0..around.names.len()).map(NodeIndex::from);
+    nodes
+        .map(|node| {
+            let accesses = keys.iter();
+            accesses
+                .map(|key| key.probability * around.network.access(node, key.home, key.bytes))
+                .sum()
+        })
+        .collect()
+}
+
 /// A shared key that a function uses.
 struct SharedKey {
     probability: f64,
@@ -294,5 +327,16 @@ mod tests {
             assert!(estimates.len() == NODES);
         }
         println!("{:?} for a decision", started.elapsed() / ROUNDS);
+        // Whenever the view of the nodes is put together anew.
+        let keys = (0..10_000).map(|at| SharedKey {
+            probability: 0.01,
+            bytes: 1000.0,
+            home: NodeIndex::from(at % NODES),
+        });
+        let keys: Vec<SharedKey> = keys.collect();
+        let started = Instant::now();
+        let all = std::hint::black_box(distances(&around, &keys));
+        println!("{:?} for the distances of 10,000 keys", started.elapsed());
+        assert!(all.len() == NODES);
     }
 }
