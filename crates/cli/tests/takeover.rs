@@ -31,16 +31,24 @@ impl ObjectFolder {
         self.0.path().join("objects")
     }
 
-    /// A file where the folder was: every request fails.
     fn go_away(&self) {
-        std::fs::rename(self.path(), self.0.path().join("away")).unwrap();
-        std::fs::write(self.path(), "not a folder").unwrap();
+        take_away(&self.path());
     }
 
     fn come_back(&self) {
-        std::fs::remove_file(self.path()).unwrap();
-        std::fs::rename(self.0.path().join("away"), self.path()).unwrap();
+        give_back(&self.path());
     }
+}
+
+/// Puts a file where a folder was: every request fails.
+fn take_away(folder: &Path) {
+    std::fs::rename(folder, folder.with_extension("away")).unwrap();
+    std::fs::write(folder, "not a folder").unwrap();
+}
+
+fn give_back(folder: &Path) {
+    std::fs::remove_file(folder).unwrap();
+    std::fs::rename(folder.with_extension("away"), folder).unwrap();
 }
 
 /// Three nodes with a folder for an object store; the first keeps the registry.
@@ -425,23 +433,90 @@ fn what_was_sent_with_a_commit_that_a_taker_does_not_know_has_no_effect() {
 /// The other way round: its receiver is taken over as it was before it got the message, and its sender is not.
 #[test]
 fn what_was_delivered_with_a_commit_that_a_taker_does_not_know_is_delivered_again() {
-    let (objects, mut cluster) = with_a_receiver("", LOCAL);
-    cluster.nodes[1].eventually("all is copied", |node| {
-        node.get("/admin/node").json()["changelog"]["behind_commits"] == 0
+    for is_asleep in [false, true] {
+        let (objects, mut cluster) = with_a_receiver("", LOCAL);
+        cluster.nodes[1].eventually("all is copied", |node| {
+            node.get("/admin/node").json()["changelog"]["behind_commits"] == 0
+        });
+        objects.go_away();
+        let sent = cluster.nodes[1].invoke("sender/s", "count-and-pass receiver r");
+        assert_eq!(sent, "1");
+        cluster.nodes[1].eventually("it is delivered", |node| received(node) == "1");
+        match is_asleep {
+            true => signal(&cluster.nodes[1], "-STOP"),
+            false => cluster.nodes[1].crash(),
+        }
+        objects.come_back();
+        cluster.nodes[0].eventually("the receiver is taken over", |node| received(node) == "0");
+        match is_asleep {
+            true => signal(&cluster.nodes[1], "-CONT"),
+            false => cluster.nodes[1].start_again(),
+        }
+        cluster.nodes[0].eventually("it is delivered", |node| received(node) == "1");
+        cluster.nodes[1].eventually("nothing more comes", |node| {
+            node.metric("fulmar_messages_pending") == "0"
+        });
+        assert_eq!(received(&cluster.nodes[0]), "1");
+    }
+}
+
+/// A session comes back to a node that does not know yet that it was taken over from: what it has sent there with a commit
+/// that was not copied stays without effect.
+#[test]
+fn a_session_does_not_come_back_to_a_node_that_believes_to_be_its_home() {
+    let (objects, cluster) = with_a_receiver(REPLICATED, "");
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes");
+    };
+    let migrate = |function: &str, session: &str, to: &str| {
+        let wanted =
+            serde_json::json!({ "function": function, "session": session, "to": to }).to_string();
+        n1.request("POST", "/admin/migrations", &[], wanted.as_bytes())
+    };
+    assert_eq!(migrate("receiver", "r", "n1").status, 200);
+    let send = |port: u16| {
+        let key = [("idempotency-key", "one")];
+        let body = b"count-and-pass receiver r";
+        Connection::open(port).request("POST", "/fn/sender/s", &key, body)
+    };
+    // Its own log, so that the other one goes on.
+    let health = n2.get("/admin/node").json();
+    let log = objects
+        .path()
+        .join(health["changelog"]["prefix"].as_str().unwrap());
+    let log = log.parent().unwrap();
+    take_away(log);
+    let port = n2.port;
+    let sending = std::thread::spawn(move || send(port).map(|reply| reply.status));
+    n2.eventually("it is sent", |node| {
+        node.metric("fulmar_messages_pending") == "1"
     });
-    objects.go_away();
-    let sent = cluster.nodes[1].invoke("sender/s", "count-and-pass receiver r");
-    assert_eq!(sent, "1");
-    cluster.nodes[1].eventually("it is delivered", |node| received(node) == "1");
-    cluster.nodes[1].crash();
-    objects.come_back();
-    cluster.nodes[0].eventually("the receiver is taken over", |node| received(node) == "0");
-    cluster.nodes[1].start_again();
-    cluster.nodes[0].eventually("it is delivered", |node| received(node) == "1");
-    cluster.nodes[1].eventually("nothing more comes", |node| {
+    signal(n2, "-STOP");
+    give_back(log);
+    n1.eventually("the sender is taken over, and sends anew", |node| {
+        send(node.port).is_ok_and(|reply| reply.status == 200 && reply.text() == "1")
+    });
+    n1.eventually("that is delivered", |node| received(node) == "1");
+    // Without that it does not find out.
+    take_away(log);
+    signal(n2, "-CONT");
+    n1.eventually("the other node is seen again", |node| {
+        let nodes = node.get("/admin/nodes").json();
+        let mut nodes = nodes["nodes"].as_array().unwrap().iter();
+        nodes.any(|node| node["name"] == "n2" && node["live"] == true)
+    });
+    let refused = migrate("sender", "s", "n2");
+    assert!(refused.text().contains("taken over"), "{}", refused.text());
+    give_back(log);
+    assert_ne!(sending.join().unwrap().ok(), Some(200));
+    n2.eventually("nothing waits any more", |node| {
         node.metric("fulmar_messages_pending") == "0"
     });
-    assert_eq!(received(&cluster.nodes[0]), "1");
+    assert_eq!(received(n1), "1");
+    n1.eventually("it comes back later", |_| {
+        migrate("sender", "s", "n2").status == 200
+    });
+    assert_eq!(send(n2.port).unwrap().text(), "1");
 }
 
 #[test]

@@ -164,17 +164,20 @@ async fn begin(
                 _ => homes::purge(core, group).await?,
             }
         }
-        None if stored
-            .as_ref()
-            .is_some_and(|record| record.epoch >= head.epoch) =>
-        {
-            return Err(at_home());
-        }
-        None if stored.is_some_and(|record| record.epoch < FIRST_EPOCH) => {
-            let detail = format!("there is another {group} here, from when the node was alone");
-            return Err(refused(detail));
-        }
-        None => homes::purge(core, group).await?,
+        None => match stored {
+            None => homes::purge(core, group).await?,
+            Some(stored) if stored.epoch >= head.epoch => return Err(at_home()),
+            Some(stored) if stored.epoch < FIRST_EPOCH => {
+                let detail = format!("there is another {group} here, from when the node was alone");
+                return Err(refused(detail));
+            }
+            // What is left of a session that has gone would be on its way.
+            Some(_) => {
+                let detail =
+                    format!("{group} was taken over from this node, which does not know that yet");
+                return Err(refused(detail));
+            }
+        },
     }
     let arriving = HomeRecord::Arriving {
         from: from.clone(),

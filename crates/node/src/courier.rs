@@ -12,8 +12,9 @@ mod across;
 mod adopted;
 mod deliver;
 mod external;
+mod settled;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use fulmar_model::Group;
 use fulmar_state::record::{Address, MessageRecord, Record};
 use fulmar_state::{StoreError, Table, Ticket};
 use parking_lot::Mutex;
+use settled::Settled;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::core::Core;
@@ -32,9 +34,10 @@ const UNORDERED_WIDTH: usize = 64;
 /// Waiting messages held in memory, in bytes; of those beyond only the key is held.
 const HELD_BYTES: usize = 32 << 20;
 
-pub(crate) use across::{at_home, receipt, receive, settle};
+pub(crate) use across::receive;
 pub(crate) use adopted::{disown, owner};
 pub(crate) use external::{answer_at_home, answer_in_store, collect, fetch, take_up};
+pub(crate) use settled::{at_home, receipt, run as settle_what_is_copied, settle};
 
 /// A message's key: the commit that sent it and its place there.
 pub(crate) type MessageKey = [u8; 12];
@@ -95,11 +98,12 @@ struct LaneState {
 
 /// Drives the messages of the node.
 pub(crate) struct Courier {
-    /// Messages that are not settled, among other nodes: the lowest tells them what they may forget.
-    unsettled: Mutex<BTreeSet<MessageKey>>,
+    settled: Settled,
     lanes: Mutex<HashMap<Lane, LaneState>>,
-    /// Hears when a lane has become empty.
+    /// Hears when a lane has become empty, or what was delivered is copied.
     emptied: Notify,
+    /// Kept locked by whoever writes a stored message again, or deletes what is another node's.
+    changing: Mutex<()>,
     /// Bounds the deliveries of the node.
     deliveries: Arc<Semaphore>,
     held_bytes: AtomicUsize,
@@ -108,9 +112,10 @@ pub(crate) struct Courier {
 impl Courier {
     pub(crate) fn new(max_deliveries: usize) -> Self {
         Self {
-            unsettled: Mutex::default(),
+            settled: Settled::new(),
             lanes: Mutex::default(),
             emptied: Notify::new(),
+            changing: Mutex::default(),
             deliveries: Arc::new(Semaphore::new(max_deliveries)),
             held_bytes: AtomicUsize::new(0),
         }
@@ -138,7 +143,7 @@ impl Courier {
     fn line_up(&self, core: &Arc<Core>, posted: Posted, message: MessageRecord) -> Option<Lane> {
         core.metrics.messages_pending.inc();
         if core.cluster.is_some() && posted.origin.is_none() {
-            self.unsettled.lock().insert(posted.key);
+            self.settled.is_sent(posted.key);
         }
         let lane = Lane::of(&message);
         let bytes = message.request.body.len();
@@ -158,6 +163,37 @@ impl Courier {
         is_short.then_some(lane)
     }
 
+    /// Delivers a message again that seemed to be delivered.
+    fn bring_again(&self, core: &Arc<Core>, posted: Posted, message: MessageRecord) {
+        core.metrics.messages_pending.inc();
+        let lane = Lane::of(&message);
+        let message = Some(Box::new(message));
+        if self.put_back(&lane, Waiting { posted, message }) {
+            self.lanes.lock().entry(lane.clone()).or_default().running += 1;
+            tokio::spawn(run_lane(core.clone(), lane));
+        }
+    }
+
+    /// Puts a message back to before those of its lane that were sent after it; whether nobody runs the lane.
+    fn put_back(&self, lane: &Lane, waiting: Waiting) -> bool {
+        let bytes = waiting.message.as_ref();
+        let bytes = bytes.map_or(0, |message| message.request.body.len());
+        self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let mut lanes = self.lanes.lock();
+        let state = lanes.entry(lane.clone()).or_default();
+        let is_later = |other: &Waiting| {
+            other.posted.origin.is_none() && other.posted.key > waiting.posted.key
+        };
+        let at = match waiting.posted.origin {
+            None => state.waiting.iter().position(is_later),
+            // What came from elsewhere was sent before.
+            Some(_) => Some(0),
+        };
+        let at = at.unwrap_or(state.waiting.len());
+        state.waiting.insert(at, waiting);
+        state.running == 0
+    }
+
     /// The lane's next message; if there is none, one runner fewer.
     fn next(&self, lane: &Lane) -> Option<Waiting> {
         let mut lanes = self.lanes.lock();
@@ -173,7 +209,7 @@ impl Courier {
         None
     }
 
-    /// Waits until all that a session has sent to other sessions is delivered.
+    /// Waits until all that a session has sent to other sessions is delivered, for good.
     pub(crate) async fn drained(&self, group: &Group) {
         let sender = Address {
             function: group.function.clone(),
@@ -188,7 +224,7 @@ impl Courier {
                 .lock()
                 .keys()
                 .any(|lane| lane.from.as_ref() == Some(&sender));
-            if !waits {
+            if !waits && !self.settled.keeps_of(&sender) {
                 return;
             }
             emptied.await;
@@ -246,12 +282,15 @@ async fn run_lane(core: Arc<Core>, lane: Lane) {
         if let Some(message) = message {
             let posted = waiting.posted;
             match deliver(&core, &posted, message).await {
-                Delivery::Settled => settled(&core, &posted),
+                Delivery::Settled => settled::settled(&core, &posted),
                 Delivery::Stopped => return,
                 // In order: those behind it wait until it is delivered or parked.
                 Delivery::Again(message, pause) if lane.from.is_some() => {
-                    if !retry(&core, &posted, message, pause).await {
-                        return;
+                    let message = Some(message);
+                    core.courier.put_back(&lane, Waiting { posted, message });
+                    tokio::select! {
+                        () = core.stopping.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
                     }
                 }
                 Delivery::Again(message, pause) => {
@@ -296,46 +335,11 @@ async fn retry(
         }
         match deliver(core, posted, message).await {
             Delivery::Settled => {
-                settled(core, posted);
+                settled::settled(core, posted);
                 return true;
             }
             Delivery::Stopped => return false,
             Delivery::Again(again, next_pause) => (message, pause) = (again, next_pause),
         }
-    }
-}
-
-/// The message will not be sent again: not even by whoever may take over from this node.
-fn settled(core: &Arc<Core>, posted: &Posted) {
-    if core.cluster.is_none() || posted.origin.is_some() {
-        return;
-    }
-    if core.store.changelog().is_some() {
-        let stored = core
-            .store
-            .record::<MessageRecord>(posted.table(), &posted.stored_key());
-        if !matches!(stored, Ok(None)) {
-            // It is kept until its delivery is copied: whoever deletes it then says so.
-            return;
-        }
-    }
-    let (settling, key) = (core.clone(), posted.key);
-    once_copied(core, move || {
-        settling.courier.unsettled.lock().remove(&key);
-    });
-}
-
-/// Does something once whoever may take over from this node will know all that is committed here by now.
-fn once_copied(core: &Core, then: impl FnOnce() + Send + 'static) {
-    match core.store.changelog() {
-        None => then(),
-        Some(changelog) => changelog.when_shipped(
-            core.store.commits().submitted(),
-            Box::new(move |copied| {
-                if copied.is_ok() {
-                    then();
-                }
-            }),
-        ),
     }
 }

@@ -219,10 +219,9 @@ async fn come_back(core: &Arc<Core>, cluster: &Arc<Cluster>, by: &str, last: Tic
             if takeover.is_some_and(|record| record.adopted) {
                 courier::disown(core, None, last).await?;
             }
+            // Of all functions: what is taken over may be another with the next version.
             for function in core.functions.all() {
-                if is_taken_over(&function.current().manifest) {
-                    doubt(core, &function, &by, last).await?;
-                }
+                doubt(core, &function, &by, last).await?;
             }
             let closed = ship::close(&core.store);
             closed.map_err(|error| Problem::new(Code::Internal, error.to_string()))

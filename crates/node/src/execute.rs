@@ -101,9 +101,9 @@ impl Run<'_> {
             return Err((origin, refused));
         }
         if let (Some(session), Some(name), None) = (session, &name, &lender)
-            && custody::is_taken_over(&self.deployed.manifest)
+            && self.core.cluster.is_some()
             && !is_carried
-            // What is remembered here of a session that is another's by now does not count.
+            // What is remembered here of a session that is not here, or only comes, does not count.
             && let Err(problem) = self.confirm(session, name).await
         {
             return Err((origin, problem));

@@ -224,6 +224,10 @@ impl Node {
                 "taking up messages that were not delivered yet"
             );
         }
+        tasks.spawn(courier::settle_what_is_copied(
+            core.clone(),
+            core.stopping.clone(),
+        ));
         if core.external.is_some() {
             tasks.spawn(courier::collect(core.clone(), core.stopping.clone()));
         }

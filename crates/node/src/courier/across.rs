@@ -8,22 +8,20 @@ use std::time::Duration;
 
 use fulmar_cluster::{Cluster, Delivered, Home};
 use fulmar_model::{Code, ExecutionModel, Group, NodeName, Problem};
-use fulmar_state::record::{
-    IdempotencyRecord, InvocationRecord, InvocationStatus, MessageRecord, StoredReply,
-};
+use fulmar_state::record::{InvocationRecord, InvocationStatus, MessageRecord, StoredReply};
 use fulmar_state::{Bookkeeping, Table, key};
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::deliver::{
     Brought, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, invocation, is_away, may_leave, request,
 };
-use super::{MessageKey, Posted, adopted, once_copied, settled};
+use super::settled::settled_below;
+use super::{MessageKey, Posted, adopted};
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
 use crate::invocation::{Origin, Receipt};
-use crate::{clock, custody, route};
+use crate::{clock, route};
 
 /// What a delivery to another node may take besides the function's own time.
 const SEND_SLACK: Duration = Duration::from_secs(30);
@@ -43,16 +41,22 @@ pub(super) async fn send(
         function: message.to.function.clone(),
         session: message.to.session.clone()?,
     };
+    if let Some(from) = &message.from
+        && core.courier.settled.keeps_of(from)
+    {
+        // Those before it were delivered here, and may have to be delivered there.
+        return Some(Brought::Later(QUEUE_FULL_PAUSE));
+    }
+    if let Err(failure) = may_leave(core, posted, message).await {
+        return Some(Brought::Failed(storage_failed(&failure)));
+    }
     let key = posted.key;
     let (instance, below) = match &posted.origin {
         None => (&*cluster.info().instance, settled_below(core, key)),
         // Who knows what its node has told others.
-        Some(origin) => (&**origin, [0; 12]),
+        Some(origin) => (&**origin, MessageKey::default()),
     };
     let deadline = function.current().manifest.limits.timeout.get() + SEND_SLACK;
-    if let Err(failure) = may_leave(core, posted, message).await {
-        return Some(Brought::Failed(storage_failed(&failure)));
-    }
     let home = cluster.directory().cached(&group);
     let home = home.filter(|home| home.node == *node)?;
     let delivered = cluster.deliver(&home, instance, key, below, message, deadline);
@@ -101,106 +105,6 @@ pub(super) async fn send(
             Some(Brought::Later(UNREACHABLE_PAUSE))
         }
     }
-}
-
-/// Below which key no message of this node will be sent again, whoever sends it.
-fn settled_below(core: &Core, key: MessageKey) -> MessageKey {
-    let changelog = core.store.changelog();
-    if changelog.is_some_and(|changelog| changelog.standing().stream > 1) {
-        // Some may be another node's now.
-        return [0; 12];
-    }
-    let unsettled = core.courier.unsettled.lock();
-    unsettled.first().copied().unwrap_or(key)
-}
-
-/// What says that a message of this node was delivered to a session that is here now: when it was elsewhere, or before a
-/// restart. Its sender may not have heard of that before the session came.
-pub(crate) fn receipt(
-    core: &Core,
-    posted: &Posted,
-    message: &MessageRecord,
-) -> Result<Option<(Vec<u8>, IdempotencyRecord)>, Problem> {
-    let (Some(session), None) = (&message.to.session, &posted.origin) else {
-        return Ok(None);
-    };
-    if core.cluster.is_none() {
-        return Ok(None);
-    }
-    let group = route::group(&message.to.function, session);
-    let receipt = [
-        &key::deliveries(&group, &core.instance)[..],
-        &posted.key[..],
-    ]
-    .concat();
-    let found = core
-        .store
-        .record::<IdempotencyRecord>(Table::Idempotency, &receipt);
-    let found = found.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    Ok(found.map(|record| (receipt, record)))
-}
-
-/// Forgets a message that was delivered, and what says so.
-pub(crate) fn settle(
-    core: &Core,
-    posted: &Posted,
-    message: &MessageRecord,
-    (receipt, record): (Vec<u8>, IdempotencyRecord),
-) -> Result<(), Problem> {
-    let reply = message.invocation.is_some().then_some(record.reply);
-    let mut bookkeeping = adopted::finished(core, posted, message, reply);
-    bookkeeping.delete(Table::Idempotency, &receipt);
-    let committed = core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
-    committed
-        .map(|_| ())
-        .map_err(|failure| storage_failed(&failure))
-}
-
-/// What is kept of a message that was delivered on its sender's own node, until that is copied.
-pub(crate) struct AtHome {
-    /// Key of what says that it was delivered. Whoever takes over the sender, but not the receiver, from this node may not
-    /// know of the delivery, and sends it again.
-    pub(crate) receipt: Vec<u8>,
-    /// Whether the message itself is kept. Whoever takes over the receiver, but not the sender, may not know of the delivery,
-    /// and this node sends it again.
-    pub(crate) is_kept: bool,
-}
-
-/// None if nobody needs to know.
-pub(crate) fn at_home(core: &Core, posted: &Posted, message: &MessageRecord) -> Option<AtHome> {
-    // What nobody has sent goes with its receiver.
-    let (Some(session), Some(from), None) = (&message.to.session, &message.from, &posted.origin)
-    else {
-        return None;
-    };
-    let is_sent_again = custody::is_copied_first(core, &from.function);
-    let is_kept = custody::is_copied_first(core, &message.to.function);
-    let group = route::group(&message.to.function, session);
-    (is_sent_again || is_kept).then(|| AtHome {
-        receipt: [&key::deliveries(&group, &core.instance)[..], &posted.key].concat(),
-        is_kept,
-    })
-}
-
-/// Deletes that once whoever may take over from this node will know that the message is delivered.
-pub(super) fn forget_once_copied(core: &Arc<Core>, posted: &Posted, at_home: AtHome) {
-    let (forgetting, runtime) = (core.clone(), Handle::current());
-    let posted = posted.clone();
-    once_copied(core, move || {
-        runtime.spawn(async move {
-            let mut bookkeeping = Bookkeeping::default();
-            bookkeeping.delete(Table::Idempotency, &at_home.receipt);
-            if at_home.is_kept {
-                bookkeeping.delete(posted.table(), &posted.stored_key());
-            }
-            // If it is not stored the record stays until it expires, and the message is found to be delivered.
-            let stored = forgetting.store.commit_durably(bookkeeping).await;
-            if stored.is_ok() && at_home.is_kept {
-                // Once that is copied as well: whoever has a receipt forgets it then.
-                settled(&forgetting, &posted);
-            }
-        });
-    });
 }
 
 /// Notes what an asynchronous invocation has answered elsewhere.

@@ -229,22 +229,31 @@ async fn delete_where<R: Record>(
     let mut after: Option<Vec<u8>> = None;
     loop {
         let mut found = Vec::new();
-        core.store
-            .scan(table, &[], after.as_deref(), &mut |key, value| {
-                found.push((key.to_vec(), value.to_vec()));
-                found.len() < DISOWNED_AT_ONCE
-            })
-            .map_err(|error| internal(&error))?;
-        let mut bookkeeping = Bookkeeping::default();
-        for (stored_key, value) in &found {
-            let record = R::decode(value).map_err(|error| internal(&error))?;
-            if is_meant(stored_key, record) {
-                bookkeeping.delete(table, stored_key);
+        let deleted = {
+            let _alone = core.courier.changing.lock();
+            core.store
+                .scan(table, &[], after.as_deref(), &mut |key, value| {
+                    found.push((key.to_vec(), value.to_vec()));
+                    found.len() < DISOWNED_AT_ONCE
+                })
+                .map_err(|error| internal(&error))?;
+            let mut bookkeeping = Bookkeeping::default();
+            for (stored_key, value) in &found {
+                let record = R::decode(value).map_err(|error| internal(&error))?;
+                if is_meant(stored_key, record) {
+                    bookkeeping.delete(table, stored_key);
+                }
             }
-        }
-        if !bookkeeping.is_empty() {
-            let stored = core.store.commit_durably(bookkeeping).await;
-            stored.map_err(|failure| storage_failed(&failure))?;
+            match bookkeeping.is_empty() {
+                true => Ok(None),
+                false => core
+                    .store
+                    .commit_bookkeeping(bookkeeping, Box::new(|_| {}))
+                    .map(Some),
+            }
+        };
+        if let Some(ticket) = deleted.map_err(|failure| storage_failed(&failure))? {
+            core.durable(ticket).await?;
         }
         match found.pop() {
             Some((last, _)) if found.len() + 1 == DISOWNED_AT_ONCE => after = Some(last),

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fulmar_model::manifest::Messages as MessagePolicy;
 use fulmar_model::{Code, ExecutionModel, Problem, SessionName};
 use fulmar_state::record::{InvocationRecord, InvocationStatus, MessageRecord};
 use fulmar_state::{Bookkeeping, StoreFailure, Table};
 use fulmar_worker::{Request, World};
 use tokio::sync::oneshot;
 
-use super::{Posted, across, adopted, commit_of, external};
+use super::{Posted, across, adopted, commit_of, external, settled};
 use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::functions::Function;
@@ -38,7 +39,7 @@ pub(super) enum Delivery {
 pub(super) async fn deliver(
     core: &Arc<Core>,
     posted: &Posted,
-    mut message: Box<MessageRecord>,
+    message: Box<MessageRecord>,
 ) -> Delivery {
     let Ok(_permit) = core.courier.deliveries.acquire().await else {
         return Delivery::Stopped;
@@ -79,16 +80,40 @@ pub(super) async fn deliver(
         }
         _ => {}
     }
-    core.metrics.redelivered.inc();
-    message.attempts += 1;
-    message.error = format!("{}: {}", problem.code.as_str(), problem.detail);
     let policy = function
         .map(|function| function.current().manifest.messages.clone())
         .unwrap_or_default();
+    not_delivered(core, posted, message, &problem, &policy)
+}
+
+/// What becomes of a message that its receiver was tried with: it is tried again later, or parked.
+fn not_delivered(
+    core: &Arc<Core>,
+    posted: &Posted,
+    mut message: Box<MessageRecord>,
+    problem: &Problem,
+    policy: &MessagePolicy,
+) -> Delivery {
+    // What is another node's by now must not be written again.
+    let _alone = core.courier.changing.lock();
+    match adopted::due(core, posted, &message) {
+        Ok(adopted::Due::Now | adopted::Due::Later) => {}
+        Ok(adopted::Due::Never) => {
+            core.metrics.messages_pending.dec();
+            return Delivery::Settled;
+        }
+        Err(error) => {
+            tracing::error!(%error, "whether a message is still to be delivered cannot be read; it stays");
+            return Delivery::Stopped;
+        }
+    }
+    core.metrics.redelivered.inc();
+    message.attempts += 1;
+    message.error = format!("{}: {}", problem.code.as_str(), problem.detail);
     let mut bookkeeping = Bookkeeping::default();
     if message.invocation.is_some() {
         // A client's invocation is tried once; the client decides whether to try again.
-        give_answer(&mut bookkeeping, &message, &problem, posted);
+        give_answer(&mut bookkeeping, &message, problem, posted);
     } else if message.attempts >= policy.max_attempts || problem.code == Code::RejectedByFunction {
         tracing::warn!(from = ?message.from, to = ?message.to, error = message.error, "a message is parked as a dead letter");
         message.at_unix_ms = clock::unix_ms();
@@ -238,6 +263,7 @@ async fn hand_in(
     {
         return Ok(Err(storage_failed(&failure)));
     }
+    let stream = settled::stream(core);
     let (done, outcome) = oneshot::channel();
     let origin = Origin::Message {
         posted: Box::new(posted.clone()),
@@ -247,8 +273,8 @@ async fn hand_in(
     execute::submit(core, function, invocation(core, message, request, origin))?;
     let gone = || Err(Problem::new(Code::ShuttingDown, "the node stops"));
     let delivered = outcome.await.unwrap_or_else(|_| gone());
-    if let (Ok(()), Some(at_home)) = (&delivered, across::at_home(core, posted, message)) {
-        across::forget_once_copied(core, posted, at_home);
+    if let (Ok(()), Some(at_home)) = (&delivered, settled::at_home(core, posted, message)) {
+        settled::delivered(core, posted, message, stream, at_home);
     }
     Ok(delivered)
 }

@@ -15,12 +15,11 @@ use fulmar_model::{Code, Epoch, Group, Problem, SessionName, Version};
 use fulmar_state::external::{MessageId, Unsent};
 use fulmar_state::record::MessageRecord;
 use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{invocation, may_leave, request};
-use super::{MessageKey, Posted, adopted, once_copied};
+use super::{MessageKey, Posted, adopted};
 use crate::core::Core;
 use crate::functions::Function;
 use crate::invocation::{Origin, Receipt, StateFrom};
@@ -219,17 +218,14 @@ pub(super) async fn hand_in(
         return Ok(Err(problem));
     }
     if posted.origin.is_none() {
-        let (forgetting, runtime) = (core.clone(), Handle::current());
         let group = route::group(&function.name, session);
-        // From then on nobody sends it again.
-        once_copied(core, move || {
-            runtime.spawn(async move { forget(&forgetting, &group, &receipt).await });
-        });
+        super::settled::delivered_in_store(core, posted.key, group, receipt);
     }
     Ok(Ok(()))
 }
 
-async fn forget(core: &Core, group: &Group, receipt: &str) {
+/// Forgets that a message was delivered, which nobody sends again.
+pub(super) async fn forget(core: &Core, group: &Group, receipt: &str) {
     let Ok(store) = external::of(core).await else {
         return;
     };
