@@ -277,6 +277,7 @@ fn what_was_sent_to_an_earlier_home_is_not_delivered_late() {
             settled_below: vec![0; 12].into(),
             message: message.encode().into(),
             epoch,
+            ..Default::default()
         });
         let metadata = request.metadata_mut();
         metadata.insert(wire::NODE, "n2".parse().unwrap());

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use common::cluster::Cluster;
 use common::s3::S3;
 use common::{Connection, Node, PATIENCE};
-use fulmar_state::Ticket;
 use fulmar_state::changelog::segment::{Content, Segment};
+use fulmar_state::engine::Engine;
+use fulmar_state::fjall_engine::FjallEngine;
+use fulmar_state::{Table, Ticket};
 
 const REPLICATED: &str = "durability = \"replicated\"\non_partition = \"takeover-after 1s\"\n";
 const LOCAL: &str = "on_partition = \"takeover-after 1s\"\n";
@@ -62,6 +64,14 @@ fn signal(node: &Node, name: &str) {
     let pid = node.id().to_string();
     let status = Command::new("kill").args([name, &pid]).status().unwrap();
     assert!(status.success());
+}
+
+/// Waits until a session answers on a node as it is to.
+fn counts_with(node: &Node, path: &str, body: &str, answer: &str) {
+    node.eventually(&format!("{path} says {answer}"), |node| {
+        let reply = node.request("POST", &format!("/fn/{path}"), &[], body.as_bytes());
+        reply.status == 200 && reply.text() == answer
+    });
 }
 
 /// Waits until a session's counter answers on a node with this number.
@@ -517,6 +527,51 @@ fn a_session_does_not_come_back_to_a_node_that_believes_to_be_its_home() {
         migrate("sender", "s", "n2").status == 200
     });
     assert_eq!(send(n2.port).unwrap().text(), "1");
+}
+
+/// What says that messages were delivered goes when their sender will not send them again, also if another node has taken
+/// over from it once.
+#[test]
+fn receipts_go_also_after_a_takeover() {
+    const MESSAGES: u64 = 60;
+    let objects = ObjectFolder::new();
+    let mut cluster = Cluster::with_store(2, &objects.path());
+    cluster.nodes[0].deploy("sender", "guest-faults", LOCAL);
+    cluster.nodes[0].deploy("receiver", "guest-faults", "");
+    cluster.nodes[0].invoke("receiver/r", "count 0");
+    assert_eq!(cluster.nodes[1].invoke("sender/s", "count 1"), "1");
+    cluster.nodes[1].eventually("all is copied", |node| {
+        node.get("/admin/node").json()["changelog"]["behind_commits"] == 0
+    });
+    cluster.nodes[1].crash();
+    counts_with(&cluster.nodes[0], "sender/s", "count 0", "1");
+    cluster.nodes[1].start_again();
+    cluster.nodes[1].eventually("it is back", |node| {
+        node.get("/admin/node").json()["changelog"]["stream"] == 2
+    });
+    for sent in 1..=MESSAGES {
+        let count = cluster.nodes[1].invoke("sender/new", "count-and-pass receiver r");
+        assert_eq!(count, sent.to_string());
+        cluster.nodes[1].eventually("it is delivered", |node| {
+            node.metric("fulmar_messages_pending") == "0"
+        });
+    }
+    counts_with(
+        &cluster.nodes[0],
+        "receiver/r",
+        "count 0",
+        &MESSAGES.to_string(),
+    );
+    cluster.nodes[0].stop();
+    let engine = FjallEngine::open(&cluster.nodes[0].data.join("store")).unwrap();
+    let mut receipts = 0;
+    engine
+        .scan(Table::Idempotency, b"receiver\0r\0", None, &mut |_, _| {
+            receipts += 1;
+            true
+        })
+        .unwrap();
+    assert!((1..MESSAGES / 2).contains(&receipts), "{receipts} are kept");
 }
 
 #[test]

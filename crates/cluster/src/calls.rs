@@ -1,5 +1,6 @@
 //! What nodes ask of each other beyond the directory and the registry.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -93,14 +94,20 @@ impl Cluster {
         home: &Home,
         instance: &str,
         key: [u8; 12],
-        settled_below: [u8; 12],
+        settled: Range<[u8; 12]>,
         message: &MessageRecord,
         deadline: Duration,
     ) -> Result<Delivered, PeerError> {
         let message = DeliverRequest {
             instance: instance.to_owned(),
             key: Bytes::copy_from_slice(&key),
-            settled_below: Bytes::copy_from_slice(&settled_below),
+            // Nodes that know only this field take it from the first key on.
+            settled_below: match settled.start == [0; 12] {
+                true => Bytes::copy_from_slice(&settled.end),
+                false => Bytes::copy_from_slice(&[0; 12]),
+            },
+            settled_from: Bytes::copy_from_slice(&settled.start),
+            settled_to: Bytes::copy_from_slice(&settled.end),
             message: message.encode().into(),
             epoch: home.epoch.0,
         };

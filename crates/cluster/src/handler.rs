@@ -1,5 +1,7 @@
 //! What a node does when another calls it; implemented above, where functions are known.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use fulmar_model::{Durability, Epoch, Group, NodeName, Problem, Version};
 use fulmar_state::Table;
@@ -24,8 +26,8 @@ pub struct Delivery {
     pub instance: String,
     /// Its key there.
     pub key: [u8; 12],
-    /// No message of that data directory with a lower key will be sent again.
-    pub settled_below: [u8; 12],
+    /// No message of that data directory with a key among these will be sent again.
+    pub settled: Range<[u8; 12]>,
     /// The message.
     pub message: MessageRecord,
     /// Under which this node has to be home to the receiving session; 0: whichever.

@@ -230,7 +230,10 @@ impl wire::peer_server::Peer for Service {
         let delivery = Delivery {
             instance: message.instance,
             key: key(&message.key)?,
-            settled_below: key(&message.settled_below)?,
+            settled: match message.settled_to.is_empty() {
+                true => [0; 12]..key(&message.settled_below)?,
+                false => key(&message.settled_from)?..key(&message.settled_to)?,
+            },
             message: MessageRecord::decode(&message.message)
                 .map_err(|error| Status::invalid_argument(error.to_string()))?,
             epoch: Epoch(message.epoch),

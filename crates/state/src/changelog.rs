@@ -86,6 +86,7 @@ pub struct Changelog {
 struct State {
     phase: Phase,
     stream: u64,
+    since: Ticket,
     waiting: BTreeMap<Ticket, Vec<(Instant, Release)>>,
     /// Who wants to know that the log is still this node's, as of now.
     proofs: Vec<(Instant, Proof)>,
@@ -102,6 +103,8 @@ type Proof = oneshot::Sender<Result<(), StoreFailure>>;
 pub struct Standing {
     /// Which log of the data directory it is; 0: none yet.
     pub stream: u64,
+    /// Up to which commit it began with what there was, or had been copied when the node was started.
+    pub since: Ticket,
     /// Whether the log is known to be this node's.
     pub open: bool,
     /// Who has ended it, if somebody has.
@@ -127,6 +130,7 @@ impl Changelog {
             state: Mutex::new(State {
                 phase: Phase::Opening,
                 stream: 0,
+                since: Ticket(0),
                 waiting: BTreeMap::new(),
                 proofs: Vec::new(),
                 behind_since: None,
@@ -194,6 +198,7 @@ impl Changelog {
         let state = self.state.lock();
         Standing {
             stream: state.stream,
+            since: state.since,
             open: state.phase == Phase::Open,
             fenced_by: match &state.phase {
                 Phase::Fenced(by) => Some(by.clone()),
@@ -231,6 +236,7 @@ impl Changelog {
         let mut state = self.state.lock();
         state.phase = Phase::Opening;
         state.stream = stream;
+        state.since = shipped;
         self.shipped.send_replace(shipped);
         self.ready.send_replace(false);
     }

@@ -1,8 +1,9 @@
 //! Messages between nodes: sent until the receiver's node says that they are delivered, delivered there once.
 //!
 //! The receiver's commit stores that the message was delivered, and the sender deletes it after that. Every
-//! message tells below which key nothing will be sent again, so that those records can go.
+//! message tells which ones will not be sent again, so that those records can go.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use tokio::sync::oneshot;
 use super::deliver::{
     Brought, QUEUE_FULL_PAUSE, UNREACHABLE_PAUSE, invocation, is_away, may_leave, request,
 };
-use super::settled::settled_below;
-use super::{MessageKey, Posted, adopted};
+use super::settled::{NONE, settled_keys};
+use super::{Posted, adopted};
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
 use crate::functions::Function;
@@ -51,15 +52,15 @@ pub(super) async fn send(
         return Some(Brought::Failed(storage_failed(&failure)));
     }
     let key = posted.key;
-    let (instance, below) = match &posted.origin {
-        None => (&*cluster.info().instance, settled_below(core, key)),
+    let (instance, settled) = match &posted.origin {
+        None => (&*cluster.info().instance, settled_keys(core, key)),
         // Who knows what its node has told others.
-        Some(origin) => (&**origin, MessageKey::default()),
+        Some(origin) => (&**origin, NONE..NONE),
     };
     let deadline = function.current().manifest.limits.timeout.get() + SEND_SLACK;
     let home = cluster.directory().cached(&group);
     let home = home.filter(|home| home.node == *node)?;
-    let delivered = cluster.deliver(&home, instance, key, below, message, deadline);
+    let delivered = cluster.deliver(&home, instance, key, settled, message, deadline);
     let delivered = delivered.await;
     match delivered {
         Ok(Delivered::Done(reply)) => {
@@ -144,12 +145,14 @@ pub(crate) async fn receive(core: &Arc<Core>, delivery: fulmar_cluster::Delivery
     };
     let group = route::group(&function.name, session);
     let prefix = key::deliveries(&group, &delivery.instance);
-    let below = [&prefix[..], &delivery.settled_below].concat();
+    let Range { start, end } = delivery.settled;
+    let (from, to) = ([&prefix[..], &start].concat(), [&prefix[..], &end].concat());
+    let after = (start != NONE).then_some(&from[..]);
     let mut settled = Vec::new();
     let scanned = core
         .store
-        .scan(Table::Idempotency, &prefix, None, &mut |key, _| {
-            let is_settled = key < &below[..];
+        .scan(Table::Idempotency, &prefix, after, &mut |key, _| {
+            let is_settled = key < &to[..];
             if is_settled {
                 settled.push(key.to_vec());
             }

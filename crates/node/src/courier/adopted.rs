@@ -13,6 +13,7 @@ use fulmar_state::{Bookkeeping, StoreError, Table, Ticket, key};
 use sha2::{Digest, Sha256};
 
 use super::across::{self, answered};
+use super::settled::NONE;
 use super::{MessageKey, Posted, commit_of};
 use crate::core::Core;
 use crate::custody;
@@ -130,7 +131,7 @@ pub(super) async fn hand_in(
         instance: origin.to_string(),
         key: posted.key,
         // Who knows what its node has told others.
-        settled_below: [0; 12],
+        settled: NONE..NONE,
         message: message.clone(),
         epoch: Epoch(0),
     };

@@ -7,6 +7,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -227,15 +228,22 @@ fn later(core: &Core, stream: u64, key: MessageKey, what: What) {
     let _ = core.courier.settled.due.send(Due { stream, key, what });
 }
 
-/// Below which key no message of this node will be sent again, whoever sends it; for a message that may leave.
-pub(super) fn settled_below(core: &Core, key: MessageKey) -> MessageKey {
+/// Before every message's key.
+pub(super) const NONE: MessageKey = [0; 12];
+
+/// Which messages of this node will not be sent again, whoever sends them; for one that may leave.
+pub(super) fn settled_keys(core: &Core, key: MessageKey) -> Range<MessageKey> {
     let settled = &core.courier.settled;
-    // After a takeover some may be another node's.
-    if !settled.is_copied.load(Ordering::Acquire) || stream(core) > 1 {
-        return MessageKey::default();
+    if !settled.is_copied.load(Ordering::Acquire) {
+        return NONE..NONE;
     }
+    let from = match core.store.changelog().map(|log| log.standing()) {
+        // Of those from before another node took over some may be that node's now.
+        Some(standing) if standing.stream > 1 => key::message(standing.since, u32::MAX),
+        _ => NONE,
+    };
     let unsettled = settled.unsettled.lock();
-    unsettled.first().copied().unwrap_or(key)
+    from..unsettled.first().copied().unwrap_or(key)
 }
 
 /// Does what is due once it may be done, until stopped.
