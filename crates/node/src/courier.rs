@@ -37,7 +37,7 @@ const HELD_BYTES: usize = 32 << 20;
 pub(crate) use across::receive;
 pub(crate) use adopted::{disown, owner};
 pub(crate) use external::{answer_at_home, answer_in_store, collect, fetch, take_up};
-pub(crate) use settled::{at_home, receipt, run as settle_what_is_copied, settle};
+pub(crate) use settled::{HandedIn, receipt, run as settle_what_is_copied, settle};
 
 /// A message's key: the commit that sent it and its place there.
 pub(crate) type MessageKey = [u8; 12];

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fulmar_model::{Code, Epoch, NodeName, Problem, SessionName};
-use fulmar_state::record::{MessageRecord, StoredReply};
+use fulmar_state::record::StoredReply;
 use fulmar_worker::{Reply, Request};
 use http::header::{CONTENT_TYPE, HeaderName};
 use tokio::sync::oneshot;
 
-use crate::courier::Posted;
+use crate::courier::HandedIn;
 
 /// Identifier of an invocation: unique on the node, also across restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,10 +78,9 @@ pub(crate) enum StateFrom {
 pub(crate) enum Origin {
     /// A client on its connection.
     Client(oneshot::Sender<Outcome>),
-    /// A message from the outbox, by its key.
+    /// A message from the outbox.
     Message {
-        posted: Box<Posted>,
-        record: Box<MessageRecord>,
+        message: Box<HandedIn>,
         /// Hears as soon as the delivery is committed or failed.
         done: oneshot::Sender<Result<(), Problem>>,
     },

@@ -11,6 +11,7 @@ use fulmar_state::{Bookkeeping, StoreFailure, Table};
 use fulmar_worker::{Request, World};
 use tokio::sync::oneshot;
 
+use super::settled::HandedIn;
 use super::{Posted, across, adopted, commit_of, external, settled};
 use crate::core::Core;
 use crate::execute::storage_failed;
@@ -264,16 +265,20 @@ async fn hand_in(
         return Ok(Err(storage_failed(&failure)));
     }
     let stream = settled::stream(core);
+    let at_home = settled::at_home(core, posted, message);
     let (done, outcome) = oneshot::channel();
     let origin = Origin::Message {
-        posted: Box::new(posted.clone()),
-        record: Box::new(message.clone()),
+        message: Box::new(HandedIn {
+            posted: posted.clone(),
+            record: message.clone(),
+            at_home: at_home.clone(),
+        }),
         done,
     };
     execute::submit(core, function, invocation(core, message, request, origin))?;
     let gone = || Err(Problem::new(Code::ShuttingDown, "the node stops"));
     let delivered = outcome.await.unwrap_or_else(|_| gone());
-    if let (Ok(()), Some(at_home)) = (&delivered, settled::at_home(core, posted, message)) {
+    if let (Ok(()), Some(at_home)) = (&delivered, at_home) {
         settled::delivered(core, posted, message, stream, at_home);
     }
     Ok(delivered)

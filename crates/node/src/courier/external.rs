@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{invocation, may_leave, request};
-use super::{MessageKey, Posted, adopted};
+use super::{MessageKey, Posted, adopted, settled};
 use crate::core::Core;
 use crate::functions::Function;
 use crate::invocation::{Origin, Receipt, StateFrom};
@@ -214,12 +214,13 @@ pub(super) async fn hand_in(
             return Ok(Err(gone));
         }
     };
+    let stream = settled::stream(core);
     if let Err(problem) = adopted::finish(core, posted, message, reply).await {
         return Ok(Err(problem));
     }
     if posted.origin.is_none() {
         let group = route::group(&function.name, session);
-        super::settled::delivered_in_store(core, posted.key, group, receipt);
+        settled::delivered_in_store(core, posted.key, stream, (group, receipt));
     }
     Ok(Ok(()))
 }

@@ -105,6 +105,7 @@ impl Settled {
 }
 
 /// What says that a message was delivered on its sender's own node, until nobody sends it again.
+#[derive(Clone)]
 pub(crate) struct AtHome {
     /// Its key. Whoever takes over the sender, but not the receiver, from this node may not know of the delivery, and sends
     /// the message again.
@@ -114,8 +115,16 @@ pub(crate) struct AtHome {
     pub(crate) is_kept: bool,
 }
 
+/// A message as it is handed in to its receiver.
+pub(crate) struct HandedIn {
+    pub(crate) posted: Posted,
+    pub(crate) record: MessageRecord,
+    /// None if nobody needs to know.
+    pub(crate) at_home: Option<AtHome>,
+}
+
 /// None if nobody needs to know.
-pub(crate) fn at_home(core: &Core, posted: &Posted, message: &MessageRecord) -> Option<AtHome> {
+pub(super) fn at_home(core: &Core, posted: &Posted, message: &MessageRecord) -> Option<AtHome> {
     // What nobody has sent goes with its receiver.
     let (Some(_), Some(from), None) = (&message.to.session, &message.from, &posted.origin) else {
         return None;
@@ -137,13 +146,13 @@ fn receipt_key(core: &Core, posted: &Posted, message: &MessageRecord) -> Option<
 /// restart. Its sender may not have heard of that before the session came.
 pub(crate) fn receipt(
     core: &Core,
-    posted: &Posted,
-    message: &MessageRecord,
+    message: &HandedIn,
 ) -> Result<Option<(Vec<u8>, IdempotencyRecord)>, Problem> {
+    let HandedIn { posted, record, .. } = message;
     if core.cluster.is_none() || posted.origin.is_some() {
         return Ok(None);
     }
-    let Some(receipt) = receipt_key(core, posted, message) else {
+    let Some(receipt) = receipt_key(core, posted, record) else {
         return Ok(None);
     };
     let found = core
@@ -157,16 +166,19 @@ pub(crate) fn receipt(
 /// ([`delivered`]) sees to it.
 pub(crate) fn settle(
     core: &Core,
-    posted: &Posted,
-    message: &MessageRecord,
-    (receipt, record): (Vec<u8>, IdempotencyRecord),
+    message: &HandedIn,
+    (receipt, found): (Vec<u8>, IdempotencyRecord),
 ) -> Result<(), Problem> {
-    let at_home = at_home(core, posted, message);
+    let HandedIn {
+        posted,
+        record,
+        at_home,
+    } = message;
     if at_home.as_ref().is_some_and(|at_home| at_home.is_kept) {
         return Ok(());
     }
-    let reply = message.invocation.is_some().then_some(record.reply);
-    let mut bookkeeping = adopted::finished(core, posted, message, reply);
+    let reply = record.invocation.is_some().then_some(found.reply);
+    let mut bookkeeping = adopted::finished(core, posted, record, reply);
     if at_home.is_none() {
         bookkeeping.delete(Table::Idempotency, &receipt);
     }
@@ -204,10 +216,16 @@ pub(super) fn delivered(
     later(core, stream, posted.key, what);
 }
 
-/// A message of this node was delivered to a session in the external store, and is deleted here.
-pub(super) fn delivered_in_store(core: &Core, key: MessageKey, group: Group, receipt: String) {
+/// A message of this node was delivered to a session in the external store, and is deleted here, by a commit to that log or
+/// a later one.
+pub(super) fn delivered_in_store(
+    core: &Core,
+    key: MessageKey,
+    stream: u64,
+    (group, receipt): (Group, String),
+) {
     let what = What::DeletedInStore { group, receipt };
-    later(core, stream(core), key, what);
+    later(core, stream, key, what);
 }
 
 /// A message of this node is deleted, unless it is kept for some more time: it will not be sent again.

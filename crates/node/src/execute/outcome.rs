@@ -11,8 +11,9 @@ use fulmar_worker::{CallError, Reply};
 use tokio::sync::oneshot;
 
 use super::{Run, storage_failed};
+use crate::courier::{self, HandedIn};
 use crate::invocation::{Answer, IdempotencyKey, Origin, Outcome, restore_reply, store_reply};
-use crate::{clock, courier, custody};
+use crate::{clock, custody};
 
 /// How long a node that has crashed keeps what says that messages were delivered on it, in milliseconds: far longer than
 /// whoever has taken over from it needs to deliver them. Otherwise it goes as soon as it is of no use.
@@ -21,12 +22,12 @@ const RECEIPT_MS: u64 = 30 * 24 * 3600 * 1000;
 impl Run<'_> {
     /// Tells whoever brings a message that it was delivered before, if it was; gives the origin back if not.
     pub(super) async fn redelivered(&self, origin: Origin) -> Option<Origin> {
-        if let Origin::Message { posted, record, .. } = &origin {
-            let settled = match courier::receipt(self.core, posted, record) {
+        if let Origin::Message { message, .. } = &origin {
+            let settled = match courier::receipt(self.core, message) {
                 Ok(None) => return Some(origin),
                 // What this node has of a session that was taken over says nothing.
                 Ok(Some(receipt)) => match self.sure().await {
-                    Ok(()) => courier::settle(self.core, posted, record, receipt),
+                    Ok(()) => courier::settle(self.core, message, receipt),
                     Err(problem) => Err(problem),
                 },
                 Err(problem) => Err(problem),
@@ -197,8 +198,12 @@ impl Run<'_> {
             }
             bookkeeping.put(Table::Idempotency, &receipt.key, &record);
         }
-        if let Origin::Message { posted, record, .. } = origin {
-            let at_home = courier::at_home(self.core, posted, record);
+        if let Origin::Message { message, .. } = origin {
+            let HandedIn {
+                posted,
+                record,
+                at_home,
+            } = &**message;
             if !at_home.as_ref().is_some_and(|at_home| at_home.is_kept) {
                 bookkeeping.delete(posted.table(), &posted.stored_key());
             }
