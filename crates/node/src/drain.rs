@@ -11,8 +11,14 @@ use futures_util::StreamExt;
 use crate::core::Core;
 use crate::migrate;
 
-/// Sessions on their way at once: enough to share each fsync, few enough to leave room for invocations.
-const AT_ONCE: usize = 12;
+/// Sessions on their way at once to a node next door: enough to share each fsync, few enough to leave room for invocations.
+const AT_ONCE: usize = 4;
+/// How many more for each further millisecond there and back, so that a long way is not slower: a session takes four
+/// round trips.
+const MORE_PER_MS: f64 = 5.0;
+/// Longest round trip of a node next door, in milliseconds; much of it may be waiting for a busy one.
+const NEXT_DOOR_MS: f64 = 1.0;
+const MOST_AT_ONCE: usize = 64;
 /// Failures that are told one by one.
 const MAX_TOLD: usize = 10;
 
@@ -25,6 +31,13 @@ pub(crate) struct Drained {
     pub(crate) took: Duration,
     /// Whether there may be more.
     pub(crate) more: bool,
+}
+
+/// How many sessions go at once to a node that is so far, in seconds there and back, if that is known.
+fn at_once(round_trip: Option<f64>) -> usize {
+    let further_ms = round_trip.unwrap_or_default() * 1000.0 - NEXT_DOOR_MS;
+    let more = MORE_PER_MS * further_ms.max(0.0);
+    (AT_ONCE + more as usize).min(MOST_AT_ONCE)
 }
 
 /// Moves up to `limit` sessions that are stored here to another node.
@@ -70,7 +83,9 @@ pub(crate) async fn drain(
             (group, moved)
         }
     });
-    let mut moving = futures_util::stream::iter(moving).buffer_unordered(AT_ONCE);
+    let way = cluster.hints().way(to);
+    let at_once = at_once(way.map(|way| way.round_trip));
+    let mut moving = futures_util::stream::iter(moving).buffer_unordered(at_once);
     while let Some(moved) = moving.next().await {
         match moved {
             (_, Ok(_)) => drained.moved += 1,
@@ -86,4 +101,15 @@ pub(crate) async fn drain(
     }
     drained.took = started.elapsed();
     Ok(drained)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_sessions_are_on_their_way_at_once_the_longer_it_is() {
+        let seconds = [None, Some(0.0002), Some(0.003), Some(0.01), Some(0.3)];
+        assert_eq!(seconds.map(at_once), [4, 4, 14, 49, 64]);
+    }
 }

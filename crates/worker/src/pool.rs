@@ -41,6 +41,8 @@ struct Waiting<W> {
 
 struct Inner<W> {
     waiting: FxHashMap<Key, VecDeque<Waiting<W>>>,
+    /// Of which a function's workers may be, since they were all dropped last.
+    versions: FxHashMap<FunctionName, Vec<u64>>,
     /// By turn: the first is the one that waited longest.
     order: BTreeMap<u64, Key>,
     next_turn: u64,
@@ -62,6 +64,7 @@ impl<W: Holds> Pool<W> {
         Self {
             inner: Mutex::new(Inner {
                 waiting: FxHashMap::default(),
+                versions: FxHashMap::default(),
                 order: BTreeMap::new(),
                 next_turn: 0,
                 bytes: 0,
@@ -102,6 +105,7 @@ impl<W: Holds> Pool<W> {
             inner.next_turn += 1;
             inner.bytes += worker.bytes();
             inner.order.insert(turn, key.clone());
+            inner.note_version(&key);
             inner.waiting.entry(key).or_default().push_back(Waiting {
                 tag,
                 worker,
@@ -136,18 +140,33 @@ impl<W: Holds> Pool<W> {
 
     /// Drops the workers of a session.
     pub fn evict_session(&self, function: &FunctionName, session: &str) {
-        let is_of = |key: &Key| {
-            key.function == *function
-                && key
-                    .session
-                    .as_ref()
-                    .is_some_and(|name| name.as_str() == session)
+        let Ok(session) = SessionName::new(session) else {
+            return;
         };
-        self.drop_where(|key, _| is_of(key));
+        let mut dropped_unlocked = Vec::new();
+        {
+            let inner = &mut *self.inner.lock();
+            let versions = inner.versions.get(function).into_iter().flatten();
+            let mut key = Key {
+                function: function.clone(),
+                version: 0,
+                session: Some(session),
+            };
+            for version in versions {
+                key.version = *version;
+                for worker in inner.waiting.remove(&key).into_iter().flatten() {
+                    inner.order.remove(&worker.turn);
+                    inner.bytes -= worker.worker.bytes();
+                    dropped_unlocked.push(worker);
+                }
+            }
+        }
+        drop(dropped_unlocked);
     }
 
     /// Drops the workers of a function.
     pub fn evict_function(&self, function: &FunctionName) {
+        self.inner.lock().versions.remove(function);
         self.drop_where(|key, _| key.function == *function);
     }
 
@@ -202,6 +221,14 @@ impl<W: Holds> Pool<W> {
 }
 
 impl<W: Holds> Inner<W> {
+    fn note_version(&mut self, key: &Key) {
+        let known = self.versions.get(&key.function);
+        if !known.is_some_and(|versions| versions.contains(&key.version)) {
+            let versions = self.versions.entry(key.function.clone()).or_default();
+            versions.push(key.version);
+        }
+    }
+
     /// The worker of a key that waited longest; its turn is already gone.
     fn pop_front(&mut self, key: &Key) -> Option<Waiting<W>> {
         let waiting = self.waiting.get_mut(key)?;
@@ -277,6 +304,11 @@ mod tests {
         pool.sweep(now + Duration::from_secs(1));
         assert_eq!(pool.len(), 1);
         pool.put(key(None), 0, "3", now);
+        let of_before = Key {
+            version: 0,
+            ..key(Some("b"))
+        };
+        pool.put(of_before, 0, "4", now);
         pool.evict_session(&key(None).function, "b");
         assert_eq!(pool.len(), 1);
         assert!(pool.drop_oldest());
