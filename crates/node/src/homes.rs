@@ -273,17 +273,18 @@ pub(crate) async fn clear_out(core: &Core, group: &Group) -> Result<(), Problem>
 pub(crate) async fn purge(core: &Core, group: &Group) -> Result<(), Problem> {
     let internal =
         |error: fulmar_state::engine::EngineError| Problem::new(Code::Internal, error.to_string());
+    let commit = |bookkeeping| {
+        let committed = core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
+        committed.map_err(|failure| storage_failed(&failure))
+    };
     let prefix = key::session_state(group);
-    let mut after: Option<(Table, Vec<u8>)> = None;
+    let mut bookkeeping = Bookkeeping::default();
     for table in [Table::State, Table::Idempotency] {
+        let mut last: Option<Vec<u8>> = None;
         loop {
-            let mut bookkeeping = Bookkeeping::default();
-            let from = after.as_ref().filter(|(last, _)| *last == table);
-            let from = from.map(|(_, key)| key.clone());
-            let mut last = None;
-            let mut count = 0;
+            let (after, mut count) = (last.take(), 0);
             core.store
-                .scan(table, &prefix, from.as_deref(), &mut |key, _| {
+                .scan(table, &prefix, after.as_deref(), &mut |key, _| {
                     match table {
                         Table::State => bookkeeping.delete_raw(table, key),
                         // A record may be looked for before its deletion is applied.
@@ -294,23 +295,17 @@ pub(crate) async fn purge(core: &Core, group: &Group) -> Result<(), Problem> {
                     count < PURGED_KEYS
                 })
                 .map_err(internal)?;
-            if count > 0 {
-                let committed = core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
-                committed.map_err(|failure| storage_failed(&failure))?;
-            }
             if count < PURGED_KEYS {
                 break;
             }
-            after = last.map(|key| (table, key));
+            commit(std::mem::take(&mut bookkeeping))?;
             tokio::task::yield_now().await;
         }
     }
     // Last, so that what is left after a crash is found again.
-    let mut bookkeeping = Bookkeeping::default();
     bookkeeping.delete(Table::Sessions, &key::session(group));
     bookkeeping.delete(Table::Homes, &key::session(group));
-    let committed = core.store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
-    committed.map_err(|failure| storage_failed(&failure))?;
+    commit(bookkeeping)?;
     Ok(())
 }
 
