@@ -168,14 +168,23 @@ impl Courier {
         core.metrics.messages_pending.inc();
         let lane = Lane::of(&message);
         let message = Some(Box::new(message));
-        if self.put_back(&lane, Waiting { posted, message }) {
-            self.lanes.lock().entry(lane.clone()).or_default().running += 1;
+        let is_idle = self.put_back(&lane, Waiting { posted, message }, |state| {
+            let is_idle = state.running == 0;
+            state.running += usize::from(is_idle);
+            is_idle
+        });
+        if is_idle {
             tokio::spawn(run_lane(core.clone(), lane));
         }
     }
 
-    /// Puts a message back to before those of its lane that were sent after it; whether nobody runs the lane.
-    fn put_back(&self, lane: &Lane, waiting: Waiting) -> bool {
+    /// Puts a message back to before those of its lane that were sent after it.
+    fn put_back<R>(
+        &self,
+        lane: &Lane,
+        waiting: Waiting,
+        then: impl FnOnce(&mut LaneState) -> R,
+    ) -> R {
         let bytes = waiting.message.as_ref();
         let bytes = bytes.map_or(0, |message| message.request.body.len());
         self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -191,7 +200,7 @@ impl Courier {
         };
         let at = at.unwrap_or(state.waiting.len());
         state.waiting.insert(at, waiting);
-        state.running == 0
+        then(state)
     }
 
     /// The lane's next message; if there is none, one runner fewer.
@@ -287,7 +296,8 @@ async fn run_lane(core: Arc<Core>, lane: Lane) {
                 // In order: those behind it wait until it is delivered or parked.
                 Delivery::Again(message, pause) if lane.from.is_some() => {
                     let message = Some(message);
-                    core.courier.put_back(&lane, Waiting { posted, message });
+                    let waiting = Waiting { posted, message };
+                    core.courier.put_back(&lane, waiting, |_| ());
                     tokio::select! {
                         () = core.stopping.cancelled() => return,
                         () = tokio::time::sleep(pause) => {}
