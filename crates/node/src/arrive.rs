@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::execute::storage_failed;
-use crate::{clock, custody, homes, migrate};
+use crate::{clock, courier, custody, homes, migrate};
 
 /// Of a copy that does not count yet: what has it in its record is at home nowhere by that. The epoch of the home comes when
 /// the directory has said so ([`homes::take_over`]); whoever looks at the records of a session that comes at this moment may
@@ -161,11 +161,11 @@ async fn begin(
                     homes::take_over(core, group, home.epoch).await?;
                     return Err(at_home());
                 }
-                _ => homes::purge(core, group).await?,
+                _ => clear(core, group).await?,
             }
         }
         None => match stored {
-            None => homes::purge(core, group).await?,
+            None => clear(core, group).await?,
             Some(stored) if stored.epoch >= head.epoch => return Err(at_home()),
             Some(stored) if stored.epoch < FIRST_EPOCH => {
                 let detail = format!("there is another {group} here, from when the node was alone");
@@ -186,6 +186,12 @@ async fn begin(
     };
     batch.put(Table::Homes, &key::session(group), &arriving);
     Ok(())
+}
+
+/// Deletes what is left of earlier attempts, and their messages before what says that they are nobody's.
+async fn clear(core: &Core, group: &Group) -> Result<(), Problem> {
+    courier::forget_attempts(core, group).await?;
+    homes::purge(core, group).await
 }
 
 /// Hears whether the session has come.

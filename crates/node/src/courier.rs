@@ -35,7 +35,7 @@ const UNORDERED_WIDTH: usize = 64;
 const HELD_BYTES: usize = 32 << 20;
 
 pub(crate) use across::receive;
-pub(crate) use adopted::{disown, owner};
+pub(crate) use adopted::{disown, forget_attempts, owner};
 pub(crate) use external::{answer_at_home, answer_in_store, collect, fetch, take_up};
 pub(crate) use settled::{HandedIn, receipt, run as settle_what_is_copied, settle};
 

@@ -349,6 +349,10 @@ impl Take<'_> {
         let messages = messages.cloned().unwrap_or_default();
         let session = Some(group.clone());
         self.adopt(image, &session, &messages).await?;
+        // They wait until it is known whose they are, also if this attempt does not hear of it.
+        for (posted, message) in &messages {
+            core.courier.adopt(core, posted.clone(), message.clone());
+        }
         let from = Home {
             node: self.node.clone(),
             epoch,
@@ -361,9 +365,6 @@ impl Take<'_> {
             Ok(home) => {
                 homes::take_over(core, group, home.epoch).await?;
                 cluster.directory().learn(group, home);
-                for (posted, message) in messages {
-                    core.courier.adopt(core, posted, message);
-                }
                 Ok(())
             }
             // It is elsewhere, and was before.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::across::{self, answered};
 use super::settled::NONE;
-use super::{MessageKey, Posted, commit_of};
+use super::{Lane, MessageKey, Posted, commit_of, external};
 use crate::core::Core;
 use crate::custody;
 use crate::execute::{self, storage_failed};
@@ -118,6 +118,28 @@ pub(super) fn due(
         Some(HomeRecord::Arriving { .. } | HomeRecord::Doubted { .. }) => Due::Later,
         Some(HomeRecord::Leaving { .. }) | None => Due::Now,
     })
+}
+
+/// Whether a message of another node is here only as long as the session is that has sent it: whoever takes over a
+/// session takes its messages first, and the session may stay where it is after all; and it does not leave before they are
+/// delivered.
+fn goes_with_sender(posted: &Posted, message: &MessageRecord) -> bool {
+    let is_of_node = posted.origin.is_some() && !external::is_from_store(posted);
+    is_of_node && Lane::of(message).from.is_some()
+}
+
+/// Deletes what is left of an attempt to take over a session that is not here.
+pub(crate) async fn forget_attempts(core: &Core, group: &Group) -> Result<(), Problem> {
+    delete_where(
+        core,
+        Table::Adopted,
+        |stored_key, message: MessageRecord| {
+            owner(&message).as_ref() == Some(group)
+                && Posted::parse(Table::Adopted, stored_key)
+                    .is_some_and(|posted| goes_with_sender(&posted, &message))
+        },
+    )
+    .await
 }
 
 /// Delivers a message of another data directory to a session here.

@@ -36,7 +36,9 @@ const ORIGIN: &str = "external/";
 
 /// The session in the external store that a message was sent from, and which message of it it is.
 fn sender(posted: &Posted, message: &MessageRecord) -> Option<(Group, MessageId)> {
-    posted.origin.as_ref()?.strip_prefix(ORIGIN)?;
+    if !is_from_store(posted) {
+        return None;
+    }
     let from = message.from.as_ref()?;
     let group = Group {
         function: from.function.clone(),
@@ -48,6 +50,12 @@ fn sender(posted: &Posted, message: &MessageRecord) -> Option<(Group, MessageId)
         index: u32::from_be_bytes(index.try_into().ok()?),
     };
     Some((group, id))
+}
+
+/// Whether a message was sent by a session in the external store.
+pub(super) fn is_from_store(posted: &Posted) -> bool {
+    let origin = posted.origin.as_ref();
+    origin.is_some_and(|origin| origin.starts_with(ORIGIN))
 }
 
 fn posted(group: &Group, id: MessageId) -> Posted {
