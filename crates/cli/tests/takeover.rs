@@ -470,6 +470,26 @@ fn what_was_delivered_with_a_commit_that_a_taker_does_not_know_is_delivered_agai
     }
 }
 
+/// What waits for its delivery on the sender's own node to be copied holds up nothing that goes elsewhere.
+#[test]
+fn messages_to_one_session_do_not_wait_for_those_to_another() {
+    let (objects, cluster) = with_a_receiver("", LOCAL);
+    cluster.nodes[0].deploy("other", "guest-faults", "");
+    cluster.nodes[0].invoke("other/o", "count 0");
+    objects.go_away();
+    assert_eq!(
+        cluster.nodes[1].invoke("sender/s", "count-and-pass receiver r"),
+        "1"
+    );
+    cluster.nodes[1].eventually("it is delivered", |node| received(node) == "1");
+    assert_eq!(
+        cluster.nodes[1].invoke("sender/s", "count-and-pass other o"),
+        "2"
+    );
+    counts_with(&cluster.nodes[0], "other/o", "count 0", "1");
+    objects.come_back();
+}
+
 /// A session comes back to a node that does not know yet that it was taken over from: what it has sent there with a commit
 /// that was not copied stays without effect.
 #[test]

@@ -14,7 +14,7 @@ mod deliver;
 mod external;
 mod settled;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(crate) fn commit_of(key: &MessageKey) -> Ticket {
 }
 
 /// Which message it is: its key, and the data directory that it was sent from, if that is not this one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Posted {
     origin: Option<Arc<str>>,
     key: MessageKey,
@@ -100,6 +100,8 @@ struct LaneState {
 pub(crate) struct Courier {
     settled: Settled,
     lanes: Mutex<HashMap<Lane, LaneState>>,
+    /// Messages of other nodes and of the external store that are in lanes, or being delivered.
+    adopted: Mutex<HashSet<Posted>>,
     /// Hears when a lane has become empty, or what was delivered is copied.
     emptied: Notify,
     /// Kept locked by whoever writes a stored message again, or deletes what is another node's.
@@ -114,6 +116,7 @@ impl Courier {
         Self {
             settled: Settled::new(),
             lanes: Mutex::default(),
+            adopted: Mutex::default(),
             emptied: Notify::new(),
             changing: Mutex::default(),
             deliveries: Arc::new(Semaphore::new(max_deliveries)),
@@ -128,7 +131,7 @@ impl Courier {
         }
     }
 
-    /// Takes over a message of another node that is stored here now.
+    /// Takes over a message of another node that is stored here now, if it was not taken over before.
     pub(crate) fn adopt(&self, core: &Arc<Core>, posted: Posted, message: MessageRecord) {
         self.enqueue(core, posted, message);
     }
@@ -141,10 +144,12 @@ impl Courier {
 
     /// Puts a message at the end of its lane; the lane, if it needs another runner.
     fn line_up(&self, core: &Arc<Core>, posted: Posted, message: MessageRecord) -> Option<Lane> {
-        core.metrics.messages_pending.inc();
-        if core.cluster.is_some() && posted.origin.is_none() {
-            self.settled.is_sent(posted.key);
+        match posted.origin {
+            Some(_) if !self.adopted.lock().insert(posted.clone()) => return None,
+            None if core.cluster.is_some() => self.settled.sent(posted.key),
+            _ => {}
         }
+        core.metrics.messages_pending.inc();
         let lane = Lane::of(&message);
         let bytes = message.request.body.len();
         let held = self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -291,7 +296,7 @@ async fn run_lane(core: Arc<Core>, lane: Lane) {
         if let Some(message) = message {
             let posted = waiting.posted;
             match deliver(&core, &posted, message).await {
-                Delivery::Settled => settled::settled(&core, &posted),
+                Delivery::Settled => ended(&core, posted),
                 Delivery::Stopped => return,
                 // In order: those behind it wait until it is delivered or parked.
                 Delivery::Again(message, pause) if lane.from.is_some() => {
@@ -345,11 +350,30 @@ async fn retry(
         }
         match deliver(core, posted, message).await {
             Delivery::Settled => {
-                settled::settled(core, posted);
+                ended(core, posted.clone());
                 return true;
             }
             Delivery::Stopped => return false,
             Delivery::Again(again, next_pause) => (message, pause) = (again, next_pause),
+        }
+    }
+}
+
+/// A message is delivered or parked, or is another node's.
+fn ended(core: &Arc<Core>, posted: Posted) {
+    if posted.origin.is_none() {
+        return settled::deleted(core, &posted);
+    }
+    core.courier.adopted.lock().remove(&posted);
+    // It may have been stored again, and not been taken over again since it was still known.
+    let stored = core
+        .store
+        .record::<MessageRecord>(posted.table(), &posted.stored_key());
+    match stored {
+        Ok(None) => {}
+        Ok(Some(message)) => core.courier.adopt(core, posted, message),
+        Err(error) => {
+            tracing::error!(%error, "a message cannot be read; it stays in the data store");
         }
     }
 }

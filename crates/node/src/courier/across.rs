@@ -42,10 +42,8 @@ pub(super) async fn send(
         function: message.to.function.clone(),
         session: message.to.session.clone()?,
     };
-    if let Some(from) = &message.from
-        && core.courier.settled.keeps_of(from)
-    {
-        // Those before it were delivered here, and may have to be delivered there.
+    if core.courier.settled.keeps_before(message) {
+        // What was sent before it was delivered here, and may have to be delivered there.
         return Some(Brought::Later(QUEUE_FULL_PAUSE));
     }
     if let Err(failure) = may_leave(core, posted, message).await {

@@ -45,17 +45,10 @@ pub(super) async fn deliver(
     let Ok(_permit) = core.courier.deliveries.acquire().await else {
         return Delivery::Stopped;
     };
-    match adopted::due(core, posted, &message) {
-        Ok(adopted::Due::Now) => {}
-        Ok(adopted::Due::Later) => return Delivery::Again(message, UNREACHABLE_PAUSE),
-        Ok(adopted::Due::Never) => {
-            core.metrics.messages_pending.dec();
-            return Delivery::Settled;
-        }
-        Err(error) => {
-            tracing::error!(%error, "whether a message is still to be delivered cannot be read; it stays");
-            return Delivery::Stopped;
-        }
+    match is_due_now(core, posted, &message) {
+        Ok(true) => {}
+        Ok(false) => return Delivery::Again(message, UNREACHABLE_PAUSE),
+        Err(ended) => return ended,
     }
     let function = core.functions.get(message.to.function.as_str());
     let problem = match &function {
@@ -87,6 +80,22 @@ pub(super) async fn deliver(
     not_delivered(core, posted, message, &problem, &policy)
 }
 
+/// Whether a message is to be delivered now, or later; or what its delivery ends with.
+fn is_due_now(core: &Core, posted: &Posted, message: &MessageRecord) -> Result<bool, Delivery> {
+    match adopted::due(core, posted, message) {
+        Ok(adopted::Due::Now) => Ok(true),
+        Ok(adopted::Due::Later) => Ok(false),
+        Ok(adopted::Due::Never) => {
+            core.metrics.messages_pending.dec();
+            Err(Delivery::Settled)
+        }
+        Err(error) => {
+            tracing::error!(%error, "whether a message is still to be delivered cannot be read; it stays");
+            Err(Delivery::Stopped)
+        }
+    }
+}
+
 /// What becomes of a message that its receiver was tried with: it is tried again later, or parked.
 fn not_delivered(
     core: &Arc<Core>,
@@ -97,16 +106,8 @@ fn not_delivered(
 ) -> Delivery {
     // What is another node's by now must not be written again.
     let _alone = core.courier.changing.lock();
-    match adopted::due(core, posted, &message) {
-        Ok(adopted::Due::Now | adopted::Due::Later) => {}
-        Ok(adopted::Due::Never) => {
-            core.metrics.messages_pending.dec();
-            return Delivery::Settled;
-        }
-        Err(error) => {
-            tracing::error!(%error, "whether a message is still to be delivered cannot be read; it stays");
-            return Delivery::Stopped;
-        }
+    if let Err(ended) = is_due_now(core, posted, &message) {
+        return ended;
     }
     core.metrics.redelivered.inc();
     message.attempts += 1;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
-use super::{MessageKey, Posted, adopted, external};
+use super::{Lane, MessageKey, Posted, adopted, external};
 use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::{custody, route};
@@ -46,21 +46,21 @@ enum What {
 /// Messages that were delivered here and are kept.
 #[derive(Default)]
 struct Kept {
-    senders: HashMap<MessageKey, Address>,
-    /// How many of each sender.
-    counts: HashMap<Address, usize>,
+    lanes: HashMap<MessageKey, Lane>,
+    /// How many of each lane.
+    counts: HashMap<Lane, usize>,
 }
 
 impl Kept {
-    fn insert(&mut self, key: MessageKey, from: Address) {
-        if self.senders.insert(key, from.clone()).is_none() {
-            *self.counts.entry(from).or_default() += 1;
+    fn insert(&mut self, key: MessageKey, lane: Lane) {
+        if self.lanes.insert(key, lane.clone()).is_none() {
+            *self.counts.entry(lane).or_default() += 1;
         }
     }
 
     fn remove(&mut self, key: &MessageKey) {
-        if let Some(from) = self.senders.remove(key)
-            && let Entry::Occupied(mut count) = self.counts.entry(from)
+        if let Some(lane) = self.lanes.remove(key)
+            && let Entry::Occupied(mut count) = self.counts.entry(lane)
         {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -94,13 +94,21 @@ impl Settled {
     }
 
     /// A message of this node waits for its delivery.
-    pub(super) fn is_sent(&self, key: MessageKey) {
+    pub(super) fn sent(&self, key: MessageKey) {
         self.unsettled.lock().insert(key);
     }
 
-    /// Whether a message that a session has sent was delivered, but may have to be delivered again.
+    /// Whether a message that a session has sent to any was delivered, but may have to be delivered again.
     pub(super) fn keeps_of(&self, sender: &Address) -> bool {
-        self.kept.lock().counts.contains_key(sender)
+        let kept = self.kept.lock();
+        let mut lanes = kept.counts.keys();
+        lanes.any(|lane| lane.from.as_ref() == Some(sender))
+    }
+
+    /// The same of a message whose place in its lane counts.
+    pub(super) fn keeps_before(&self, message: &MessageRecord) -> bool {
+        let lane = Lane::of(message);
+        lane.from.is_some() && self.kept.lock().counts.contains_key(&lane)
     }
 }
 
@@ -204,12 +212,12 @@ pub(super) fn delivered(
 ) {
     let settled = &core.courier.settled;
     let receipt = at_home.receipt;
-    let what = match &message.from {
-        Some(from) if at_home.is_kept => {
-            settled.kept.lock().insert(posted.key, from.clone());
+    let what = match at_home.is_kept {
+        true => {
+            settled.kept.lock().insert(posted.key, Lane::of(message));
             What::Delivered { receipt }
         }
-        _ => What::Deleted {
+        false => What::Deleted {
             receipt: Some(receipt),
         },
     };
@@ -229,12 +237,9 @@ pub(super) fn delivered_in_store(
 }
 
 /// A message of this node is deleted, unless it is kept for some more time: it will not be sent again.
-pub(super) fn settled(core: &Core, posted: &Posted) {
+pub(super) fn deleted(core: &Core, posted: &Posted) {
     let settled = &core.courier.settled;
-    if core.cluster.is_none()
-        || posted.origin.is_some()
-        || settled.kept.lock().senders.contains_key(&posted.key)
-    {
+    if core.cluster.is_none() || settled.kept.lock().lanes.contains_key(&posted.key) {
         return;
     }
     let what = What::Deleted { receipt: None };
@@ -352,11 +357,9 @@ fn bring_again(core: &Arc<Core>, key: MessageKey) {
     let stored = core.store.record::<MessageRecord>(Table::Messages, &key);
     core.courier.settled.kept.lock().remove(&key);
     match stored {
-        Ok(Some(message)) => {
-            core.courier.bring_again(core, posted, message);
-        }
+        Ok(Some(message)) => core.courier.bring_again(core, posted, message),
         // It is another node's by now.
-        Ok(None) => settled(core, &posted),
+        Ok(None) => deleted(core, &posted),
         Err(error) => {
             tracing::error!(%error, "a message cannot be read; it stays in the data store");
         }
