@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fulmar_model::NodeName;
 use fulmar_state::{Store, StoreError};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +16,7 @@ use crate::handler::Handler;
 use crate::hints::{self, Hints};
 use crate::identity::{Identity, IdentityError};
 use crate::membership;
+use crate::network::{Listener, Network};
 use crate::peers::Peers;
 use crate::registry::embedded::Embedded;
 use crate::registry::etcd::{Access, Etcd};
@@ -154,6 +154,7 @@ impl Cluster {
         config: NodeConfig,
         peer: std::net::SocketAddr,
         http: String,
+        network: Network,
         store: Arc<Store>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
@@ -166,6 +167,7 @@ impl Cluster {
         let configured = config.peers.clone().into_iter().collect();
         let peers = Arc::new(Peers::new(
             config.name.clone(),
+            network,
             identity.map(Arc::new),
             configured,
             config.emulate_links.then(Arc::default),
@@ -265,7 +267,7 @@ impl Cluster {
     pub fn serve(
         self: &Arc<Self>,
         handler: Arc<dyn Handler>,
-        listener: TcpListener,
+        listener: Listener,
         tasks: &TaskTracker,
         ending: Ending,
     ) {

@@ -20,6 +20,7 @@ pub mod join;
 mod lending;
 pub mod links;
 mod membership;
+pub mod network;
 pub mod peers;
 pub mod registry;
 mod serve;
@@ -36,5 +37,6 @@ pub use handler::{
     StageEntry, StageHead,
 };
 pub use join::{Cluster, JoinError};
+pub use network::Network;
 pub use peers::{Copying, PeerError};
 pub use serve::Ending;

@@ -16,6 +16,7 @@ use crate::handler::Measured;
 use crate::hints::Way;
 use crate::identity::Identity;
 use crate::links::Links;
+use crate::network::Network;
 use crate::transport::{self, ConnectError};
 use crate::tunnel::{self, Opened};
 use crate::wire::{self, Chunk, NODE};
@@ -69,6 +70,7 @@ impl PeerError {
 /// Other nodes, by name.
 pub struct Peers {
     own: NodeName,
+    network: Network,
     identity: Option<Arc<Identity>>,
     /// Addresses from the configuration: for as long as the registry knows none.
     configured: HashMap<NodeName, String>,
@@ -83,12 +85,14 @@ impl Peers {
     /// No connections yet.
     pub(crate) fn new(
         own: NodeName,
+        network: Network,
         identity: Option<Arc<Identity>>,
         configured: HashMap<NodeName, String>,
         links: Option<Arc<Links>>,
     ) -> Self {
         Self {
             own,
+            network,
             identity,
             configured,
             advertised: RwLock::default(),
@@ -181,13 +185,14 @@ impl Peers {
 
     fn connect(&self, node: NodeName, address: String) -> Channel {
         let (identity, links) = (self.identity.clone(), self.links.clone());
+        let network = self.network.clone();
         let connector = tower::service_fn(move |_| {
-            let (node, address) = (node.clone(), address.clone());
+            let (node, address, network) = (node.clone(), address.clone(), network.clone());
             let (identity, links) = (identity.clone(), links.clone());
             async move {
-                let connecting =
-                    transport::connect(&node, &address, identity.as_deref(), links.as_ref());
-                let connection = connecting.await?;
+                let (identity, links) = (identity.as_deref(), links.as_ref());
+                let connection = transport::connect(&node, &address, &network, identity, links);
+                let connection = connection.await?;
                 Ok::<_, ConnectError>(TokioIo::new(connection))
             }
         });

@@ -10,7 +10,6 @@ use fulmar_state::record::{MessageRecord, Record};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use rustls::pki_types::CertificateDer;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,6 +20,7 @@ use crate::handler::{Delivered, Delivery, Handler, StageHead};
 use crate::identity;
 use crate::join::Cluster;
 use crate::lending;
+use crate::network::Listener;
 use crate::peers::Copying;
 use crate::registry::embedded::Embedded;
 use crate::registry::{LeaseId, Registry, RegistryError, Written};
@@ -57,7 +57,7 @@ pub struct Ending {
 pub(crate) async fn serve(
     cluster: Arc<Cluster>,
     handler: Arc<dyn Handler>,
-    listener: TcpListener,
+    listener: Listener,
     ending: Ending,
 ) {
     let stop = ending.stopping.clone();

@@ -10,7 +10,6 @@ use std::time::Duration;
 use fulmar_model::NodeName;
 use futures_util::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_stream::Stream;
@@ -20,6 +19,7 @@ use tonic::transport::server::Connected;
 
 use crate::identity::Identity;
 use crate::links::Links;
+use crate::network::{Duplex, Listener, Network, Stream as NetworkStream};
 
 /// Longest wait for a connection, its handshake included.
 pub const CONNECT: Duration = Duration::from_secs(3);
@@ -39,10 +39,6 @@ pub struct ConnectError {
     /// What went wrong.
     pub reason: String,
 }
-
-/// Bytes in both directions.
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 /// A connection, encrypted or not.
 pub struct Connection {
@@ -119,6 +115,7 @@ impl AsyncWrite for Connection {
 pub async fn connect(
     node: &NodeName,
     address: &str,
+    network: &Network,
     identity: Option<&Identity>,
     links: Option<&Arc<Links>>,
 ) -> Result<Connection, ConnectError> {
@@ -128,10 +125,8 @@ pub async fn connect(
         reason,
     };
     let connecting = async {
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        let _ = stream.set_nodelay(true);
+        let stream = network.connect(address).await;
+        let stream = stream.map_err(|error| failed(error.to_string()))?;
         let stream: Box<dyn Duplex> = match links {
             Some(links) => Box::new(links.shape(node, stream)),
             None => Box::new(stream),
@@ -162,7 +157,7 @@ pub async fn connect(
 
 /// Connections from peers, handshakes done; those that fail are logged and left out. With those that come by tunnels.
 pub(crate) fn incoming(
-    listener: TcpListener,
+    listener: Listener,
     identity: Option<Arc<Identity>>,
     tunnels: mpsc::Receiver<Connection>,
     stop: CancellationToken,
@@ -197,11 +192,10 @@ pub(crate) fn incoming(
 }
 
 async fn handshake(
-    stream: TcpStream,
+    stream: NetworkStream,
     from: SocketAddr,
     identity: Option<&Identity>,
 ) -> Option<Connection> {
-    let _ = stream.set_nodelay(true);
     let Some(identity) = identity else {
         return Some(Connection {
             stream: Box::new(stream),

@@ -127,12 +127,7 @@ async fn accept(
         ));
     }
     let target = Target::parse(head.uri.path())?;
-    let function = core.functions.get(&target.function).ok_or_else(|| {
-        Problem::new(
-            Code::FunctionNotFound,
-            format!("no function {:?} is deployed", target.function),
-        )
-    })?;
+    let function = continuum::function(core, &target.function).await?;
     let session = target.session.as_deref().map(SessionName::new).transpose();
     let session =
         session.map_err(|error| Problem::new(Code::SessionNameInvalid, error.to_string()))?;

@@ -1,5 +1,6 @@
 //! This node among others: what it does when they call, and how it takes up what the registry says.
 
+use fulmar_state::aside;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::core::Core;
+use crate::functions::Function;
 use crate::respond::{self, Body};
 use crate::target;
 use crate::{access, admin, arrive, broker, courier, deploy, lend, namespaces, schedule};
@@ -50,17 +52,54 @@ impl InEffect {
     /// # Errors
     /// When it takes too long, or something of it cannot be put into effect.
     pub(crate) async fn wait(&self, revision: u64) -> Result<(), Problem> {
+        self.reached(revision).await?;
+        match self.failed.lock().values().next() {
+            Some(problem) => Err(problem.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until a change was tried to put into effect.
+    async fn reached(&self, revision: u64) -> Result<(), Problem> {
         let mut revisions = self.revision.subscribe();
         let reached = revisions.wait_for(|seen| *seen >= revision);
         if !matches!(tokio::time::timeout(CATCH_UP, reached).await, Ok(Ok(_))) {
             let detail = format!("change {revision} was not in effect within {CATCH_UP:?}");
             return Err(Problem::new(Code::RegistryUnreachable, detail));
         }
-        match self.failed.lock().values().next() {
-            Some(problem) => Err(problem.clone()),
-            None => Ok(()),
-        }
+        Ok(())
     }
+}
+
+/// A function that is to be invoked. One that was deployed and is not taken up yet, since the node has just started, is
+/// waited for.
+///
+/// # Errors
+/// When there is none, it cannot be taken up, or it is not known whether there is one.
+pub(crate) async fn function(core: &Core, name: &str) -> Result<Arc<Function>, Problem> {
+    if let Some(function) = core.functions.get(name) {
+        return Ok(function);
+    }
+    let no_such = || {
+        let detail = format!("no function {name:?} is deployed");
+        Err(Problem::new(Code::FunctionNotFound, detail))
+    };
+    let Some(cluster) = &core.cluster else {
+        return no_such();
+    };
+    let view = cluster.view();
+    if view.get(&format!("{FUNCTIONS}{name}")).is_some() {
+        core.in_effect.reached(view.revision()).await?;
+        if let Some(problem) = core.in_effect.failed.lock().get(name) {
+            return Err(problem.clone());
+        }
+        return core.functions.get(name).map_or_else(no_such, Ok);
+    }
+    if view.is_connected() {
+        return no_such();
+    }
+    let detail = format!("no function {name:?} was known here when the registry was last followed");
+    Err(Problem::new(Code::RegistryUnreachable, detail))
 }
 
 /// What a node does when another calls it.
@@ -124,7 +163,7 @@ impl Handler for Answers {
 
     async fn artifact(&self, digest: &str) -> Option<Bytes> {
         let (core, digest) = (self.0.clone(), digest.to_owned());
-        let read = tokio::task::spawn_blocking(move || core.artifacts.read(&digest)).await;
+        let read = aside::run(move || core.artifacts.read(&digest)).await;
         read.ok().flatten().map(Bytes::from)
     }
 
@@ -249,9 +288,7 @@ async fn fetch(core: &Arc<Core>, cluster: &Cluster, digest: &str) -> Result<(), 
             }
         };
         let (core, digest) = (core.clone(), digest.to_owned());
-        let stored = tokio::task::spawn_blocking(move || {
-            core.artifacts.store(&core.runtime, &digest, &wasm)
-        });
+        let stored = aside::run(move || core.artifacts.store(&core.runtime, &digest, &wasm));
         return stored
             .await
             .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;

@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::namespaces::Namespaces;
 use crate::place;
+use crate::surroundings::Surroundings;
 use crate::usages::Usages;
 use crate::ways::Ways;
 
@@ -66,6 +67,8 @@ pub struct NodeOptions {
     pub external: Option<(String, BTreeMap<String, String>)>,
     /// How to be one of many nodes; none to be alone.
     pub cluster: Option<NodeConfig>,
+    /// What it runs on.
+    pub surroundings: Surroundings,
 }
 
 impl Default for NodeOptions {
@@ -86,6 +89,7 @@ impl Default for NodeOptions {
             tls: None,
             external: None,
             cluster: None,
+            surroundings: Surroundings::default(),
         }
     }
 }

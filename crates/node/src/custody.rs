@@ -5,6 +5,7 @@
 //! over from comes back: it puts aside what was not copied, asks the directory about each session that it may
 //! have lost, and goes on in a new log.
 
+use fulmar_state::aside;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -243,8 +244,8 @@ async fn put_aside(core: &Arc<Core>, aside: &Path) -> Result<(), Problem> {
         return Ok(());
     }
     let (core, path) = (core.clone(), aside.to_owned());
-    let writing = tokio::task::spawn_blocking(move || write_aside(&core, &path));
-    let written = writing.await.map_err(std::io::Error::other).flatten();
+    let written = aside::run(move || write_aside(&core, &path)).await;
+    let written = written.map_err(std::io::Error::other).flatten();
     let writes = written.map_err(|error| {
         let detail = format!("{} cannot be written: {error}", aside.display());
         Problem::new(Code::StorageFull, detail)

@@ -1,5 +1,6 @@
 //! Deploying: the record first, then what new invocations run.
 
+use fulmar_state::aside;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -234,8 +235,7 @@ pub(crate) async fn take_up(core: &Arc<Core>, record: FunctionRecord) -> Result<
 /// The artefact, compiled if need be.
 async fn load(core: &Arc<Core>, digest: &str) -> Result<Arc<Artifact>, Problem> {
     let (core, digest) = (core.clone(), digest.to_owned());
-    let loaded =
-        tokio::task::spawn_blocking(move || core.artifacts.load(&core.runtime, &digest)).await;
+    let loaded = aside::run(move || core.artifacts.load(&core.runtime, &digest)).await;
     loaded.map_err(|error| Problem::new(Code::Internal, error.to_string()))?
 }
 

@@ -2,17 +2,17 @@
 //! admin router, and lets running requests finish when the node stops.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fulmar_cluster::network::{Listener, Stream};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -28,7 +28,7 @@ use crate::{access, audit, broker};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves connections until the node stops; then waits for the running ones.
-pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, admin: axum::Router) {
+pub(crate) async fn serve(core: Arc<Core>, listener: Listener, admin: axum::Router) {
     let connections = Arc::new(Semaphore::new(core.options.max_connections));
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -46,10 +46,10 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, admin: axum::R
             () = core.stopping.cancelled() => break,
             permit = connections.clone().acquire_owned() => permit,
         };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = core.stopping.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -57,7 +57,8 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, admin: axum::R
                 }
             },
         };
-        let connection = connection(&core, &builder, &graceful, stream, admin.clone());
+        let peer = peer.ip();
+        let connection = connection(&core, &builder, &graceful, (stream, peer), admin.clone());
         let core = core.clone();
         tokio::spawn(async move {
             core.metrics.connections.inc();
@@ -79,20 +80,13 @@ fn connection(
     core: &Arc<Core>,
     builder: &auto::Builder<TokioExecutor>,
     graceful: &GracefulShutdown,
-    stream: TcpStream,
+    (stream, peer): (Stream, IpAddr),
     admin: axum::Router,
 ) -> impl Future<Output = ()> + Send + use<> {
     let watcher = graceful.watcher();
     let builder = builder.clone();
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY could not be set");
-    }
     let (tls, patience) = (core.options.tls.clone(), core.options.header_timeout);
     let core = core.clone();
-    // Without an address nothing can be told apart, so that all such clients share one limit.
-    let peer = stream
-        .peer_addr()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
     let service = service_fn(move |request| {
         let (core, admin) = (core.clone(), admin.clone());
         async move { Ok::<_, Infallible>(route(&core, admin, peer, request).await) }
@@ -120,9 +114,9 @@ fn connection(
 /// The encrypted stream; none if the client did not come to terms in time.
 async fn handshake(
     config: Arc<rustls::ServerConfig>,
-    stream: TcpStream,
+    stream: Stream,
     patience: Duration,
-) -> Option<TlsStream<TcpStream>> {
+) -> Option<TlsStream<Stream>> {
     let accepting = TlsAcceptor::from(config).accept(stream);
     match tokio::time::timeout(patience, accepting).await {
         Ok(Ok(stream)) => Some(stream),

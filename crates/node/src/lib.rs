@@ -50,6 +50,7 @@ mod respond;
 mod route;
 mod schedule;
 mod sessions;
+pub mod surroundings;
 mod takeover;
 pub mod target;
 pub mod tls;

@@ -6,6 +6,7 @@
 //! here; whatever fails after it leaves it there; if it is not known which, whoever wants the session next
 //! asks the directory ([`homes`]).
 
+use fulmar_state::aside;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -327,9 +328,8 @@ pub(crate) fn stored(
     group: &Group,
     tables: Vec<Table>,
 ) -> impl Stream<Item = Vec<StageEntry>> + Send + 'static + use<> {
-    let (send, receive) = tokio::sync::mpsc::channel(PARTS_AHEAD);
     let (core, prefix) = (core.clone(), key::session_state(group));
-    tokio::task::spawn_blocking(move || {
+    let parts = aside::items(PARTS_AHEAD, move |give| {
         for table in tables {
             let (mut part, mut bytes) = (Vec::new(), 0);
             let scanned = core.store.scan(table, &prefix, None, &mut |key, value| {
@@ -344,19 +344,19 @@ pub(crate) fn stored(
                 }
                 bytes = 0;
                 // Nobody listens any more: the copy was given up.
-                send.blocking_send(std::mem::take(&mut part)).is_ok()
+                give(std::mem::take(&mut part))
             });
             if let Err(error) = scanned {
                 // The copy ends here, and its end is missed.
                 tracing::error!(%error, "a session cannot be read to be copied");
                 return;
             }
-            if !part.is_empty() && send.blocking_send(part).is_err() {
+            if !part.is_empty() && !give(part) {
                 return;
             }
         }
     });
-    tokio_stream::wrappers::ReceiverStream::new(receive)
+    tokio_stream::wrappers::ReceiverStream::new(parts)
 }
 
 /// What has changed of a session; in its turn, when all is applied.

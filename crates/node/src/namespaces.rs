@@ -3,6 +3,7 @@
 //! Invocations are counted where clients hand them in, state where it is at home, so that no node asks another before it
 //! lets somebody in.
 
+use fulmar_state::aside;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -292,7 +293,7 @@ pub(crate) async fn run(core: Arc<Core>, stop: CancellationToken) {
                 continue;
             }
             let (core, of) = (core.clone(), name.clone());
-            let measured = tokio::task::spawn_blocking(move || measure(&core.store, &of)).await;
+            let measured = aside::run(move || measure(&core.store, &of)).await;
             match measured {
                 Ok(Ok(bytes)) => namespace.state_bytes.store(bytes, Ordering::Relaxed),
                 Ok(Err(error)) => {

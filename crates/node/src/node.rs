@@ -8,9 +8,8 @@ use std::time::Instant;
 use fulmar_cluster::{Cluster, Ending, JoinError};
 use fulmar_state::external::ExternalError;
 use fulmar_state::objects::{Objects, ObjectsError};
-use fulmar_state::{DataDir, DataDirError, RunReleases, Store, StoreError};
+use fulmar_state::{DataDir, DataDirError, RunReleases, Store, StoreError, Writer};
 use fulmar_worker::{Pool, Room, Runtime, RuntimeError, RuntimeOptions};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +29,7 @@ use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::namespaces::{self, Namespaces};
+use crate::surroundings::Disk;
 use crate::usages::{self, Usages};
 use crate::ways::Ways;
 use crate::{admin, custody, deploy, follow, ingress, keys, phases, place, takeover};
@@ -107,7 +107,11 @@ impl Node {
             .as_ref()
             .and_then(|config| config.store.as_ref());
         let objects = objects.map(|store| Objects::open(&store.url, &store.options));
-        let objects = objects.transpose()?;
+        let objects = options
+            .surroundings
+            .objects
+            .clone()
+            .or(objects.transpose()?);
         let external = options.external.as_ref();
         let external = external.map(|(url, options)| ExternalStore::open(url, options));
         let external = external.transpose()?;
@@ -115,24 +119,32 @@ impl Node {
         let run_releases: RunReleases = Arc::new(move |releases| {
             runtime.spawn(async move { releases() });
         });
-        let store = Store::local(
-            &data,
-            metrics.clone(),
-            run_releases,
-            options.threads.clone(),
-            objects.is_some(),
-        )?;
-        let runtime = Runtime::new(&RuntimeOptions {
-            max_workers: options.max_workers,
-            ..RuntimeOptions::default()
-        })?;
+        let copies = objects.is_some();
+        let store = match options.surroundings.disk.clone() {
+            None => {
+                let threads = options.threads.clone();
+                Store::local(&data, metrics.clone(), run_releases, threads, copies)?
+            }
+            Some(Disk { engine, takes }) => {
+                let writer = Writer::Task(takes);
+                Store::open(engine, metrics.clone(), run_releases, writer, copies)?
+            }
+        };
+        let runtime = match options.surroundings.runtime.clone() {
+            Some(runtime) => runtime,
+            None => Runtime::new(&RuntimeOptions {
+                max_workers: options.max_workers,
+                ..RuntimeOptions::default()
+            })?,
+        };
         let artifacts = Artifacts::open(data.artifacts()).map_err(|source| StartError::Io {
             path: data.artifacts(),
             source,
         })?;
+        let network = &options.surroundings.network;
         let bind = |address| async move {
             let listening = async {
-                let listener = TcpListener::bind(address).await?;
+                let listener = network.listen(address).await?;
                 let address = listener.local_addr()?;
                 Ok((listener, address))
             };
@@ -152,7 +164,8 @@ impl Node {
                 "http"
             };
             let http = format!("{scheme}://{address}");
-            let joined = Cluster::join(config, peer, http, store.clone(), &tasks, &stopping);
+            let (network, store) = (network.clone(), store.clone());
+            let joined = Cluster::join(config, peer, http, network, store, &tasks, &stopping);
             cluster = Some(joined.await?);
             peers = Some(listener);
             peer_address = Some(peer);
@@ -331,7 +344,7 @@ impl Node {
             self.copied.cancel();
         };
         tokio::join!(drain, self.tasks.wait());
-        self.core.store.flush()?;
-        Ok(())
+        let last = self.core.store.commits().submitted();
+        Ok(self.core.store.durable(last).await?)
     }
 }

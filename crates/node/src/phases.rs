@@ -6,6 +6,7 @@
 //! the choice (`execution_model = "auto"`) and that this node has run. What a session's requests, its function, or an
 //! operator have chosen counts as the application's wish.
 
+use fulmar_state::aside;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,7 +72,7 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
             .iter()
             .map(|seen| seen.as_measured(round_trip))
             .collect();
-        let planned = tokio::task::spawn_blocking(move || {
+        let planned = aside::run(move || {
             let options = Options {
                 containers,
                 transition_seconds: HELD_ROUND_TRIPS * round_trip,

@@ -10,6 +10,7 @@
 
 mod placed;
 
+use fulmar_state::aside;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,7 +67,7 @@ pub(crate) async fn run(core: Arc<Core>, cluster: Arc<Cluster>, stop: Cancellati
             continue;
         }
         // Seconds, if there are many.
-        match tokio::task::spawn_blocking(move || plan.solved()).await {
+        match aside::run(move || plan.solved()).await {
             Ok(Ok(solved)) => solved.carry_out(&core, &cluster),
             Ok(Err(infeasible)) => tracing::warn!(%infeasible, "sessions are not placed"),
             Err(error) => tracing::error!(%error, "the placement failed"),

@@ -11,31 +11,25 @@
 //! - A release runs once: with `Ok` after its ticket is durable, with `Err` if it never will be.
 //! - After a failed write nothing is written or acknowledged any more ([`StoreFailure`]).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashSet;
 
-use crate::changelog::{Changelog, is_copied, segment};
+use crate::changelog::Changelog;
 use crate::engine::{Engine, Table, Write};
 use crate::observe::CommitObserver;
-use crate::submitters::Submitters;
+
+mod writer;
+
+use writer::Wake;
+pub use writer::Writer;
 
 /// Submitted but unwritten bytes from which on even `memory` commits wait for the disk, so that the
 /// queue is bounded by the number of invocations in flight.
 const BACKPRESSURE_BYTES: usize = 64 << 20;
-
-/// A batch lingers for others only if the last one had at least so many commits: with fewer clients
-/// waiting would only cost latency.
-const LINGER_FROM_COMMITS: usize = 8;
-/// Longest time that a batch lingers, as a part of the time that the last one took to write: what
-/// is waited is less than what the saved sync would have cost.
-const LINGER_PART: u32 = 2;
-/// Never linger longer than this, however slow the disk was.
-const LINGER_MAX: Duration = Duration::from_micros(500);
 
 /// A commit's place in the order of all commits of the node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,8 +175,7 @@ struct Queue {
 
 struct Shared {
     queue: Mutex<Queue>,
-    writer: OnceLock<Thread>,
-    submitters: Arc<Submitters>,
+    wake: Wake,
     /// The last ticket that is in the engine (durable if anybody waits for it).
     applied: Arc<AtomicU64>,
     /// The last ticket that is synced.
@@ -195,29 +188,22 @@ struct Shared {
     run_releases: RunReleases,
 }
 
-impl Shared {
-    fn wake_writer(&self) {
-        if let Some(writer) = self.writer.get() {
-            writer.unpark();
-        }
-    }
-}
-
 /// The writer of the local data store. Dropping it writes what is queued and joins the thread.
 pub struct GroupCommit {
     shared: Arc<Shared>,
+    /// None: it is a task.
     writer: Option<JoinHandle<()>>,
 }
 
 impl GroupCommit {
-    /// Starts the writing thread; tickets begin after `first`.
+    /// Starts the writer; tickets begin after `first`.
     pub fn start(
         engine: Arc<dyn Engine>,
         changelog: Option<Arc<Changelog>>,
         first: Ticket,
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
-        submitters: Arc<Submitters>,
+        writer: Writer,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
@@ -225,8 +211,7 @@ impl GroupCommit {
                 in_flight_last: first.0,
                 ..Queue::default()
             }),
-            writer: OnceLock::new(),
-            submitters,
+            wake: Wake::for_writer(&writer),
             applied: Arc::new(AtomicU64::new(first.0)),
             durable: AtomicU64::new(first.0),
             failed: AtomicBool::new(false),
@@ -235,18 +220,8 @@ impl GroupCommit {
             observer,
             run_releases,
         });
-        let writer = std::thread::Builder::new()
-            .name("fulmar-commit".into())
-            .spawn({
-                let shared = shared.clone();
-                move || write_batches(&shared)
-            })?;
-        shared.submitters.set_writer(writer.thread().clone());
-        let _first = shared.writer.set(writer.thread().clone());
-        Ok(Self {
-            shared,
-            writer: Some(writer),
-        })
+        let writer = writer.start(&shared)?;
+        Ok(Self { shared, writer })
     }
 
     /// Submits the writes of one commit. `fill` gets the commit's ticket and adds further writes
@@ -311,7 +286,7 @@ impl GroupCommit {
         }
         drop(queue);
         if wake {
-            self.shared.wake_writer();
+            self.shared.wake.writer();
         }
     }
 
@@ -353,128 +328,11 @@ impl GroupCommit {
 impl Drop for GroupCommit {
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
-        self.shared.wake_writer();
+        self.shared.wake.writer();
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
             tracing::error!("the commit thread panicked");
         }
-    }
-}
-
-/// The writing thread: until closed, take what is queued, write it, sync, release.
-fn write_batches(shared: &Shared) {
-    let mut batch = Batch::default();
-    let (mut last_commits, mut last_took) = (0, Duration::ZERO);
-    loop {
-        let (last, commits, sync) = {
-            let mut queue = shared.queue.lock();
-            while queue.commits == 0 && queue.releases.is_empty() {
-                if queue.closed {
-                    return;
-                }
-                queue.writer_wants = 1;
-                MutexGuard::unlocked(&mut queue, std::thread::park);
-            }
-            if last_commits >= LINGER_FROM_COMMITS && queue.commits < last_commits && !queue.closed
-            {
-                let until = Instant::now() + (last_took / LINGER_PART).min(LINGER_MAX);
-                // A commit is also counted with its release, hence twice as many.
-                queue.writer_wants = 2 * last_commits;
-                MutexGuard::unlocked(&mut queue, || {
-                    let enough = || shared.queue.lock().writer_wants == 0;
-                    shared.submitters.linger(until, enough);
-                });
-            }
-            queue.writer_wants = 0;
-            batch.clear();
-            std::mem::swap(&mut queue.batch, &mut batch);
-            queue.in_flight = std::mem::take(&mut queue.releases);
-            queue.in_flight_last = queue.next;
-            queue.in_flight_sync = std::mem::take(&mut queue.sync);
-            (
-                queue.next,
-                std::mem::take(&mut queue.commits),
-                queue.in_flight_sync,
-            )
-        };
-        let started = Instant::now();
-        let mut seen = FxHashSet::default();
-        let mut writes = batch.last_writes(&mut seen);
-        let to_copy = shared.changelog.as_ref().map(|_| to_copy(&writes));
-        let to_copy = to_copy.filter(|content| !content.is_empty());
-        let row = last.to_be_bytes();
-        if let Some(content) = &to_copy {
-            writes.push(Write {
-                table: Table::Changelog,
-                key: &row,
-                value: Some(content),
-            });
-        }
-        let written = match (writes.is_empty(), sync) {
-            (true, true) => shared.engine.sync(),
-            (true, false) => Ok(()),
-            (false, sync) => shared.engine.write(&writes, sync),
-        };
-        match written {
-            Ok(()) => {
-                shared.applied.store(last, Ordering::Release);
-                if sync {
-                    shared.durable.store(last, Ordering::Release);
-                }
-                (last_commits, last_took) = (commits, started.elapsed());
-                shared
-                    .observer
-                    .batch_written(commits, batch.bytes.len(), sync, last_took);
-                if let Some(changelog) = &shared.changelog {
-                    changelog.written(to_copy.is_some());
-                }
-                let released = {
-                    let mut queue = shared.queue.lock();
-                    queue.in_flight_sync = false;
-                    std::mem::take(&mut queue.in_flight)
-                };
-                if !released.is_empty() {
-                    (shared.run_releases)(Box::new(move || {
-                        for release in released {
-                            release(Ok(()));
-                        }
-                    }));
-                }
-            }
-            Err(error) => return fail(shared, &error.to_string()),
-        }
-    }
-}
-
-/// What of a batch is to be copied to the object store.
-fn to_copy(writes: &[Write<'_>]) -> Vec<u8> {
-    let mut content = Vec::new();
-    for write in writes.iter().filter(|write| is_copied(write.table)) {
-        segment::put_write(&mut content, write);
-    }
-    content
-}
-
-/// Stops for good: everything waiting, and everything to come, gets the failure.
-fn fail(shared: &Shared, reason: &str) {
-    let failure = StoreFailure {
-        cause: Cause::Local,
-        reason: reason.into(),
-    };
-    tracing::error!(
-        reason,
-        "writing to the local data store failed: nothing is acknowledged any more"
-    );
-    shared.failed.store(true, Ordering::Release);
-    let waiting = {
-        let mut queue = shared.queue.lock();
-        queue.failure = Some(failure.clone());
-        let mut waiting = std::mem::take(&mut queue.in_flight);
-        waiting.append(&mut queue.releases);
-        waiting
-    };
-    for release in waiting {
-        release(Err(failure.clone()));
     }
 }

@@ -5,6 +5,7 @@
 //! batch of state, messages and bookkeeping), [`GroupCommit`] (one fsync for many, then release),
 //! an [`engine`]. Imports `model` only; knows nothing of functions, HTTP or workers.
 
+pub mod aside;
 pub mod changelog;
 pub mod commit;
 pub mod datadir;
@@ -26,7 +27,7 @@ mod store;
 mod submitters;
 mod transaction;
 
-pub use commit::{Cause, GroupCommit, Release, RunReleases, StoreFailure, Ticket};
+pub use commit::{Cause, GroupCommit, Release, RunReleases, StoreFailure, Ticket, Writer};
 pub use datadir::{DataDir, DataDirError};
 pub use engine::Table;
 pub use observe::CommitObserver;

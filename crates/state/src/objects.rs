@@ -104,6 +104,15 @@ impl Objects {
         })
     }
 
+    /// Any other store that knows conditions.
+    pub fn over(store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            store,
+            prefix: Path::default(),
+            locks: None,
+        }
+    }
+
     fn folder(path: &FilePath) -> Result<Self, String> {
         std::fs::create_dir_all(path).map_err(|error| error.to_string())?;
         let store = LocalFileSystem::new_with_prefix(path).map_err(|error| error.to_string())?;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fulmar_model::{Durability, Epoch, Group, Version};
 
 use crate::changelog::{Changelog, ship};
-use crate::commit::{Cause, GroupCommit, Release, RunReleases, StoreFailure, Ticket};
+use crate::commit::{Cause, GroupCommit, Release, RunReleases, StoreFailure, Ticket, Writer};
 use crate::datadir::DataDir;
 use crate::engine::{Engine, EngineError, Table, Visit};
 use crate::fjall_engine::FjallEngine;
@@ -92,7 +92,8 @@ impl Store {
         copies: bool,
     ) -> Result<Arc<Self>, StoreError> {
         let engine = Arc::new(FjallEngine::open(&dir.store())?);
-        Self::open(engine, observer, run_releases, submitters, copies)
+        let writer = Writer::Thread(submitters);
+        Self::open(engine, observer, run_releases, writer, copies)
     }
 
     /// Opens the home `memory`: nothing survives the process.
@@ -100,9 +101,9 @@ impl Store {
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
     ) -> Result<Arc<Self>, StoreError> {
-        let submitters = Arc::new(Submitters::uncounted());
+        let writer = Writer::Thread(Arc::new(Submitters::uncounted()));
         let engine = Arc::new(MemoryEngine::default());
-        Self::open(engine, observer, run_releases, submitters, false)
+        Self::open(engine, observer, run_releases, writer, false)
     }
 
     /// Opens a store on any engine: every start has an epoch of its own.
@@ -110,7 +111,7 @@ impl Store {
         engine: Arc<dyn Engine>,
         observer: Arc<dyn CommitObserver>,
         run_releases: RunReleases,
-        submitters: Arc<Submitters>,
+        writer: Writer,
         copies: bool,
     ) -> Result<Arc<Self>, StoreError> {
         let table = Table::System;
@@ -138,7 +139,7 @@ impl Store {
                 first,
                 observer,
                 run_releases,
-                submitters,
+                writer,
             )?,
             changelog,
             first,

@@ -12,7 +12,7 @@ use fulmar_model::{Bucket, Durability, FunctionName, Group, SessionName};
 use fulmar_state::engine::{Engine, EngineError, Table, Visit, Write};
 use fulmar_state::memory_engine::MemoryEngine;
 use fulmar_state::{
-    Bookkeeping, DataDir, RunReleases, SessionState, Store, StoreFailure, Submitters,
+    Bookkeeping, DataDir, RunReleases, SessionState, Store, StoreFailure, Submitters, Writer,
 };
 use proptest::prelude::*;
 
@@ -197,7 +197,14 @@ impl Engine for Failing {
 #[test]
 fn after_a_failed_write_nothing_is_released_as_durable_any_more() {
     let engine = Arc::new(Failing::default());
-    let store = Store::open(engine.clone(), Arc::new(()), inline(), uncounted(), false).unwrap();
+    let store = Store::open(
+        engine.clone(),
+        Arc::new(()),
+        inline(),
+        Writer::Thread(uncounted()),
+        false,
+    )
+    .unwrap();
     let session = load(&store);
     let write = |value: &str| vec![("k".to_owned(), Some(value.as_bytes().to_vec()))];
     commit(&store, &session, &write("kept")).unwrap();

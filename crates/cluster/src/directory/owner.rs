@@ -228,6 +228,7 @@ mod tests {
     use super::*;
     use crate::custody::Custody;
     use crate::directory::FIRST_EPOCH;
+    use crate::network::Network;
     use crate::peers::Peers;
     use crate::registry::Entry;
     use crate::registry::embedded::Embedded;
@@ -256,7 +257,7 @@ mod tests {
                 site.clone(),
                 view.clone(),
                 Arc::new(Embedded::open(store.clone()).unwrap()),
-                Arc::new(Peers::new(own, None, HashMap::new(), None)),
+                Arc::new(Peers::new(own, Network::System, None, HashMap::new(), None)),
                 store.clone(),
                 Arc::new(Custody::new(store.clone())),
             )

@@ -1,5 +1,6 @@
 //! Shards that change hands: taken over from a node that is gone, and kept by a node that comes back.
 
+use fulmar_state::aside;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ impl Directory {
     pub async fn homes_of(&self, node: &NodeName) -> Result<Vec<(Group, Epoch)>, DirectoryError> {
         let owned: HashSet<u16> = self.shards_of(&self.own).into_keys().collect();
         let (store, node) = (self.store.clone(), node.clone());
-        let found = tokio::task::spawn_blocking(move || homes(&store, &owned, &node));
+        let found = aside::run(move || homes(&store, &owned, &node));
         found.await.map_err(failed)?
     }
 
@@ -73,7 +74,7 @@ impl Directory {
         let shards: HashSet<u16> = wanted.keys().copied().collect();
         // What is here of them is from another time.
         let (store, old) = (self.store.clone(), shards.clone());
-        let collected = tokio::task::spawn_blocking(move || {
+        let collected = aside::run(move || {
             let mut changes = Vec::new();
             store.scan(Table::Directory, &[], None, &mut |key, _| {
                 if group(key).is_some_and(|group| old.contains(&shard_of(&group))) {

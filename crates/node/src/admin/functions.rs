@@ -1,5 +1,6 @@
 //! Deploying functions: artefacts by digest, then the manifest that names one.
 
+use fulmar_state::aside;
 use std::sync::Arc;
 
 use axum::Router;
@@ -52,9 +53,7 @@ async fn upload(State(core): State<Arc<Core>>, Path(digest): Path<String>, body:
     let wasm = super::read(body, MAX_ARTIFACT_BYTES).await?;
     let size = wasm.len();
     let name = digest.clone();
-    let stored =
-        tokio::task::spawn_blocking(move || core.artifacts.store(&core.runtime, &name, &wasm))
-            .await;
+    let stored = aside::run(move || core.artifacts.store(&core.runtime, &name, &wasm)).await;
     stored.map_err(|error| {
         Problem::new(Code::Internal, format!("compiling the artefact: {error}"))
     })??;

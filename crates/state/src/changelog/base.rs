@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::segment::{self, Content, Segment};
 use super::{Changelog, is_copied};
+use crate::aside;
 use crate::engine::{EngineError, Table, Write};
 use crate::objects::{Objects, ObjectsError};
 use crate::store::Store;
@@ -126,8 +127,7 @@ type Contents = mpsc::Receiver<Result<Vec<u8>, EngineError>>;
 
 /// All that is copied, in parts. Read on a thread of its own, since it may take long.
 fn contents(store: Arc<Store>) -> Contents {
-    let (send, receive) = mpsc::channel(1);
-    tokio::task::spawn_blocking(move || {
+    aside::items(1, move |give| {
         let mut content = Vec::new();
         for table in Table::ALL.into_iter().filter(|table| is_copied(*table)) {
             let mut gone = false;
@@ -139,21 +139,18 @@ fn contents(store: Arc<Store>) -> Contents {
                 };
                 segment::put_write(&mut content, &write);
                 if content.len() > PART_BYTES {
-                    gone = send
-                        .blocking_send(Ok(std::mem::take(&mut content)))
-                        .is_err();
+                    gone = !give(Ok(std::mem::take(&mut content)));
                 }
                 !gone
             });
             if let Err(error) = scanned {
                 // Nobody listens any more: then nobody misses it.
-                let _ = send.blocking_send(Err(error));
+                let _ = give(Err(error));
                 return;
             }
         }
         if !content.is_empty() {
-            let _ = send.blocking_send(Ok(content));
+            let _ = give(Ok(content));
         }
-    });
-    receive
+    })
 }
