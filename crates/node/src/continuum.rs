@@ -1,6 +1,5 @@
 //! This node among others: what it does when they call, and how it takes up what the registry says.
 
-use fulmar_state::aside;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use fulmar_cluster::{
     Settled, StageHead,
 };
 use fulmar_model::{Code, Epoch, Group, NodeName, Problem};
+use fulmar_state::aside;
 use fulmar_state::record::{FunctionRecord, Record};
 use http::{Request, Response};
 use http_body_util::BodyExt;

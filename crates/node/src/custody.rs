@@ -5,7 +5,6 @@
 //! over from comes back: it puts aside what was not copied, asks the directory about each session that it may
 //! have lost, and goes on in a new log.
 
-use fulmar_state::aside;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -17,11 +16,12 @@ use base64::prelude::BASE64_STANDARD;
 use fulmar_cluster::directory::FIRST_EPOCH;
 use fulmar_cluster::{Cluster, LogRecord};
 use fulmar_model::{Code, Epoch, FunctionName, Group, Manifest, NodeName, Problem, SessionName};
+use fulmar_state::aside;
 use fulmar_state::changelog::ship::{self, Ended};
 use fulmar_state::engine::EngineError;
 use fulmar_state::objects::Objects;
 use fulmar_state::record::{HomeRecord, Record, SessionRecord};
-use fulmar_state::{Bookkeeping, StoreFailure, Table, Ticket, key};
+use fulmar_state::{Bookkeeping, StoreError, StoreFailure, Table, Ticket, key};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -293,68 +293,89 @@ async fn doubt(
     by: &NodeName,
     last: Ticket,
 ) -> Result<(), Problem> {
-    doubt_stored(core, &function.name, by, last).await?;
-    // What is hot must not be taken for what is at home. Whatever runs ends before, without a commit that counts.
-    for name in function.sessions.names() {
-        let session = function.sessions.of(&name);
-        let _turn = execute::turn(core, function, &session).await?;
-        session.set_state(None);
-        core.pool.evict_session(&function.name, &name);
+    let prefix = [function.name.as_str().as_bytes(), key::SEPARATOR].concat();
+    loop {
+        let doubted = doubt_stored(core, &prefix, by, last).await?;
+        // What is hot must not be taken for what is at home. Whatever runs ends before, without a commit that counts; it may
+        // have found that the session stays here after all, or has come.
+        for name in function.sessions.names() {
+            let session = function.sessions.of(&name);
+            let _turn = execute::turn(core, function, &session).await?;
+            let record_key = [&prefix, name.as_bytes()].concat();
+            doubt_these(core, &[record_key], by, last).await?;
+            session.set_state(None);
+            core.pool.evict_session(&function.name, &name);
+        }
+        // Those that came since may be hot.
+        if doubted == 0 {
+            return Ok(());
+        }
     }
-    doubt_stored(core, &function.name, by, last).await
 }
 
+/// Doubts the stored sessions whose keys begin so; how many were not doubted before.
 async fn doubt_stored(
     core: &Core,
-    function: &FunctionName,
+    prefix: &[u8],
     by: &NodeName,
     last: Ticket,
-) -> Result<(), Problem> {
+) -> Result<usize, Problem> {
     core.durable(core.store.commits().submitted()).await?;
-    let prefix = [function.as_str().as_bytes(), key::SEPARATOR].concat();
-    let internal = |error: String| Problem::new(Code::Internal, error);
     let mut after: Option<Vec<u8>> = None;
+    let mut count = 0;
     loop {
         let mut found = Vec::new();
         core.store
-            .scan(Table::Sessions, &prefix, after.as_deref(), &mut |key, _| {
+            .scan(Table::Sessions, prefix, after.as_deref(), &mut |key, _| {
                 found.push(key.to_vec());
                 found.len() < DOUBTED_AT_ONCE
             })
-            .map_err(|error| internal(error.to_string()))?;
-        let mut bookkeeping = Bookkeeping::default();
-        for session in &found {
-            let on_its_way = core.store.record::<HomeRecord>(Table::Homes, session);
-            let on_its_way = on_its_way.map_err(|error| internal(error.to_string()))?;
-            if matches!(
-                on_its_way,
-                Some(HomeRecord::Arriving { .. } | HomeRecord::Doubted { .. })
-            ) {
-                // The directory is asked about it anyway.
-                continue;
-            }
-            // As it is now: it may have come since.
-            let record = core.store.record::<SessionRecord>(Table::Sessions, session);
-            let record = record.map_err(|error| internal(error.to_string()))?;
-            let Some(record) = record.filter(|record| record.epoch >= FIRST_EPOCH) else {
-                continue;
-            };
-            let doubted = HomeRecord::Doubted {
-                by: by.clone(),
-                epoch: Epoch(record.epoch.0 + 1),
-                last: last.0,
-            };
-            bookkeeping.put(Table::Homes, session, &doubted);
-        }
-        if !bookkeeping.is_empty() {
-            let stored = core.store.commit_durably(bookkeeping).await;
-            stored.map_err(|failure| storage_failed(&failure))?;
-        }
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        count += doubt_these(core, &found, by, last).await?;
         match found.pop() {
             Some(last) if found.len() + 1 == DOUBTED_AT_ONCE => after = Some(last),
-            _ => return Ok(()),
+            _ => return Ok(count),
         }
     }
+}
+
+async fn doubt_these(
+    core: &Core,
+    sessions: &[Vec<u8>],
+    by: &NodeName,
+    last: Ticket,
+) -> Result<usize, Problem> {
+    let internal = |error: StoreError| Problem::new(Code::Internal, error.to_string());
+    let mut bookkeeping = Bookkeeping::default();
+    let mut count = 0;
+    for session in sessions {
+        let on_its_way = core.store.record::<HomeRecord>(Table::Homes, session);
+        if matches!(
+            on_its_way.map_err(internal)?,
+            Some(HomeRecord::Arriving { .. } | HomeRecord::Doubted { .. })
+        ) {
+            // The directory is asked about it anyway.
+            continue;
+        }
+        // As it is now: it may have come since.
+        let record = core.store.record::<SessionRecord>(Table::Sessions, session);
+        let record = record.map_err(internal)?;
+        let Some(record) = record.filter(|record| record.epoch >= FIRST_EPOCH) else {
+            continue;
+        };
+        let doubted = HomeRecord::Doubted {
+            by: by.clone(),
+            epoch: Epoch(record.epoch.0 + 1),
+            last: last.0,
+        };
+        bookkeeping.put(Table::Homes, session, &doubted);
+        count += 1;
+    }
+    if count > 0 {
+        let stored = core.store.commit_durably(bookkeeping).await;
+        stored.map_err(|failure| storage_failed(&failure))?;
+    }
+    Ok(count)
 }
 
 /// Asks the directory about all sessions that may have been taken over, until it has answered for each.

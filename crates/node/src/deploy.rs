@@ -1,6 +1,5 @@
 //! Deploying: the record first, then what new invocations run.
 
-use fulmar_state::aside;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use fulmar_cluster::view::FUNCTIONS;
 use fulmar_model::{
     Code, Durability, ExecutionModel, FunctionName, Manifest, NodeName, OnPartition, Problem,
 };
+use fulmar_state::aside;
 use fulmar_state::record::{FunctionRecord, Record};
 use fulmar_state::{Bookkeeping, Table, key};
 use fulmar_worker::Artifact;

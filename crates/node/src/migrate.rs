@@ -6,13 +6,13 @@
 //! here; whatever fails after it leaves it there; if it is not known which, whoever wants the session next
 //! asks the directory ([`homes`]).
 
-use fulmar_state::aside;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fulmar_cluster::{Cluster, Home, StageEntry, StageHead};
 use fulmar_model::{Code, Epoch, Group, NodeName, Problem};
+use fulmar_state::aside;
 use fulmar_state::record::HomeRecord;
 use fulmar_state::{Bookkeeping, Changes, SessionState, Table, key};
 use futures_util::{Stream, StreamExt};
@@ -302,13 +302,14 @@ impl Way<'_> {
 
     /// The session stays: nobody was asked to make another node its home.
     fn stay(&self) {
-        let mut bookkeeping = Bookkeeping::default();
-        bookkeeping.delete(Table::Homes, &key::session(self.group));
-        // If it is not stored, the next start asks the directory, which knows nothing of it either.
-        let _ = self
-            .core
-            .store
-            .commit_bookkeeping(bookkeeping, Box::new(|_| {}));
+        let (store, record_key) = (&self.core.store, key::session(self.group));
+        // It may be doubted meanwhile.
+        if let Ok(Some(HomeRecord::Leaving { .. })) = store.record(Table::Homes, &record_key) {
+            let mut bookkeeping = Bookkeeping::default();
+            bookkeeping.delete(Table::Homes, &record_key);
+            // If it is not stored, the next start asks the directory, which knows nothing of it either.
+            let _ = store.commit_bookkeeping(bookkeeping, Box::new(|_| {}));
+        }
         self.give_up();
     }
 

@@ -3,7 +3,6 @@
 //! Invocations are counted where clients hand them in, state where it is at home, so that no node asks another before it
 //! lets somebody in.
 
-use fulmar_state::aside;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +12,7 @@ use bytes::Bytes;
 use fulmar_cluster::registry::Entry;
 use fulmar_model::id::{DEFAULT_NAMESPACE, bucket_within, split_bucket, split_namespace};
 use fulmar_model::{ByteSize, Code, FunctionName, Problem};
+use fulmar_state::aside;
 use fulmar_state::engine::EngineError;
 use fulmar_state::record::{QuotaRecord, Record as _};
 use fulmar_state::{Bookkeeping, Store, Table, key};

@@ -6,7 +6,6 @@
 //! the choice (`execution_model = "auto"`) and that this node has run. What a session's requests, its function, or an
 //! operator have chosen counts as the application's wish.
 
-use fulmar_state::aside;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use fulmar_model::{Durability, ExecutionModel, Group, SessionName};
 use fulmar_policy::estimate::Smoothed;
 use fulmar_policy::local_state::Unstable;
 use fulmar_policy::local_state::promotion::{self, Options, Plan, Session, Wish};
+use fulmar_state::aside;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;

@@ -10,7 +10,6 @@
 
 mod placed;
 
-use fulmar_state::aside;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use fulmar_policy::placement::{Placement, Problem, state_aware};
 use fulmar_policy::view::{
     Access, Function as Profile, FunctionIndex, Key, KeyIndex, Network, NodeIndex, Slo,
 };
+use fulmar_state::aside;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;

@@ -1,10 +1,10 @@
 //! Shards that change hands: taken over from a node that is gone, and kept by a node that comes back.
 
-use fulmar_state::aside;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fulmar_model::{Epoch, FunctionName, Group, NodeName, SessionName};
+use fulmar_state::aside;
 use fulmar_state::engine::Engine;
 use fulmar_state::record::{DirectoryRecord, Record};
 use fulmar_state::{Bookkeeping, Store, Table, key};

@@ -1,6 +1,5 @@
 //! Deploying functions: artefacts by digest, then the manifest that names one.
 
-use fulmar_state::aside;
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,6 +9,7 @@ use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::{get, put};
 use fulmar_model::id::split_bucket;
 use fulmar_model::{Code, Manifest, Problem};
+use fulmar_state::aside;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -16,7 +16,7 @@ use crate::counter::{Answered, Choices};
 
 pub(crate) const SESSIONS: usize = 4;
 /// Longest wait for one answer.
-const ANSWER: Duration = Duration::from_secs(8);
+const ANSWER: Duration = Duration::from_secs(3);
 /// Longest that anything may take when nothing is in its way any more.
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -122,12 +122,16 @@ pub(crate) async fn increment(
         let value = loop {
             let node = choices.below(NODES);
             let said = match ask(node, Method::POST, &path, Some(&key), &body).await {
-                Ok((StatusCode::OK, said)) => break said.parse()?,
+                Ok((StatusCode::OK, said)) => {
+                    tracing::info!(node, path, key, said, "counted");
+                    break said.parse()?;
+                }
                 // Not now, or nobody knows: the key makes it safe to ask again.
                 Ok((status, said)) if status.is_server_error() => said,
                 Ok((_, said)) => return Err(format!("{}: {said}", name(node)).into()),
                 Err(error) => error.to_string(),
             };
+            tracing::debug!(node, path, key, said, "not counted");
             if asked.elapsed() > PATIENCE {
                 return Err(format!("no answer for {path} {key}: {said}").into());
             }
