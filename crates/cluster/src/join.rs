@@ -247,7 +247,10 @@ impl Cluster {
         loop {
             let error = match self.register().await {
                 Ok(()) => return Ok(()),
-                Err(JoinError::Registry(error @ RegistryError::Unreachable(_))) => error,
+                // A lease that ran out while it was to be used: the way is slow.
+                Err(JoinError::Registry(
+                    error @ (RegistryError::Unreachable(_) | RegistryError::LeaseLost),
+                )) => error,
                 Err(error) => return Err(error),
             };
             if was_member && started.elapsed() > PATIENCE {

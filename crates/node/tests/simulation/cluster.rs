@@ -14,7 +14,7 @@ use object_store::memory::InMemory;
 use sha2::{Digest, Sha256};
 use turmoil::Sim;
 
-use crate::world::{Bucket, Disk, Wires};
+use crate::world::{self, Bucket, Disk, Wires};
 
 pub(crate) const NODES: usize = 3;
 /// Where nodes listen for clients.
@@ -47,11 +47,13 @@ pub(crate) struct Cluster {
     /// Whether each node reaches the object store.
     reaches: [Arc<AtomicBool>; NODES],
     runtime: Runtime,
+    /// Whether sessions move by themselves as well.
+    follows: bool,
 }
 
 impl Cluster {
     /// Nothing on any disk but the artefacts of a folder.
-    pub(crate) fn new(folder: &Path, artifacts: &Path) -> Self {
+    pub(crate) fn new(folder: &Path, artifacts: &Path, follows: bool) -> Self {
         for node in 0..NODES {
             let kept = folder.join(name(node)).join("artifacts");
             std::fs::create_dir_all(&kept).unwrap();
@@ -74,10 +76,12 @@ impl Cluster {
             objects: Arc::default(),
             reaches: std::array::from_fn(|_| Arc::new(AtomicBool::new(true))),
             runtime,
+            follows,
         }
     }
 
     fn options(&self, node: usize) -> NodeOptions {
+        let follows = if self.follows { "on" } else { "off" };
         let data = self.folder.join(name(node));
         let config = self.folder.join(format!("{}.toml", name(node)));
         let known = match node {
@@ -86,7 +90,7 @@ impl Cluster {
         };
         let text = format!(
             "name = \"n{0}\"\nsite = \"here\"\ndata = {data:?}\ninsecure = true\n\
-             follow_clients = \"off\"\nplacement = \"off\"\nspeed_up = 1.0\n\
+             follow_clients = {follows:?}\nplacement = \"off\"\nspeed_up = 1.0\n\
              [listen]\nhttp = \"0.0.0.0:{HTTP}\"\npeer = \"0.0.0.0:7401\"\n\
              [advertise]\npeer = \"n{0}:7401\"\nhttp = \"http://n{0}\"\n\
              [registry]\nembedded = \"n1\"\nlease = \"3s\"\n[peers]\n{known}",
@@ -104,7 +108,7 @@ impl Cluster {
                 network: Network::Simulated(Arc::new(Wires)),
                 disk: Some(surroundings::Disk {
                     engine: self.disks[node].clone(),
-                    takes: Arc::new(|| Duration::from_micros(fastrand::u64(100..4000))),
+                    takes: Arc::new(|| world::while_it_takes(100..4000)),
                 }),
                 objects: Some(Objects::over(Arc::new(objects))),
                 runtime: Some(self.runtime.clone()),

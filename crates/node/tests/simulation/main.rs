@@ -30,8 +30,8 @@ use client::SESSIONS;
 use cluster::{Cluster, NODES, name};
 use counter::{Answered, Choices, check};
 
-/// Simulated time of trouble.
-const TROUBLE: Duration = Duration::from_secs(30);
+/// Simulated times of trouble, in seconds.
+const TROUBLE: [u64; 3] = [6, 12, 24];
 const CLIENTS: usize = 8;
 /// One step of simulated time.
 const TICK: Duration = Duration::from_millis(1);
@@ -154,7 +154,7 @@ fn simulate(seed: u64, artifacts: &Path) -> Vec<Answered> {
     time::begin(seed);
     let mut choices = Choices(seed);
     let folder = tempfile::tempdir().unwrap();
-    let cluster = Cluster::new(folder.path(), artifacts);
+    let cluster = Cluster::new(folder.path(), artifacts, choices.below(2) == 0);
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .tick_duration(TICK)
@@ -221,6 +221,7 @@ fn simulate(seed: u64, artifacts: &Path) -> Vec<Answered> {
         is_down: [false; NODES],
         moves,
     };
+    let lasts = Duration::from_secs(TROUBLE[trouble.choices.below(3)]);
     let mut since = None;
     loop {
         let now = sim.elapsed();
@@ -229,7 +230,7 @@ fn simulate(seed: u64, artifacts: &Path) -> Vec<Answered> {
         }
         trouble.repair(&mut sim, now);
         if let Some(since) = since {
-            match now < since + TROUBLE {
+            match now < since + lasts {
                 true => trouble.make(&mut sim, now),
                 false => done.set(true),
             }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -125,6 +126,17 @@ impl Engine for Disk {
     }
 }
 
+/// A time between two, in microseconds, and now and then a hundred times as long.
+pub(crate) fn while_it_takes(us: Range<u64>) -> Duration {
+    let took = Duration::from_micros(fastrand::u64(us));
+    match fastrand::u32(..SLOW) {
+        0 => took * 100,
+        _ => took,
+    }
+}
+
+/// One in so many writes and requests is slow.
+const SLOW: u32 = 200;
 /// One in so many requests takes effect without an answer.
 const LOST: u32 = 200;
 
@@ -145,7 +157,7 @@ impl fmt::Display for Bucket {
 impl Bucket {
     /// There, or back.
     async fn way(&self) -> Result<()> {
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..8))).await;
+        tokio::time::sleep(while_it_takes(1000..8000)).await;
         if self.is_there.load(Ordering::Relaxed) {
             return Ok(());
         }
