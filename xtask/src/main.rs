@@ -36,7 +36,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "long",
         arguments: "[-- CARGO-TEST-ARGUMENTS]",
-        about: "run the tests that take long: the ignored ones, and half an hour of trouble for nodes",
+        about: "run the tests that take long: the ignored ones, thousands of simulations of nodes, and half an hour of trouble",
         run: test::long,
     },
     Command {

@@ -9,6 +9,8 @@ use crate::toolchain::ensure_wasm_target;
 use crate::workspace::Workspace;
 use crate::{guests, no_arguments, passed_on};
 
+/// The seeds of the simulations of whole nodes.
+const SEEDS: &str = "1-5000";
 /// How long each of the tests that make trouble for nodes does so.
 const CHAOS_SECONDS: u32 = 1800;
 
@@ -36,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 /// What CI leaves out, optimised, since some of it prints times.
 pub(crate) fn long(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let arguments = passed_on(arguments)?;
-    let mut steps = Steps::new("long", 5);
+    let mut steps = Steps::new("long", 6);
     let mut ignored = |name: &str, chosen: &[&str]| {
         steps.run(name, || {
             let mut command = workspace.cargo();
@@ -69,6 +71,13 @@ pub(crate) fn long(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         "every order of events",
         &["-p", "fulmar-node", "--test", "takeover_model"],
     )?;
+    steps.run("simulated nodes", || {
+        let mut command = workspace.cargo();
+        command.env("FULMAR_SIMULATION_SEEDS", SEEDS);
+        command.args(["test", "--profile", "quick", "-p", "fulmar-node"]);
+        steps::run(command.args(["--test", "simulation"]).args(arguments))?;
+        Ok(String::new())
+    })?;
     steps.run("trouble for nodes", || {
         let mut command = workspace.cargo();
         command.env("FULMAR_CHAOS_SECONDS", CHAOS_SECONDS.to_string());
