@@ -14,9 +14,11 @@ use object_store::memory::InMemory;
 use sha2::{Digest, Sha256};
 use turmoil::Sim;
 
-use crate::world::{self, Bucket, Disk, Wires};
+use crate::world::{self, Asleep, Bucket, Disk, Wires};
 
 pub(crate) const NODES: usize = 3;
+/// Where the clients are.
+pub(crate) const CLIENTS: &str = "clients";
 /// Where nodes listen for clients.
 pub(crate) const HTTP: u16 = 80;
 
@@ -46,6 +48,7 @@ pub(crate) struct Cluster {
     objects: Arc<InMemory>,
     /// Whether each node reaches the object store.
     reaches: [Arc<AtomicBool>; NODES],
+    asleep: [Arc<Asleep>; NODES],
     runtime: Runtime,
     /// Whether sessions move by themselves as well.
     follows: bool,
@@ -75,6 +78,7 @@ impl Cluster {
             disks: Default::default(),
             objects: Arc::default(),
             reaches: std::array::from_fn(|_| Arc::new(AtomicBool::new(true))),
+            asleep: Default::default(),
             runtime,
             follows,
         }
@@ -100,7 +104,9 @@ impl Cluster {
         let objects = Bucket {
             content: self.objects.clone(),
             is_there: self.reaches[node].clone(),
+            asleep: self.asleep[node].clone(),
         };
+        let asleep = self.asleep[node].clone();
         NodeOptions {
             cluster: Some(NodeConfig::read(&config).unwrap()),
             max_workers: 64,
@@ -108,7 +114,7 @@ impl Cluster {
                 network: Network::Simulated(Arc::new(Wires)),
                 disk: Some(surroundings::Disk {
                     engine: self.disks[node].clone(),
-                    takes: Arc::new(|| world::while_it_takes(100..4000)),
+                    takes: Arc::new(move || asleep.left() + world::while_it_takes(100..4000)),
                 }),
                 objects: Some(Objects::over(Arc::new(objects))),
                 runtime: Some(self.runtime.clone()),
@@ -141,6 +147,26 @@ impl Cluster {
         if power {
             self.disks[node].lose_unsynced();
         }
+    }
+
+    /// Nothing comes to a node and nothing leaves it, its disk included, for so long.
+    pub(crate) fn sleep(&self, sim: &Sim<'_>, node: usize, until: Duration) {
+        self.asleep[node].until(until);
+        for other in self.others(node) {
+            sim.hold(name(node), other);
+        }
+    }
+
+    /// What was held back goes on its way.
+    pub(crate) fn wake(&self, sim: &Sim<'_>, node: usize) {
+        for other in self.others(node) {
+            sim.release(name(node), other);
+        }
+    }
+
+    fn others(&self, node: usize) -> impl Iterator<Item = String> {
+        let nodes = (0..NODES).filter(move |other| *other != node).map(name);
+        nodes.chain([CLIENTS.to_owned()])
     }
 
     /// Whether a node reaches the object store from now on.

@@ -32,6 +32,7 @@ use counter::{Answered, Choices, check};
 
 /// Simulated times of trouble, in seconds.
 const TROUBLE: [u64; 3] = [6, 12, 24];
+/// Clients at once.
 const CLIENTS: usize = 8;
 /// One step of simulated time.
 const TICK: Duration = Duration::from_millis(1);
@@ -44,6 +45,9 @@ enum Repair {
     Join(usize, usize),
     Release(usize, usize),
     Objects(usize),
+    Wake(usize),
+    /// Nothing to be put right: a session is to be moved.
+    Move(usize, usize),
 }
 
 /// Which node is to be asked to move a session of which function, and where to.
@@ -89,8 +93,18 @@ impl Trouble<'_> {
                 Repair::Join(one, other) => sim.repair(name(one), name(other)),
                 Repair::Release(one, other) => sim.release(name(one), name(other)),
                 Repair::Objects(node) => self.cluster.objects(node, true),
+                Repair::Wake(node) => self.cluster.wake(sim, node),
+                Repair::Move(asked, to) => self.relocate(asked, to),
             }
         }
+    }
+
+    /// Has some session moved to a node.
+    fn relocate(&mut self, asked: usize, to: usize) {
+        let (function, session) = [("counter", "s"), ("receiver", "r")][self.choices.below(2)];
+        let session = format!("{session}{}", self.choices.below(SESSIONS));
+        let mut moves = self.moves.borrow_mut();
+        moves.push_back((asked, function, session, to));
     }
 
     fn make(&mut self, sim: &mut turmoil::Sim<'_>, now: Duration) {
@@ -101,7 +115,7 @@ impl Trouble<'_> {
         let node = self.choices.below(NODES);
         let other = (node + 1 + self.choices.below(NODES - 1)) % NODES;
         let until = now + self.away();
-        let what = self.choices.below(9);
+        let what = self.choices.below(10);
         tracing::info!(what, node, other, ?until, "trouble");
         match what {
             0 | 1 if !self.is_down[node] => {
@@ -127,23 +141,18 @@ impl Trouble<'_> {
                 self.cluster.objects(node, false);
                 self.repairs.push_back((until, Repair::Objects(node)));
             }
-            // All of them at once: from each other, and from the object store.
-            6 => {
-                for other in (0..NODES).filter(|other| *other != node) {
-                    sim.hold(name(node), name(other));
-                    self.repairs
-                        .push_back((until, Repair::Release(node, other)));
+            6 | 7 => {
+                self.cluster.sleep(sim, node, until);
+                self.repairs.push_back((until, Repair::Wake(node)));
+                // And as soon as it wakes it is to have sessions.
+                for _ in 0..self.choices.below(8) {
+                    let moment = until + self.ms(0, 300);
+                    self.repairs.push_back((moment, Repair::Move(other, node)));
                 }
-                self.cluster.objects(node, false);
-                self.repairs.push_back((until, Repair::Objects(node)));
             }
             _ => {
-                let (function, session) =
-                    [("counter", "s"), ("receiver", "r")][self.choices.below(2)];
-                let session = format!("{session}{}", self.choices.below(SESSIONS));
                 let to = self.choices.below(NODES);
-                let mut moves = self.moves.borrow_mut();
-                moves.push_back((node, function, session, to));
+                self.relocate(node, to);
             }
         }
     }
@@ -211,7 +220,7 @@ fn simulate(seed: u64, artifacts: &Path) -> Vec<Answered> {
             Ok(())
         }
     };
-    sim.client("clients", clients);
+    sim.client(cluster::CLIENTS, clients);
     let mut trouble = Trouble {
         cluster: &cluster,
         next: Duration::ZERO,
@@ -322,7 +331,7 @@ fn run(seed: u64, artifacts: &Path) -> Result<String, String> {
 
 #[test]
 fn whatever_a_seed_does_to_the_nodes_every_increment_counts_once() {
-    let seeds = std::env::var("FULMAR_SIMULATION_SEEDS").unwrap_or("1-40".into());
+    let seeds = std::env::var("FULMAR_SIMULATION_SEEDS").unwrap_or("1-150".into());
     let (first, last) = seeds.split_once('-').unwrap();
     let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();

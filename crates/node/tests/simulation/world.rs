@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +25,8 @@ use object_store::{
 };
 use parking_lot::Mutex;
 use turmoil::net::{TcpListener, TcpStream};
+
+use crate::time;
 
 /// The simulated network.
 pub(crate) struct Wires;
@@ -140,12 +142,29 @@ const SLOW: u32 = 200;
 /// One in so many requests takes effect without an answer.
 const LOST: u32 = 200;
 
+/// Until when a node is asleep, in nanoseconds since the simulation began.
+#[derive(Debug, Default)]
+pub(crate) struct Asleep(AtomicU64);
+
+impl Asleep {
+    pub(crate) fn until(&self, moment: Duration) {
+        self.0.store(moment.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// What is left of it.
+    pub(crate) fn left(&self) -> Duration {
+        let until = Duration::from_nanos(self.0.load(Ordering::Relaxed));
+        until.saturating_sub(time::elapsed())
+    }
+}
+
 /// The object store, as one node sees it.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     pub(crate) content: Arc<InMemory>,
     /// Whether the node reaches it.
     pub(crate) is_there: Arc<AtomicBool>,
+    pub(crate) asleep: Arc<Asleep>,
 }
 
 impl fmt::Display for Bucket {
@@ -157,7 +176,7 @@ impl fmt::Display for Bucket {
 impl Bucket {
     /// There, or back.
     async fn way(&self) -> Result<()> {
-        tokio::time::sleep(while_it_takes(1000..8000)).await;
+        tokio::time::sleep(self.asleep.left() + while_it_takes(1000..8000)).await;
         if self.is_there.load(Ordering::Relaxed) {
             return Ok(());
         }
