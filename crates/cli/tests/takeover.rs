@@ -549,6 +549,45 @@ fn a_session_does_not_come_back_to_a_node_that_believes_to_be_its_home() {
     assert_eq!(send(n2.port).unwrap().text(), "1");
 }
 
+/// A node wakes after its session was taken over from it, and learns of a version of the function that nobody takes over
+/// before it learns of that.
+#[test]
+fn a_later_version_that_stays_with_its_nodes_does_not_hide_a_takeover() {
+    let objects = ObjectFolder::new();
+    let cluster = Cluster::with_store(2, &objects.path());
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes");
+    };
+    n1.deploy("counter", "guest-faults", REPLICATED);
+    assert_eq!(n2.invoke("counter/s", "count 1"), "1");
+    let health = n2.get("/admin/node").json();
+    let log = health["changelog"]["prefix"].as_str().unwrap();
+    let log = objects.path().join(log);
+    let log = log.parent().unwrap();
+    signal(n2, "-STOP");
+    n1.eventually("it is taken over", |node| {
+        let key = [("idempotency-key", "two")];
+        let reply = node.request("POST", "/fn/counter/s", &key, b"count 1");
+        reply.status == 200 && reply.text() == "2"
+    });
+    n1.deploy("counter", "guest-faults", "");
+    // Without that it does not find out.
+    take_away(log);
+    signal(n2, "-CONT");
+    n2.eventually("it knows the later version", |node| {
+        node.get("/admin/functions/counter").json()["version"] == 2
+    });
+    let key = [("idempotency-key", "three")];
+    let count = || n2.request("POST", "/fn/counter/s", &key, b"count 1");
+    let refused = count();
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    give_back(log);
+    n2.eventually("it counts on from there", |_| {
+        let reply = count();
+        reply.status == 200 && reply.text() == "3"
+    });
+}
+
 /// What says that messages were delivered goes when their sender will not send them again, also if another node has taken
 /// over from it once.
 #[test]

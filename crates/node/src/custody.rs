@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 use crate::execute::{self, storage_failed};
-use crate::functions::Function;
+use crate::functions::{Deployed, Function};
 use crate::{clock, courier, homes};
 
 /// Pause before something is tried again that the registry or the directory could not do.
@@ -54,13 +54,14 @@ pub(crate) fn refuses(core: &Core, manifest: &Manifest) -> Option<Problem> {
     }
 }
 
-/// Makes sure that what was read of a function's sessions was not taken over by another node before.
+/// Makes sure that what was read of a function's sessions was not taken over by another node before. Who has missed a while
+/// may have missed that by a version that is gone as well.
 ///
 /// # Errors
 /// When it was, or that cannot be found out.
-pub(crate) async fn sure(core: &Core, manifest: &Manifest) -> Result<(), Problem> {
+pub(crate) async fn sure(core: &Core, deployed: &Deployed) -> Result<(), Problem> {
     match &core.cluster {
-        Some(cluster) if is_taken_over(manifest) && !cluster.custody().is_sure() => {
+        Some(cluster) if deployed.was_taken_over && !cluster.custody().is_sure() => {
             let sure = cluster.custody().sure().await;
             sure.map_err(|failure| storage_failed(&failure))
         }

@@ -17,7 +17,7 @@ use fulmar_worker::Artifact;
 use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::functions::{Deployed, Function};
-use crate::{clock, external, namespaces, outside, route};
+use crate::{clock, custody, external, namespaces, outside, route};
 
 /// Longest wait for another node to take up a deployment.
 const EVERYWHERE: Duration = Duration::from_secs(30);
@@ -249,8 +249,11 @@ async fn put_into_effect(
     refuse_lost_sessions(core, &manifest).await?;
     let mut bookkeeping = Bookkeeping::default();
     bookkeeping.put(Table::System, &record_key(manifest.name.as_str()), &record);
+    if custody::is_taken_over(&manifest) {
+        bookkeeping.put(Table::System, &taken_over_key(&manifest.name), &record);
+    }
     store(core, bookkeeping).await?;
-    let deployed = deployed(record, manifest, artifact);
+    let deployed = deployed(core, record, manifest, artifact)?;
     tracing::info!(function = %deployed.manifest.name, version = deployed.version, "deployed");
     let function = core.functions.deploy(deployed);
     core.pool.evict_function(&function.name);
@@ -379,11 +382,31 @@ fn recover_one(core: &Arc<Core>, record: FunctionRecord) -> Result<(), Problem> 
     let manifest = Manifest::parse(&record.manifest, "fulmar.toml")
         .map_err(|error| Problem::new(Code::ManifestInvalid, error.to_string()))?;
     let artifact = core.artifacts.load(&core.runtime, &record.artifact)?;
-    core.functions.deploy(deployed(record, manifest, artifact));
+    let deployed = deployed(core, record, manifest, artifact)?;
+    core.functions.deploy(deployed);
     Ok(())
 }
 
-fn deployed(record: FunctionRecord, manifest: Manifest, artifact: Arc<Artifact>) -> Deployed {
+fn deployed(
+    core: &Core,
+    record: FunctionRecord,
+    manifest: Manifest,
+    artifact: Arc<Artifact>,
+) -> Result<Deployed, Problem> {
     let (version, at) = (record.version, record.deployed_unix_ms);
-    Deployed::new(manifest, version, record.artifact, at, Some(artifact))
+    let taken_over = taken_over_key(&manifest.name);
+    let taken_over = core
+        .store
+        .record::<FunctionRecord>(Table::System, &taken_over);
+    let taken_over = taken_over.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let deployed = Deployed::new(manifest, version, record.artifact, at, Some(artifact));
+    Ok(Deployed {
+        was_taken_over: taken_over.is_some(),
+        ..deployed
+    })
+}
+
+/// Key of the last version of a function whose sessions other nodes take over. It outlives the function, as its sessions do.
+fn taken_over_key(name: &FunctionName) -> Vec<u8> {
+    format!("taken-over/{name}").into_bytes()
 }

@@ -269,7 +269,7 @@ impl Run<'_> {
                     return Err((origin, problem));
                 }
             }
-            if let Err(problem) = custody::sure(self.core, &self.deployed.manifest).await {
+            if let Err(problem) = custody::sure(self.core, &self.deployed).await {
                 drop((tx, worker));
                 self.unreserve(reserved);
                 return Err((origin, problem));

@@ -25,6 +25,8 @@ pub(crate) struct Deployed {
     /// SHA-256 of the component, in hexadecimal.
     pub(crate) digest: String,
     pub(crate) deployed_unix_ms: u64,
+    /// Whether other nodes may have taken its sessions over, by this version or one before.
+    pub(crate) was_taken_over: bool,
     /// None: what stands for shared keys is never invoked.
     pub(crate) artifact: Option<Arc<Artifact>>,
     pub(crate) settings: Arc<FunctionSettings>,
@@ -47,6 +49,7 @@ impl Deployed {
             manifest,
             digest,
             deployed_unix_ms,
+            was_taken_over: false,
             artifact,
         }
     }

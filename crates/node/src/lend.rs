@@ -83,10 +83,8 @@ pub(crate) async fn load(
     drop(held);
     // What leaves the node must not rest on what is not stored.
     core.durable(last).await.map_err(NotHere::Failed)?;
-    let manifest = &function.current().manifest;
-    custody::sure(core, manifest)
-        .await
-        .map_err(NotHere::Failed)?;
+    let sure = custody::sure(core, &function.current()).await;
+    sure.map_err(NotHere::Failed)?;
     let entries = whole.map(|whole| {
         let entries = whole.into_iter();
         entries
@@ -124,7 +122,7 @@ pub(crate) async fn commit(
     }
     let group = returned.group.clone();
     let held = hold(core, &group).await?;
-    let sure = custody::sure(core, &held.function.current().manifest).await;
+    let sure = custody::sure(core, &held.function.current()).await;
     sure.map_err(NotHere::Failed)?;
     let state = held.state.clone();
     let internal = |text: String| NotHere::Failed(Problem::new(Code::Internal, text));

@@ -74,7 +74,7 @@ impl Run<'_> {
     }
 
     async fn sure(&self) -> Result<(), Problem> {
-        custody::sure(self.core, &self.deployed.manifest).await
+        custody::sure(self.core, &self.deployed).await
     }
 
     /// Answers from the record of the idempotency key, if there is one; gives the origin back if not.
