@@ -399,10 +399,10 @@ fn deployed(
         .store
         .record::<FunctionRecord>(Table::System, &taken_over);
     let taken_over = taken_over.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    let deployed = Deployed::new(manifest, version, record.artifact, at, Some(artifact));
+    let was_taken_over = taken_over.is_some() || custody::is_taken_over(&manifest);
     Ok(Deployed {
-        was_taken_over: taken_over.is_some(),
-        ..deployed
+        was_taken_over,
+        ..Deployed::new(manifest, version, record.artifact, at, Some(artifact))
     })
 }
 

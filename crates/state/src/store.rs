@@ -364,21 +364,6 @@ impl Store {
             .map(|()| ticket)
     }
 
-    /// Writes everything submitted and makes it durable; the calling thread waits.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        let (done, wait) = std::sync::mpsc::channel();
-        let release = Box::new(move |result| {
-            // Whoever waits cannot have gone away: it waits right below.
-            let _ = done.send(result);
-        });
-        self.commit.when_durable(self.commit.submitted(), release);
-        match wait.recv() {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(failure)) => Err(EngineError(failure.to_string()).into()),
-            Err(_) => Err(EngineError("the commit thread is gone".into()).into()),
-        }
-    }
-
     /// Runs `release` once `ticket` is durable at the level.
     pub fn release(&self, ticket: Ticket, durability: Durability, release: Release) {
         match durability {

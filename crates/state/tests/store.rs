@@ -268,8 +268,10 @@ fn a_session_that_is_made_again_is_another_one() {
         Table::State,
         &[&fulmar_state::key::session_state(&group())[..], b"k"].concat(),
     );
-    store.commit_bookkeeping(removal, Box::new(|_| {})).unwrap();
-    store.flush().unwrap();
+    let (done, removed) = std::sync::mpsc::channel();
+    let release = Box::new(move |result| done.send(result).unwrap());
+    store.commit_bookkeeping(removal, release).unwrap();
+    removed.recv().unwrap().unwrap();
     assert_eq!(store.session_record(&group()).unwrap(), None);
     let again = load(&store);
     commit(&store, &again, &put).unwrap();
