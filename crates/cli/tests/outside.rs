@@ -185,6 +185,42 @@ fn every_node_runs_what_is_in_the_store_and_asks_the_home_when_it_is_not() {
     assert_eq!(n1.invoke("counter/a", "0"), "11");
 }
 
+/// An operator writes a key of a session in the store while other nodes run it.
+#[test]
+fn an_operators_write_gets_through_whoever_changes_the_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::with_external(2, folder.path().to_str().unwrap());
+    let [one, other] = &cluster.nodes[..] else {
+        panic!("two nodes");
+    };
+    one.deploy("faults", "guest-faults", "");
+    one.invoke("faults/s", "count 1");
+    change(one, "faults/s", "external");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let counted = std::thread::scope(|scope| {
+        let counting = scope.spawn(|| {
+            let mut counted = 1;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                other.invoke("faults/s", "count 1");
+                counted += 1;
+            }
+            counted
+        });
+        let path = "/admin/state/session/faults/s/key/noted";
+        let written: Vec<u16> = (0..50)
+            .map(|at: u32| {
+                one.request("PUT", path, &[], at.to_string().as_bytes())
+                    .status
+            })
+            .collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(written, [204; 50]);
+        assert_eq!(one.get(path).text(), "49");
+        counting.join().unwrap()
+    });
+    assert_eq!(one.invoke("faults/s", "count 0"), counted.to_string());
+}
+
 /// What was chosen for a session holds at every node.
 #[test]
 fn a_session_that_is_in_edge_is_lent_to_whoever_takes_its_requests() {

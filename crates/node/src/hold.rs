@@ -150,12 +150,13 @@ impl Hold {
         safe.map_err(|failure| storage_failed(&failure))
     }
 
-    /// Commits to the external store.
+    /// Commits to the external store. What is written depends on nothing, so that it is written again if others were quicker.
     async fn commit_outside(&self, tx: Transaction) -> Result<(), Problem> {
         let Some(state) = &self.state else {
             return Err(Problem::new(Code::Internal, "no session is held"));
         };
-        let change = Returned {
+        let lender = lender(&self.core).await?;
+        let mut change = Returned {
             group: state.group().clone(),
             version: state.version(),
             epoch: state.epoch(),
@@ -164,21 +165,25 @@ impl Hold {
             idempotency: None,
             durability: Durability::Local,
         };
-        match lender(&self.core).await?.commit(&change).await {
-            Ok(Settled::Committed(version)) => {
-                tx.committed_elsewhere(version);
-                Ok(())
-            }
-            Ok(_) => {
-                self.forget();
-                let detail = "another node has changed the session meanwhile; try again";
-                Err(Problem::new(Code::QueueFull, detail))
-            }
-            Err(problem) => {
-                self.forget();
-                Err(problem)
+        if let Settled::Committed(version) = self.tried(lender.commit(&change).await)? {
+            tx.committed_elsewhere(version);
+            return Ok(());
+        }
+        // What is hot is out of date, whatever comes of it.
+        self.forget();
+        for conflicts in 0.. {
+            lender.try_again(conflicts).await?;
+            change.version = lender.load(&change.group).await?.version;
+            if let Settled::Committed(_) = lender.commit(&change).await? {
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// What is hot may be wrong after a failure.
+    fn tried<T>(&self, result: Result<T, Problem>) -> Result<T, Problem> {
+        result.inspect_err(|_| self.forget())
     }
 
     /// Where the session is at home: here, under which epoch. None when the node is alone.
