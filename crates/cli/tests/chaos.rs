@@ -12,14 +12,13 @@ mod common;
 mod counter;
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::Connection;
 use common::cluster::Cluster;
 use common::etcd::Etcd;
 use common::servers::Server;
-use common::{Connection, Node};
 use counter::{Answered, Choices, check};
 
 const SESSIONS: usize = 6;
@@ -105,17 +104,6 @@ fn look(session: usize, port: u16, path: &str) -> Option<Answered> {
         answered: Instant::now(),
         value: reply.text().parse().unwrap(),
     })
-}
-
-fn signal(node: &Node, name: &str) {
-    let pid = node.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args([name, &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
 }
 
 /// Gives two paths each other's content, at once.
@@ -243,9 +231,9 @@ fn chaos(model: &str, receiver: &str, around: Around) {
                     kills += 1;
                 }
                 1 => {
-                    signal(&cluster.nodes[node], "-STOP");
+                    cluster.nodes[node].signal("-STOP");
                     away(&mut choices, 400, objects.is_some());
-                    signal(&cluster.nodes[node], "-CONT");
+                    cluster.nodes[node].signal("-CONT");
                     pauses += 1;
                 }
                 2 => {

@@ -165,12 +165,14 @@ impl Hold {
             idempotency: None,
             durability: Durability::Local,
         };
-        if let Settled::Committed(version) = self.tried(lender.commit(&change).await)? {
+        let committed = lender.commit(&change).await;
+        if let Ok(Settled::Committed(version)) = committed {
             tx.committed_elsewhere(version);
             return Ok(());
         }
-        // What is hot is out of date, whatever comes of it.
+        // What is hot is out of date, or may be.
         self.forget();
+        committed?;
         for conflicts in 0.. {
             lender.try_again(conflicts).await?;
             change.version = lender.load(&change.group).await?.version;
@@ -179,11 +181,6 @@ impl Hold {
             }
         }
         Ok(())
-    }
-
-    /// What is hot may be wrong after a failure.
-    fn tried<T>(&self, result: Result<T, Problem>) -> Result<T, Problem> {
-        result.inspect_err(|_| self.forget())
     }
 
     /// Where the session is at home: here, under which epoch. None when the node is alone.

@@ -14,6 +14,7 @@ use serde_json::Value;
 pub mod cluster;
 #[path = "../../../cluster/tests/common/etcd.rs"]
 pub mod etcd;
+pub mod objects;
 #[path = "../../../state/tests/common/s3.rs"]
 pub mod s3;
 #[path = "../../../state/tests/common/servers.rs"]
@@ -147,6 +148,13 @@ impl Node {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal, as `kill` does: `-STOP`, `-CONT`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.id().to_string();
+        let status = Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(status.success());
     }
 
     /// Stops the node with SIGTERM; it has to exit with 0.

@@ -18,7 +18,7 @@ use crate::execute::storage_failed;
 use crate::functions::Function;
 use crate::invocation::{Invocation, Origin, StateFrom};
 use crate::route::{self, Place};
-use crate::{clock, custody, execute};
+use crate::{clock, continuum, custody, execute};
 
 /// Pause before a message is offered again to a full queue: it was not tried, so it does not count.
 pub(super) const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
@@ -50,13 +50,10 @@ pub(super) async fn deliver(
         Ok(false) => return Delivery::Again(message, UNREACHABLE_PAUSE),
         Err(ended) => return ended,
     }
-    let function = core.functions.get(message.to.function.as_str());
+    let function = continuum::function(core, message.to.function.as_str()).await;
     let problem = match &function {
-        None => Problem::new(
-            Code::FunctionNotFound,
-            format!("no function {} is deployed", message.to.function),
-        ),
-        Some(function) => match bring(core, function, posted, &message).await {
+        Err(problem) => problem.clone(),
+        Ok(function) => match bring(core, function, posted, &message).await {
             Brought::Delivered => {
                 core.metrics.delivered.inc();
                 core.metrics.messages_pending.dec();
@@ -69,7 +66,10 @@ pub(super) async fn deliver(
     };
     match problem.code {
         Code::StorageFailed | Code::ShuttingDown => return Delivery::Stopped,
-        Code::StorageFull | Code::ObjectStoreUnreachable | Code::TakenOver => {
+        Code::StorageFull
+        | Code::ObjectStoreUnreachable
+        | Code::TakenOver
+        | Code::RegistryUnreachable => {
             return Delivery::Again(message, Duration::from_secs(1));
         }
         _ => {}

@@ -1,5 +1,5 @@
-//! What simulated nodes run on: a network, disks that lose what was not synced, and an object store that is slow, away, or
-//! does what it was asked without saying so.
+//! What simulated nodes run on: a network, disks that lose what was not synced, and an object store that has lost its
+//! listing, is slow, away, or does what it was asked without saying so.
 
 use std::fmt;
 use std::io;
@@ -15,6 +15,7 @@ use fulmar_cluster::network::{Duplex, SimulatedListener, SimulatedNetwork};
 use fulmar_state::Table;
 use fulmar_state::engine::{Engine, EngineError, Visit, Write};
 use fulmar_state::memory_engine::MemoryEngine;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -106,16 +107,16 @@ impl Engine for Disk {
     }
 
     fn write(&self, writes: &[Write<'_>], sync: bool) -> std::result::Result<(), EngineError> {
+        if sync {
+            self.content.write(writes, true)?;
+            return self.sync();
+        }
         let mut unsynced = self.unsynced.lock();
         for write in writes {
             let before = self.content.get(write.table, write.key)?;
             unsynced.push((write.table, write.key.to_vec(), before));
         }
-        self.content.write(writes, sync)?;
-        if sync {
-            unsynced.clear();
-        }
-        Ok(())
+        self.content.write(writes, false)
     }
 
     fn sync(&self) -> std::result::Result<(), EngineError> {
@@ -227,8 +228,9 @@ impl ObjectStore for Bucket {
         self.content.delete_stream(which)
     }
 
-    fn list(&self, below: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.content.list(below)
+    /// It has lost its listing: whatever is there has to be found by its name.
+    fn list(&self, _: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        futures_util::stream::empty().boxed()
     }
 
     async fn list_with_delimiter(&self, below: Option<&Path>) -> Result<ListResult> {

@@ -68,19 +68,16 @@ impl Wake {
 impl Writer {
     /// Begins to write; what comes back is to be joined.
     pub(super) fn start(self, shared: &Arc<Shared>) -> std::io::Result<Option<JoinHandle<()>>> {
-        let (submitters, of_thread) = match self {
-            Self::Thread(submitters) => (submitters, shared.clone()),
+        let submitters = match self {
+            Self::Thread(submitters) => submitters,
             Self::Task(takes) => {
                 tokio::spawn(write_in_task(shared.clone(), takes));
                 return Ok(None);
             }
         };
-        let writer = std::thread::Builder::new()
-            .name("fulmar-commit".into())
-            .spawn({
-                let submitters = submitters.clone();
-                move || write_in_thread(&of_thread, &submitters)
-            })?;
+        let (written, counted) = (shared.clone(), submitters.clone());
+        let thread = std::thread::Builder::new().name("fulmar-commit".into());
+        let writer = thread.spawn(move || write_in_thread(&written, &counted))?;
         submitters.set_writer(writer.thread().clone());
         if let Wake::Thread(thread) = &shared.wake {
             let _first = thread.set(writer.thread().clone());
