@@ -228,6 +228,36 @@ fn a_slow_object_store_is_waited_for_by_replicated_functions_alone() {
     });
 }
 
+/// Whoever borrows state does not see of it what may still be lost.
+#[test]
+fn what_is_not_copied_yet_is_not_lent() {
+    let Some(server) = S3::start() else {
+        eprintln!("skipped: moto_server, a Python package, is not installed");
+        return;
+    };
+    let cluster = Cluster::with_store_text(2, &server.store());
+    let in_edge = "execution_model = \"in-edge\"\nread_only_methods = [\"GET\"]\n";
+    cluster.nodes[0].deploy("counter", "guest-faults", &format!("{REPLICATED}{in_edge}"));
+    let (home, other) = (&cluster.nodes[0], &cluster.nodes[1]);
+    assert_eq!(home.invoke("counter/a", "count 1"), "1");
+    let look = || other.request("GET", "/fn/counter/a", &[], b"counted");
+    assert_eq!(look().text(), "1");
+    server.pause();
+    std::thread::scope(|scope| {
+        let (done, waits) = std::sync::mpsc::channel();
+        scope.spawn(move || done.send(home.invoke("counter/a", "count 1")));
+        home.eventually("what it has counted waits to be copied", |node| {
+            node.get("/admin/node").json()["changelog"]["behind_seconds"].as_f64() > Some(0.0)
+        });
+        let seen = look();
+        assert!(seen.status >= 500, "{}", seen.text());
+        waits.try_recv().expect_err("it cannot be there yet");
+        server.resume();
+        assert_eq!(waits.recv().unwrap(), "2");
+    });
+    assert_eq!(look().text(), "2");
+}
+
 /// A node wakes after its session was taken over from it, and learns of a version of the function that nobody takes over
 /// before it learns of that.
 #[test]

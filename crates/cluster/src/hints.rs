@@ -1,7 +1,7 @@
 //! Hints about other nodes: how far away they are, and what the way to them carries. Measured, smoothed, and never
 //! a source of truth.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,11 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::handler::Measured;
 use crate::join::Cluster;
-use crate::peers::Hello;
 
-/// Pause between two probes of all nodes.
+/// Pause between two rounds of probes.
 const EVERY: Duration = Duration::from_secs(1);
-/// One probe of so many asks how far others are.
-const ALL_EVERY: u64 = 5;
+/// Nodes that are probed in one round; where there are more, they take turns.
+const AT_ONCE: usize = 64;
 /// Longest wait for an answer to a probe.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Weight of the newest measurement.
@@ -39,14 +38,29 @@ pub struct Way {
     pub bandwidth: f64,
 }
 
+/// What a node tells of itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Told {
+    /// How many bytes of state it has room for, if it says.
+    pub(crate) room_bytes: Option<u64>,
+    /// How many bytes of memory its workers may have, if that is bounded.
+    pub(crate) worker_bytes: Option<u64>,
+    /// How long functions with an SLO take there.
+    pub(crate) execution_times: HashMap<String, Measured>,
+    /// The ways from there to other nodes.
+    pub(crate) ways: HashMap<NodeName, Way>,
+}
+
 /// What is known of all nodes and of the ways to them.
 #[derive(Debug, Default)]
 pub struct Hints {
     round_trips: Mutex<HashMap<NodeName, f64>>,
     /// Seconds for each byte beyond the round trip: unlike bytes a second, their mean is that of all bytes.
     paces: Mutex<HashMap<NodeName, f64>>,
-    /// What they have said last.
-    told: Mutex<HashMap<NodeName, Hello>>,
+    /// Who has not answered the last probe.
+    silent: Mutex<HashSet<NodeName>>,
+    /// What they tell.
+    told: Mutex<HashMap<NodeName, Told>>,
 }
 
 fn smooth(known: &Mutex<HashMap<NodeName, f64>>, node: &NodeName, value: f64) {
@@ -79,28 +93,39 @@ impl Hints {
         self.round_trips.lock().clone()
     }
 
+    /// What others tell of themselves, by gossip.
+    pub(crate) fn hear(&self, told: HashMap<NodeName, Told>) {
+        *self.told.lock() = told;
+    }
+
+    /// Something that a node has told of itself, unless it cannot be reached: what it said is too old before long.
+    fn told<T>(&self, node: &NodeName, what: impl FnOnce(&Told) -> Option<T>) -> Option<T> {
+        if self.silent.lock().contains(node) {
+            return None;
+        }
+        self.told.lock().get(node).and_then(what)
+    }
+
     /// The way between two other nodes, as one of them has said.
     pub fn between(&self, one: &NodeName, other: &NodeName) -> Option<Way> {
-        let told = self.told.lock();
-        let says = |from: &NodeName, to: &NodeName| told.get(from)?.ways.get(to).copied();
+        let says = |from, to| self.told(from, |told| told.ways.get(to).copied());
         says(one, other).or_else(|| says(other, one))
     }
 
     /// How long a function takes on each of some nodes, as they have said.
     pub fn execution_times(&self, nodes: &[NodeName], function: &str) -> Vec<Option<Measured>> {
-        let told = self.told.lock();
-        let time = |node| told.get(node)?.execution_times.get(function).copied();
+        let time = |node| self.told(node, |told| told.execution_times.get(function).copied());
         nodes.iter().map(time).collect()
     }
 
     /// How many bytes of state a node has room for, as it has said.
     pub fn room_bytes(&self, node: &NodeName) -> Option<u64> {
-        self.told.lock().get(node)?.room_bytes
+        self.told(node, |told| told.room_bytes)
     }
 
     /// How many bytes of memory a node's workers may have, if it has said that there is a bound.
     pub fn worker_bytes(&self, node: &NodeName) -> Option<u64> {
-        self.told.lock().get(node)?.worker_bytes
+        self.told(node, |told| told.worker_bytes)
     }
 
     /// So many bytes have gone to a node, or come from it, in so much time, which holds one round trip.
@@ -122,40 +147,41 @@ impl Hints {
     }
 }
 
-/// Probes all other nodes until stopped.
+/// Probes other nodes until stopped.
 pub(crate) async fn keep_probing(cluster: Arc<Cluster>, stop: CancellationToken) {
-    for round in 1.. {
+    let mut next = 0;
+    loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        // With many nodes it is much to hear, and it changes seldom.
-        probe(&cluster, DEADLINE, round % ALL_EVERY == 0).await;
+        let mut others = cluster.others();
+        let first = next % others.len().max(1);
+        others.rotate_left(first);
+        others.truncate(AT_ONCE);
+        next = first + others.len();
+        probe(&cluster, others, DEADLINE).await;
     }
 }
 
-/// Probes all other nodes, and asks how far others are from them if wanted.
-pub(crate) async fn probe(cluster: &Arc<Cluster>, deadline: Duration, wants_all: bool) {
-    let probes = cluster.others().into_iter().map(|node| {
+/// Probes some nodes.
+pub(crate) async fn probe(cluster: &Arc<Cluster>, nodes: Vec<NodeName>, deadline: Duration) {
+    let probes = nodes.into_iter().map(|node| {
         let cluster = cluster.clone();
         async move {
             let asked = Instant::now();
             let hints = cluster.hints();
-            match cluster.peers().hello(&node, deadline, wants_all).await {
-                Ok(mut hello) => {
+            match cluster.peers().hello(&node, deadline).await {
+                Ok(hello) => {
                     let took = asked.elapsed();
                     if let Some(said) = hello.clock {
                         clock::hear(&node, said, took);
                     }
                     smooth(&hints.round_trips, &node, took.as_secs_f64());
-                    let mut told = hints.told.lock();
-                    if let (false, Some(before)) = (wants_all, told.get_mut(&node)) {
-                        hello.ways = std::mem::take(&mut before.ways);
-                    }
-                    told.insert(node, hello);
+                    hints.silent.lock().remove(&node);
                 }
-                // What it said is too old before long; how far it is stays so.
-                Err(_) => _ = hints.told.lock().remove(&node),
+                // How far it is stays so.
+                Err(_) => _ = hints.silent.lock().insert(node),
             }
         }
     });

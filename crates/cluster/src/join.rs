@@ -235,7 +235,7 @@ impl Cluster {
             let _ = tokio::time::timeout(PATIENCE, whole).await;
         }
         // Before anything is done by a clock that may be wrong.
-        hints::probe(&cluster, FIRST_PROBE, true).await;
+        hints::probe(&cluster, cluster.others(), FIRST_PROBE).await;
         tasks.spawn(hints::keep_probing(cluster.clone(), stop.clone()));
         Ok(cluster)
     }

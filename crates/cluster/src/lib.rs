@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 mod custody;
 pub mod directory;
+mod gossip;
 mod handler;
 pub mod hints;
 pub mod identity;

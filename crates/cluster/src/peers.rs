@@ -12,8 +12,6 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::Reading;
-use crate::handler::Measured;
-use crate::hints::Way;
 use crate::identity::Identity;
 use crate::links::Links;
 use crate::network::Network;
@@ -237,20 +235,14 @@ impl Peers {
             .map_err(|status| classify(node, &status))
     }
 
-    /// Asks a node for its name and its protocol, and how it is; if wanted, how far others are from it.
+    /// Asks a node for its name and its protocol, and how it is.
     ///
     /// # Errors
     /// When it does not answer, or speaks a protocol of which this version knows nothing.
-    pub async fn hello(
-        &self,
-        node: &NodeName,
-        deadline: Duration,
-        round_trips: bool,
-    ) -> Result<Hello, PeerError> {
+    pub async fn hello(&self, node: &NodeName, deadline: Duration) -> Result<Hello, PeerError> {
         let message = wire::HelloRequest {
             node: self.own.to_string(),
             protocol: wire::PROTOCOL,
-            round_trips,
         };
         let request = self.request(message, deadline);
         let reply = self
@@ -273,37 +265,12 @@ impl Peers {
             behind: Duration::from_millis(copying.behind_ms),
             fault: (!copying.fault.is_empty()).then_some(copying.fault),
         });
-        let is_time = |seconds: &f64| seconds.is_finite() && *seconds >= 0.0;
-        let times = reply.functions.into_iter();
-        let round_trips = reply.round_trips.into_iter();
         Ok(Hello {
             copying,
-            room_bytes: reply.room_bytes,
-            worker_bytes: reply.worker_bytes,
             clock: (reply.unix_ms > 0).then_some(Reading {
                 unix_ms: reply.unix_ms,
                 kept_ms: reply.kept_ms,
             }),
-            execution_times: times
-                .filter(|time| is_time(&time.seconds) && is_time(&time.error))
-                .map(|time| {
-                    let (mean, error) = (time.seconds, time.error);
-                    (time.function, Measured { mean, error })
-                })
-                .collect(),
-            ways: round_trips
-                .filter(|trip| is_time(&trip.seconds) && is_time(&trip.bandwidth))
-                .filter_map(|trip| {
-                    let way = Way {
-                        round_trip: trip.seconds,
-                        bandwidth: match trip.bandwidth {
-                            0.0 => f64::INFINITY,
-                            told => told,
-                        },
-                    };
-                    Some((NodeName::new(&trip.node).ok()?, way))
-                })
-                .collect(),
         })
     }
 }
@@ -325,14 +292,6 @@ pub struct Hello {
     pub clock: Option<Reading>,
     /// How its copy in the object store is, if it has one.
     pub copying: Option<Copying>,
-    /// How many bytes of state it has room for, if it says.
-    pub room_bytes: Option<u64>,
-    /// How many bytes of memory its workers may have, if that is bounded.
-    pub worker_bytes: Option<u64>,
-    /// How long functions with an SLO take there.
-    pub execution_times: HashMap<String, Measured>,
-    /// The ways from there to other nodes.
-    pub ways: HashMap<NodeName, Way>,
 }
 
 /// How a node's copy in the object store is.

@@ -5,6 +5,7 @@
 //! over from comes back: it puts aside what was not copied, asks the directory about each session that it may
 //! have lost, and goes on in a new log.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -87,7 +88,7 @@ pub(crate) async fn open(core: &Core) -> Result<(), Problem> {
 /// Whether what sessions of a function commit has to be copied before it has effects on others: whoever takes them over as
 /// they were before that has them run again.
 pub(crate) fn is_copied_first(core: &Core, function: &FunctionName) -> bool {
-    let function = core.functions.get(function.as_str());
+    let function = core.functions.named(function);
     core.store.changelog().is_some()
         && function.is_some_and(|function| {
             let manifest = &function.current().manifest;
@@ -105,6 +106,15 @@ pub(crate) async fn safe(
         true => core.store.safe(ticket).await,
         false => core.store.durable(ticket).await,
     }
+}
+
+/// Waits until a commit is as safe as it has to be for others to see it: as safe as an answer that rests on it.
+pub(crate) async fn shown(core: &Core, function: &Function, ticket: Ticket) -> Result<(), Problem> {
+    let shown = match function.current().manifest.durability {
+        fulmar_model::Durability::Replicated => core.store.safe(ticket).await,
+        _ => core.store.durable(ticket).await,
+    };
+    shown.map_err(|failure| storage_failed(&failure))
 }
 
 /// Copies until stopped, whatever other nodes do meanwhile.
@@ -221,8 +231,9 @@ async fn come_back(core: &Arc<Core>, cluster: &Arc<Cluster>, by: &str, last: Tic
             if takeover.is_some_and(|record| record.adopted) {
                 courier::disown(core, None, last).await?;
             }
-            // Of all functions: what is taken over may be another with the next version.
-            for function in core.functions.all() {
+            // Of all functions, also those that are not deployed any more: what is taken over may be another with the
+            // next version.
+            for function in kept_functions(core).await? {
                 doubt(core, &function, &by, last).await?;
             }
             let closed = ship::close(&core.store);
@@ -287,25 +298,52 @@ fn write_aside(core: &Core, path: &Path) -> std::io::Result<usize> {
     Ok(count)
 }
 
+/// Functions that are deployed here, or of which sessions are stored here, and what stands for shared keys.
+async fn kept_functions(core: &Core) -> Result<BTreeSet<FunctionName>, Problem> {
+    let internal = |error: String| Problem::new(Code::Internal, error);
+    core.durable(core.store.commits().submitted()).await?;
+    let known = core.functions.with_shared_keys();
+    let mut functions: BTreeSet<_> = known.iter().map(|known| known.name.clone()).collect();
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let mut next = None;
+        core.store
+            .scan(Table::Sessions, &[], after.as_deref(), &mut |key, _| {
+                next = key::parse_session(key).map(|(function, _)| function.to_owned());
+                false
+            })
+            .map_err(|error| internal(error.to_string()))?;
+        let Some(function) = next else {
+            return Ok(functions);
+        };
+        // The separator plus one: after all of its sessions.
+        after = Some([function.as_bytes(), &[1]].concat());
+        functions
+            .insert(FunctionName::new(&function).map_err(|error| internal(error.to_string()))?);
+    }
+}
+
 /// From now on the directory is asked about each session of a function that is stored here.
 async fn doubt(
     core: &Arc<Core>,
-    function: &Arc<Function>,
+    function: &FunctionName,
     by: &NodeName,
     last: Ticket,
 ) -> Result<(), Problem> {
-    let prefix = [function.name.as_str().as_bytes(), key::SEPARATOR].concat();
+    let prefix = [function.as_str().as_bytes(), key::SEPARATOR].concat();
     loop {
         let doubted = doubt_stored(core, &prefix, by, last).await?;
         // What is hot must not be taken for what is at home. Whatever runs ends before, without a commit that counts; it may
         // have found that the session stays here after all, or has come.
-        for name in function.sessions.names() {
-            let session = function.sessions.of(&name);
-            let _turn = execute::turn(core, function, &session).await?;
-            let record_key = [&prefix, name.as_bytes()].concat();
-            doubt_these(core, &[record_key], by, last).await?;
-            session.set_state(None);
-            core.pool.evict_session(&function.name, &name);
+        if let Some(function) = core.functions.named(function) {
+            for name in function.sessions.names() {
+                let session = function.sessions.of(&name);
+                let _turn = execute::turn(core, &function, &session).await?;
+                let record_key = [&prefix, name.as_bytes()].concat();
+                doubt_these(core, &[record_key], by, last).await?;
+                session.set_state(None);
+                core.pool.evict_session(&function.name, &name);
+            }
         }
         // Those that came since may be hot.
         if doubted == 0 {

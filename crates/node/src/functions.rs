@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fulmar_model::manifest::FileMode;
-use fulmar_model::{FunctionName, Group, Manifest};
+use fulmar_model::{Durability, FunctionName, Group, Manifest};
 use fulmar_worker::{Artifact, FileGrant, FunctionSettings, World};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
@@ -193,7 +193,7 @@ impl Function {
 #[derive(Default)]
 pub(crate) struct Functions {
     deployed: RwLock<BTreeMap<FunctionName, Arc<Function>>>,
-    /// What stands for the shared keys of each namespace, as far as any were used here.
+    /// What stands for the shared keys of each namespace, as far as there are functions in it or any were used here.
     shared_keys: RwLock<BTreeMap<FunctionName, Arc<Function>>>,
 }
 
@@ -204,25 +204,24 @@ impl Functions {
 
     /// Whatever a placement group belongs to: a function that is deployed, or the shared keys of a namespace.
     pub(crate) fn of(&self, group: &Group) -> Option<Arc<Function>> {
-        let name = &group.function;
-        if !name.is_shared_keys() {
-            return self.get(name.as_str());
+        self.named(&group.function)
+    }
+
+    /// The same by its name.
+    pub(crate) fn named(&self, name: &FunctionName) -> Option<Arc<Function>> {
+        match name.is_shared_keys() {
+            true => Some(self.shared_keys(name)),
+            false => self.get(name.as_str()),
         }
+    }
+
+    fn shared_keys(&self, name: &FunctionName) -> Arc<Function> {
         if let Some(function) = self.shared_keys.read().get(name) {
-            return Some(function.clone());
+            return function.clone();
         }
         let mut shared_keys = self.shared_keys.write();
-        let made = || {
-            let manifest = Manifest::for_artifact(name.clone());
-            Arc::new(Function::new(Deployed::new(
-                manifest,
-                0,
-                String::new(),
-                0,
-                None,
-            )))
-        };
-        Some(shared_keys.entry(name.clone()).or_insert_with(made).clone())
+        let made = || Arc::new(Function::new(as_function(name, &[])));
+        shared_keys.entry(name.clone()).or_insert_with(made).clone()
     }
 
     /// Those that are deployed.
@@ -241,16 +240,47 @@ impl Functions {
     pub(crate) fn deploy(&self, deployed: Deployed) -> Arc<Function> {
         let name = deployed.manifest.name.clone();
         let mut functions = self.deployed.write();
-        if let Some(function) = functions.get(&name) {
-            *function.current.write() = Arc::new(deployed);
-            return function.clone();
-        }
-        let function = Arc::new(Function::new(deployed));
-        functions.insert(name, function.clone());
+        let function = match functions.get(&name) {
+            Some(function) => {
+                *function.current.write() = Arc::new(deployed);
+                function.clone()
+            }
+            None => {
+                let function = Arc::new(Function::new(deployed));
+                functions.insert(name.clone(), function.clone());
+                function
+            }
+        };
+        self.suit_shared_keys(&functions, name.namespace());
         function
     }
 
     pub(crate) fn remove(&self, name: &str) -> Option<Arc<Function>> {
-        self.deployed.write().remove(name)
+        let mut functions = self.deployed.write();
+        let removed = functions.remove(name)?;
+        self.suit_shared_keys(&functions, removed.name.namespace());
+        Some(removed)
     }
+
+    /// Keeps the shared keys of a namespace as its functions are kept.
+    fn suit_shared_keys(&self, functions: &BTreeMap<FunctionName, Arc<Function>>, namespace: &str) {
+        let those = functions.values();
+        let those = those.filter(|function| function.name.namespace() == namespace);
+        let those: Vec<_> = those.map(|function| function.current()).collect();
+        let keys = self.shared_keys(&FunctionName::of_shared_keys(namespace));
+        *keys.current.write() = Arc::new(as_function(&keys.name, &those));
+    }
+}
+
+/// The shared keys of a namespace as if they were a function's sessions: as careful as the most careful of its functions.
+fn as_function(name: &FunctionName, of: &[Arc<Deployed>]) -> Deployed {
+    let mut manifest = Manifest::for_artifact(name.clone());
+    let replicated = Durability::Replicated;
+    if of
+        .iter()
+        .any(|deployed| deployed.manifest.durability == replicated)
+    {
+        manifest.durability = replicated;
+    }
+    Deployed::new(manifest, 0, String::new(), 0, None)
 }

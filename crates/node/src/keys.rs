@@ -137,8 +137,12 @@ async fn read(core: &Arc<Core>, group: &Group) -> Result<Found, Problem> {
                 found => return found,
             }
         }
-        let lent = cluster.load(&home, group).await;
-        match lent.map_err(|error| route::lost_before(&error))? {
+        let lent = cluster.load(&home, group).await.map_err(|error| {
+            // It may be elsewhere before long.
+            cluster.directory().unlearn(group);
+            route::lost_before(&error)
+        });
+        match lent? {
             Ok(lent) => {
                 let entries = lent.entries.into_iter().flatten();
                 let value = entries.map(|(_, value)| value).next();

@@ -81,8 +81,9 @@ pub(crate) async fn load(
     let whole = small.then(|| state.whole()).flatten();
     let function = held.function.clone();
     drop(held);
-    // What leaves the node must not rest on what is not stored.
-    core.durable(last).await.map_err(NotHere::Failed)?;
+    // What leaves the node must not rest on what may be lost.
+    let shown = custody::shown(core, &function, last).await;
+    shown.map_err(NotHere::Failed)?;
     let sure = custody::sure(core, &function.current()).await;
     sure.map_err(NotHere::Failed)?;
     let entries = whole.map(|whole| {
@@ -102,7 +103,10 @@ pub(crate) async fn load(
 async fn load_key(core: &Arc<Core>, from: &NodeName, group: &Group) -> Result<Lent, NotHere> {
     let read = keys::read_here(core, group, Some(from)).await;
     let read = read.map_err(|problem| elsewhere(core, group, problem))?;
-    core.durable(read.saw).await.map_err(NotHere::Failed)?;
+    if let Some(keys) = core.functions.of(group) {
+        let shown = custody::shown(core, &keys, read.saw).await;
+        shown.map_err(NotHere::Failed)?;
+    }
     let entries = read.value.map(|value| (VALUE.to_owned(), value));
     Ok(Lent {
         entries: Some(entries.into_iter().collect()),

@@ -55,7 +55,7 @@ async fn describe(core: &Core, cluster: &Cluster, member: Member) -> Value {
     let hello = match is_own {
         true => Ok(Copying::of(&core.store)),
         false => {
-            let hello = cluster.peers().hello(&member.name, HELLO, false).await;
+            let hello = cluster.peers().hello(&member.name, HELLO).await;
             hello.map(|hello| hello.copying)
         }
     };
