@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 
 use common::cluster::Cluster;
-use common::objects::{LOCAL, ObjectFolder, REPLICATED, give_back, take_away};
+use common::objects::{LOCAL, ObjectFolder, REPLICATED, counts_with, give_back, take_away};
 use common::s3::S3;
 use common::{Connection, Node};
 use fulmar_state::Ticket;
@@ -228,24 +228,23 @@ fn a_slow_object_store_is_waited_for_by_replicated_functions_alone() {
     });
 }
 
-/// Whoever borrows state does not see of it what may still be lost.
+/// Whoever reads a shared key at another node does not see what may still be lost.
 #[test]
-fn what_is_not_copied_yet_is_not_lent() {
+fn what_is_not_copied_yet_of_a_shared_key_is_not_shown() {
     let Some(server) = S3::start() else {
         eprintln!("skipped: moto_server, a Python package, is not installed");
         return;
     };
     let cluster = Cluster::with_store_text(2, &server.store());
-    let in_edge = "execution_model = \"in-edge\"\nread_only_methods = [\"GET\"]\n";
-    cluster.nodes[0].deploy("counter", "guest-faults", &format!("{REPLICATED}{in_edge}"));
+    cluster.nodes[0].deploy("faults", "guest-faults", REPLICATED);
     let (home, other) = (&cluster.nodes[0], &cluster.nodes[1]);
-    assert_eq!(home.invoke("counter/a", "count 1"), "1");
-    let look = || other.request("GET", "/fn/counter/a", &[], b"counted");
+    assert_eq!(home.invoke("faults/a", "shared-increment b k 1"), "1");
+    let look = || other.request("POST", "/fn/faults", &[], b"shared-get b k");
     assert_eq!(look().text(), "1");
     server.pause();
     std::thread::scope(|scope| {
         let (done, waits) = std::sync::mpsc::channel();
-        scope.spawn(move || done.send(home.invoke("counter/a", "count 1")));
+        scope.spawn(move || done.send(home.invoke("faults/a", "shared-increment b k 1")));
         home.eventually("what it has counted waits to be copied", |node| {
             node.get("/admin/node").json()["changelog"]["behind_seconds"].as_f64() > Some(0.0)
         });
@@ -295,6 +294,39 @@ fn a_later_version_that_stays_with_its_nodes_does_not_hide_a_takeover() {
         let reply = count();
         reply.status == 200 && reply.text() == "3"
     });
+}
+
+/// The same with a function that is removed, and deployed again when the node is back.
+#[test]
+fn what_was_taken_over_of_a_removed_function_is_doubted_as_well() {
+    let objects = ObjectFolder::new();
+    let cluster = Cluster::with_store(2, &objects.path());
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes");
+    };
+    n1.deploy("counter", "guest-faults", REPLICATED);
+    assert_eq!(n2.invoke("counter/s", "count 1"), "1");
+    let health = n2.get("/admin/node").json();
+    let log = health["changelog"]["prefix"].as_str().unwrap();
+    let log = objects.path().join(log);
+    let log = log.parent().unwrap();
+    n2.signal("-STOP");
+    counts_with(n1, "counter/s", "counted", "1");
+    assert_eq!(n1.invoke("counter/s", "count 1"), "2");
+    let removed = n1.request("DELETE", "/admin/functions/counter", &[], b"");
+    assert_eq!(removed.status, 204);
+    take_away(log);
+    n2.signal("-CONT");
+    n2.eventually("it knows that the function is gone", |node| {
+        node.get("/admin/functions/counter").status == 404
+    });
+    give_back(log);
+    n2.eventually("it is back", |node| {
+        let changelog = node.get("/admin/node").json()["changelog"].clone();
+        changelog["open"] == true && changelog["prefix"] != health["changelog"]["prefix"]
+    });
+    n1.deploy("counter", "guest-faults", REPLICATED);
+    assert_eq!(n2.invoke("counter/s", "count 1"), "3");
 }
 
 #[test]

@@ -108,7 +108,7 @@ pub(crate) async fn safe(
     }
 }
 
-/// Waits until a commit is as safe as it has to be for others to see it: as safe as an answer that rests on it.
+/// Waits until a commit is as safe as it has to be for other nodes to see it: as safe as an answer that rests on it.
 pub(crate) async fn shown(core: &Core, function: &Function, ticket: Ticket) -> Result<(), Problem> {
     let shown = match function.current().manifest.durability {
         fulmar_model::Durability::Replicated => core.store.safe(ticket).await,

@@ -81,9 +81,8 @@ pub(crate) async fn load(
     let whole = small.then(|| state.whole()).flatten();
     let function = held.function.clone();
     drop(held);
-    // What leaves the node must not rest on what may be lost.
-    let shown = custody::shown(core, &function, last).await;
-    shown.map_err(NotHere::Failed)?;
+    // What leaves the node must not rest on what is not stored. What comes of it waits here for more, if it has to.
+    core.durable(last).await.map_err(NotHere::Failed)?;
     let sure = custody::sure(core, &function.current()).await;
     sure.map_err(NotHere::Failed)?;
     let entries = whole.map(|whole| {
