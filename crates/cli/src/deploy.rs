@@ -1,5 +1,7 @@
 //! `fulmar deploy`: a component or a manifest, to a node.
 
+mod pack;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -23,26 +25,35 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
     if let Some(namespace) = target.namespace() {
         manifest.name = FunctionName::within(namespace, manifest.name.as_str())?;
     }
-    let wasm = std::fs::read(&component).with_context(|| {
-        format!(
-            "cannot read the component {}\n  fix: build it first (cargo build --release --target wasm32-wasip2), or correct `artifact` in the manifest",
-            component.display()
-        )
-    })?;
-    let digest: String = Sha256::digest(&wasm)
+    let artifact = match manifest.is_program() {
+        true => pack::files(&component).with_context(|| {
+            format!(
+                "cannot pack the program {}\n  fix: correct `artifact` in the manifest: a folder, a file or a .tar",
+                component.display()
+            )
+        })?,
+        false => std::fs::read(&component).with_context(|| {
+            format!(
+                "cannot read the component {}\n  fix: build it first (cargo build --release --target wasm32-wasip2), or correct `artifact` in the manifest",
+                component.display()
+            )
+        })?,
+    };
+    let digest: String = Sha256::digest(&artifact)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let client = target.client()?;
-    let artifact = format!("/admin/artifacts/{digest}");
-    if client.send("HEAD", &artifact, &[], None)?.status() != 200 {
-        eprintln!(
-            "uploading and compiling {} ({} KiB)",
-            component.display(),
-            wasm.len() / 1024
-        );
+    let place = format!("/admin/artifacts/{digest}");
+    if client.send("HEAD", &place, &[], None)?.status() != 200 {
+        let doing = match manifest.is_program() {
+            true => "uploading",
+            false => "uploading and compiling",
+        };
+        let (shown, size) = (component.display(), artifact.len() / 1024);
+        eprintln!("{doing} {shown} ({size} KiB)");
         client
-            .call("PUT", &artifact, Some(&wasm))
+            .call("PUT", &place, Some(&artifact))
             .with_context(|| component.display().to_string())?;
     }
     let body = json!({ "manifest": manifest.to_toml(), "artifact": digest }).to_string();

@@ -137,6 +137,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments
+        .next_if(|first| first == process::CONFINE)
+        .is_some()
+    {
+        // Alone in its process, before anything else runs.
+        let Err(error) = fulmar_node::become_program(arguments);
+        eprintln!("{error}");
+        return ExitCode::from(126);
+    }
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,6 +11,18 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// First argument of this binary that makes it a launcher of programs. Not for people.
+pub(crate) const CONFINE: &str = "confine-program";
+
+/// How this binary becomes a program of a function.
+fn launcher() -> anyhow::Result<Vec<String>> {
+    let own = std::env::current_exe().context("where this binary is")?;
+    let own = own
+        .to_str()
+        .context("the path of this binary is not UTF-8")?;
+    Ok(vec![own.to_owned(), CONFINE.to_owned()])
+}
+
 /// Flags of every command that runs a node.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Process {
@@ -60,7 +72,8 @@ impl Process {
             // Listened for from the start, so that an early signal also stops cleanly.
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
-            let (data, listen, options) = prepare(threads).await?;
+            let (data, listen, mut options) = prepare(threads).await?;
+            options.launcher = launcher()?;
             let scheme = if options.tls.is_some() {
                 "https"
             } else {

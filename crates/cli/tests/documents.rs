@@ -146,6 +146,15 @@ fn namespaces() {
 }
 
 #[test]
+fn programs() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["examples", "sdk"] {
+        std::os::unix::fs::symlink(root().join(name), folder.path().join(name)).unwrap();
+    }
+    run("docs/functions-programs.md", folder.path(), "");
+}
+
+#[test]
 fn getting_started() {
     let folder = tempfile::tempdir().unwrap();
     // Shared with the test of `fulmar new`, so that the SDK is built once.
@@ -230,7 +239,11 @@ fn every_other_page_shows_known_commands_only() {
 
 #[test]
 fn manifests_are_valid() {
-    for page in ["docs/configuration.md", "docs/functions-any-language.md"] {
+    for page in [
+        "docs/configuration.md",
+        "docs/functions-any-language.md",
+        "docs/functions-programs.md",
+    ] {
         let blocks = blocks(page, "toml");
         assert!(!blocks.is_empty(), "{page} shows no manifest");
         for block in blocks {

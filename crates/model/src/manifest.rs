@@ -45,6 +45,8 @@ pub struct Manifest {
     pub slo: Slo,
     /// Methods whose invocations only read, in upper case.
     pub read_only_methods: BTreeSet<String>,
+    /// The program that is run instead of a component, if it is one.
+    pub process: Process,
     /// Limits of one invocation.
     pub limits: Limits,
     /// The function's worker pool.
@@ -80,6 +82,7 @@ impl Manifest {
             anti_rollback: false,
             slo: Slo::default(),
             read_only_methods: BTreeSet::new(),
+            process: Process::default(),
             limits: Limits::default(),
             workers: Workers::default(),
             queue: Queue::default(),
@@ -95,6 +98,11 @@ impl Manifest {
     /// is deployed. Parses to an equal manifest.
     pub fn to_toml(&self) -> String {
         canonical::write(self)
+    }
+
+    /// Whether the function is a program rather than a component.
+    pub fn is_program(&self) -> bool {
+        !self.process.command.is_empty()
     }
 
     /// Whether invocations with this HTTP method are declared read-only.
@@ -253,6 +261,13 @@ impl Default for Slo {
             best_effort: false,
         }
     }
+}
+
+/// `[process]`: a program that is run instead of a component.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// What is run, with its arguments; empty if the function is a component.
+    pub command: Vec<String>,
 }
 
 /// `[limits]`: what one invocation may use.

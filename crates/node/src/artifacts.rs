@@ -1,17 +1,21 @@
-//! Components by digest, and their compiled form.
+//! Components by digest, and their compiled form; programs by digest, and their files.
 //!
 //! ```text
 //! DIR/<sha256>.wasm                       as it was uploaded
 //! DIR/<sha256>.<compatibility>.cwasm      compiled once, memory-mapped afterwards
+//! DIR/<sha256>.tar                        files of a program, as they were uploaded
+//! DIR/<sha256>.files/                     unpacked
 //! ```
+
+mod files;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use fulmar_model::{Code, Problem};
+use fulmar_model::{Code, Manifest, Problem};
 use fulmar_state::datadir::write_durably;
-use fulmar_worker::{Artifact, ArtifactError, Runtime};
+use fulmar_worker::{Artifact, ArtifactError, Program, Runtime};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
@@ -39,6 +43,40 @@ pub(crate) fn is_digest(text: &str) -> bool {
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
+fn not_uploaded(digest: &str) -> Problem {
+    let detail = format!("no artefact {digest} was uploaded");
+    Problem::new(Code::ArtifactNotFound, detail)
+}
+
+/// How a node runs programs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Programs {
+    /// What becomes a program; empty if this node runs none.
+    pub(crate) launcher: Vec<String>,
+    /// Where their workers have their sockets.
+    pub(crate) run: PathBuf,
+}
+
+impl Programs {
+    /// Longest path of the folder: those of sockets have at most 108 bytes, of which their names take some.
+    const LONGEST: usize = 70;
+
+    /// Those of a node with this data directory; ends what an earlier run has left.
+    pub(crate) fn open(
+        launcher: Vec<String>,
+        data: &Path,
+        instance: &str,
+    ) -> std::io::Result<Self> {
+        let mut run = data.join("run");
+        if run.as_os_str().len() > Self::LONGEST {
+            run = std::env::temp_dir()
+                .join(format!("fulmar-{}", &instance[..instance.len().min(16)]));
+        }
+        fulmar_worker::end_left_over(&run)?;
+        Ok(Self { launcher, run })
+    }
+}
+
 fn internal(doing: &str, path: &Path, error: &std::io::Error) -> Problem {
     Problem::new(
         Code::Internal,
@@ -63,19 +101,28 @@ impl Artifacts {
         self.dir.join(format!("{digest}.wasm"))
     }
 
+    fn tar(&self, digest: &str) -> PathBuf {
+        self.dir.join(format!("{digest}.tar"))
+    }
+
+    /// Where the artefact is as it was uploaded, if it was.
+    fn uploaded(&self, digest: &str) -> Option<PathBuf> {
+        let mut known = [self.wasm(digest), self.tar(digest)].into_iter();
+        known.find(|path| is_digest(digest) && path.exists())
+    }
+
     /// Whether the artefact was uploaded.
     pub(crate) fn has(&self, digest: &str) -> bool {
-        is_digest(digest) && self.wasm(digest).exists()
+        self.uploaded(digest).is_some()
     }
 
     /// The artefact as it was uploaded; none if it was not, or cannot be read.
     pub(crate) fn read(&self, digest: &str) -> Option<Vec<u8>> {
-        let path = self.has(digest).then(|| self.wasm(digest))?;
-        std::fs::read(path).ok()
+        std::fs::read(self.uploaded(digest)?).ok()
     }
 
-    /// Checks, compiles and stores a component. Takes seconds for a large one: not for a thread
-    /// that serves others.
+    /// Checks and stores an artefact: compiles a component, unpacks the files of a program. Takes seconds for a large one: not
+    /// for a thread that serves others.
     pub(crate) fn store(
         &self,
         runtime: &Runtime,
@@ -88,6 +135,11 @@ impl Artifacts {
                 format!("the bytes have the digest {found}, not {expected} as in the path");
             return Err(Problem::new(Code::ArtifactInvalid, detail));
         }
+        if files::is_tar(wasm) {
+            self.unpack(expected, wasm)?;
+            let path = self.tar(expected);
+            return write_durably(&path, wasm).map_err(|error| internal("write", &path, &error));
+        }
         let path = self.compiled(runtime, expected);
         if path.exists() && self.has(expected) {
             return Ok(());
@@ -98,6 +150,59 @@ impl Artifacts {
         write_durably(&path, wasm).map_err(|error| internal("write", &path, &error))
     }
 
+    /// The folder of a program's files, unpacked once.
+    fn unpack(&self, digest: &str, tar: &[u8]) -> Result<PathBuf, Problem> {
+        let folder = self.dir.join(format!("{digest}.files"));
+        if folder.exists() {
+            return Ok(folder);
+        }
+        // Whole or not at all.
+        let unfinished = self.dir.join(format!("{digest}.unfinished"));
+        let _ = std::fs::remove_dir_all(&unfinished);
+        if let Err(error) = files::unpack(tar, &unfinished) {
+            let _ = std::fs::remove_dir_all(&unfinished);
+            return Err(Problem::new(Code::ArtifactInvalid, error.to_string()));
+        }
+        std::fs::rename(&unfinished, &folder)
+            .map_err(|error| internal("rename", &unfinished, &error))?;
+        Ok(folder)
+    }
+
+    /// What a function runs, ready to start workers.
+    pub(crate) fn of(
+        &self,
+        runtime: &Runtime,
+        digest: &str,
+        manifest: &Manifest,
+        programs: &Programs,
+    ) -> Result<Arc<Artifact>, Problem> {
+        let is_program = match self.uploaded(digest) {
+            Some(path) => path.extension().is_some_and(|extension| extension == "tar"),
+            None => manifest.is_program(),
+        };
+        let wrong = |detail: &str| Err(Problem::new(Code::ArtifactInvalid, detail));
+        match (manifest.is_program(), is_program) {
+            (false, false) => self.load(runtime, digest),
+            (true, true) => {
+                let path = self.tar(digest);
+                let tar = std::fs::read(&path).map_err(|_| not_uploaded(digest))?;
+                let program = Program {
+                    folder: self.unpack(digest, &tar)?,
+                    command: manifest.process.command.clone(),
+                    launcher: programs.launcher.clone(),
+                    run: programs.run.clone(),
+                };
+                Ok(Arc::new(Artifact::program(program)))
+            }
+            (true, false) => wrong(
+                "the manifest says `[process]`, and the artefact is a component; give the folder of the program as `artifact`",
+            ),
+            (false, true) => wrong(
+                "the artefact is the files of a program, and the manifest does not say what is run; add `[process]` with `command`",
+            ),
+        }
+    }
+
     fn compiled(&self, runtime: &Runtime, digest: &str) -> PathBuf {
         self.dir
             .join(format!("{digest}.{}.cwasm", runtime.compatibility()))
@@ -105,7 +210,7 @@ impl Artifacts {
 
     /// The artefact, ready to start workers; compiled again if this version of the node has not
     /// done so yet.
-    pub(crate) fn load(&self, runtime: &Runtime, digest: &str) -> Result<Arc<Artifact>, Problem> {
+    fn load(&self, runtime: &Runtime, digest: &str) -> Result<Arc<Artifact>, Problem> {
         if let Some(artifact) = self.loaded.lock().get(digest).and_then(Weak::upgrade) {
             return Ok(artifact);
         }
@@ -115,10 +220,7 @@ impl Artifacts {
             let wasm = match std::fs::read(&path) {
                 Ok(wasm) => wasm,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    return Err(Problem::new(
-                        Code::ArtifactNotFound,
-                        format!("no artefact {digest} was uploaded"),
-                    ));
+                    return Err(not_uploaded(digest));
                 }
                 Err(error) => return Err(internal("read", &path, &error)),
             };

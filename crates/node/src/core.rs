@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::arrive::Moving;
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Programs};
 use crate::audit::Audit;
 use crate::carry::StateKeys;
 use crate::continuum::InEffect;
@@ -57,6 +57,8 @@ pub struct NodeOptions {
     pub max_workers: u32,
     /// Memory for all of them, in bytes, of which each takes as much as its function may use; none for no bound.
     pub worker_bytes: Option<u64>,
+    /// What becomes a program, confined: the beginning of a command of which the rest is given; empty for a node that runs none.
+    pub launcher: Vec<String>,
     /// Messages delivered at once.
     pub max_deliveries: usize,
     /// The runtime's threads, if its hooks count the idle ones.
@@ -84,6 +86,7 @@ impl Default for NodeOptions {
             max_body_bytes: 256 << 20,
             max_workers: 2_000,
             worker_bytes: None,
+            launcher: Vec::new(),
             max_deliveries: 256,
             threads: Arc::new(Submitters::uncounted()),
             tls: None,
@@ -114,6 +117,7 @@ pub(crate) struct Core {
     pub(crate) audit: Audit,
     pub(crate) state_keys: StateKeys,
     pub(crate) artifacts: Artifacts,
+    pub(crate) programs: Programs,
     pub(crate) runtime: Runtime,
     pub(crate) pool: Pool,
     pub(crate) functions: Functions,

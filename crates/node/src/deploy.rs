@@ -62,7 +62,7 @@ pub(crate) async fn deploy(
     refuse_without_external_store(core, &manifest)?;
     refuse_lost_external_sessions(core, &manifest).await?;
     // Compiled once before anybody hears of it.
-    load(core, digest).await?;
+    load(core, digest, &manifest).await?;
     if let Some(cluster) = core.cluster.clone() {
         return publish(core, &cluster, manifest, digest).await;
     }
@@ -233,10 +233,19 @@ pub(crate) async fn take_up(core: &Arc<Core>, record: FunctionRecord) -> Result<
 }
 
 /// The artefact, compiled if need be.
-async fn load(core: &Arc<Core>, digest: &str) -> Result<Arc<Artifact>, Problem> {
-    let (core, digest) = (core.clone(), digest.to_owned());
-    let loaded = aside::run(move || core.artifacts.load(&core.runtime, &digest)).await;
+async fn load(
+    core: &Arc<Core>,
+    digest: &str,
+    manifest: &Manifest,
+) -> Result<Arc<Artifact>, Problem> {
+    let (core, digest, manifest) = (core.clone(), digest.to_owned(), manifest.clone());
+    let loaded = aside::run(move || artifact(&core, &digest, &manifest)).await;
     loaded.map_err(|error| Problem::new(Code::Internal, error.to_string()))?
+}
+
+fn artifact(core: &Core, digest: &str, manifest: &Manifest) -> Result<Arc<Artifact>, Problem> {
+    let programs = &core.programs;
+    core.artifacts.of(&core.runtime, digest, manifest, programs)
 }
 
 /// Stores what is deployed, and lets new invocations run it. For whoever holds `core.deploying`.
@@ -245,7 +254,7 @@ async fn put_into_effect(
     manifest: Manifest,
     record: FunctionRecord,
 ) -> Result<Arc<Function>, Problem> {
-    let artifact = load(core, &record.artifact).await?;
+    let artifact = load(core, &record.artifact, &manifest).await?;
     refuse_lost_sessions(core, &manifest).await?;
     let mut bookkeeping = Bookkeeping::default();
     bookkeeping.put(Table::System, &record_key(manifest.name.as_str()), &record);
@@ -381,7 +390,7 @@ pub(crate) fn recover(core: &Arc<Core>) -> Result<(), Problem> {
 fn recover_one(core: &Arc<Core>, record: FunctionRecord) -> Result<(), Problem> {
     let manifest = Manifest::parse(&record.manifest, "fulmar.toml")
         .map_err(|error| Problem::new(Code::ManifestInvalid, error.to_string()))?;
-    let artifact = core.artifacts.load(&core.runtime, &record.artifact)?;
+    let artifact = artifact(core, &record.artifact, &manifest)?;
     let deployed = deployed(core, record, manifest, artifact)?;
     core.functions.deploy(deployed);
     Ok(())

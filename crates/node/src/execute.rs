@@ -194,6 +194,7 @@ impl Run<'_> {
                 id: id.clone(),
                 function: self.function.name.clone(),
                 session: name.clone(),
+                tag,
                 idempotency_key: idempotency_key.clone(),
                 attempt,
                 deadline: self.started + timeout,

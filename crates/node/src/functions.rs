@@ -74,6 +74,7 @@ fn settings(manifest: &Manifest) -> FunctionSettings {
         env: manifest.env.clone().into_iter().collect(),
         config: manifest.config.clone(),
         http: manifest.grants.http.clone(),
+        network: manifest.grants.network,
         files: files.collect(),
     }
 }

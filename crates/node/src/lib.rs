@@ -61,4 +61,5 @@ mod ways;
 pub use core::NodeOptions;
 pub use fulmar_cluster::{ConfigError, NodeConfig};
 pub use fulmar_state::Submitters;
+pub use fulmar_worker::become_program;
 pub use node::{Node, StartError};

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::arrive::Moving;
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Programs};
 use crate::audit::Audit;
 use crate::carry::StateKeys;
 use crate::continuum::{self, InEffect};
@@ -171,6 +171,9 @@ impl Node {
             peer_address = Some(peer);
         }
         let instance = store.instance().await?;
+        let run = data.path().join("run");
+        let programs = Programs::open(options.launcher.clone(), data.path(), &instance);
+        let programs = programs.map_err(|source| StartError::Io { path: run, source })?;
         let logs = Arc::new(Logs::default());
         let core = Arc::new(Core {
             store,
@@ -188,6 +191,7 @@ impl Node {
             })?,
             state_keys: StateKeys::default(),
             artifacts,
+            programs,
             pool: Pool::new(
                 options.max_workers as usize,
                 Room::new(options.worker_bytes),

@@ -15,6 +15,8 @@ pub struct Call {
     pub function: FunctionName,
     /// Its session, if it has one.
     pub session: Option<SessionName>,
+    /// The session's version, which its worker may remember.
+    pub tag: u64,
     /// The client's idempotency key, if it sent one.
     pub idempotency_key: Option<Arc<str>>,
     /// 1 for the first try.
@@ -32,7 +34,7 @@ pub struct Call {
 pub enum Request {
     /// For a component of `fulmar:function`.
     Bytes(Bytes),
-    /// For a component of `wasi:http/proxy`.
+    /// For a component of `wasi:http/proxy`, or a program.
     Http(Box<http::Request<Bytes>>),
 }
 
@@ -41,7 +43,7 @@ pub enum Request {
 pub enum Reply {
     /// Of a component of `fulmar:function`.
     Bytes(Bytes),
-    /// Of a component of `wasi:http/proxy`.
+    /// Of a component of `wasi:http/proxy`, or a program.
     Http(Box<http::Response<Bytes>>),
 }
 
@@ -81,6 +83,9 @@ pub enum CallError {
     /// The engine has no slot left for another live worker.
     #[error("the node has no room for another live worker")]
     NoRoom,
+    /// The program ended.
+    #[error("ended: {0}")]
+    Exited(String),
     /// It could not be started.
     #[error("could not start: {0}")]
     Start(String),

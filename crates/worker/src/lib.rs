@@ -6,21 +6,22 @@
 //! Imports `state` and `model`; knows nothing of HTTP servers, sessions' queues or commits.
 
 mod artifact;
-mod bindings;
 mod call;
-mod host;
 mod logs;
 mod pool;
+mod process;
 mod room;
-mod runtime;
+mod running;
 mod settings;
+mod wasm;
 mod worker;
 
-pub use artifact::{Artifact, ArtifactError, Compiled, World};
+pub use artifact::{Artifact, World};
 pub use call::{Call, CallError, Reply, Request};
 pub use logs::{Level, LogLine, LogSink};
 pub use pool::{Holds, Key, Pool};
+pub use process::{ConfineError, Program, become_program, end_left_over};
 pub use room::{Reserved, Room};
-pub use runtime::{Runtime, RuntimeError, RuntimeOptions};
 pub use settings::{FileGrant, FunctionSettings};
+pub use wasm::{ArtifactError, Compiled, Runtime, RuntimeError, RuntimeOptions};
 pub use worker::Worker;

@@ -122,7 +122,7 @@ impl LineStream {
         }
     }
 
-    fn take(&self, bytes: &[u8]) {
+    pub(crate) fn take(&self, bytes: &[u8]) {
         let mut unfinished = self.unfinished.lock();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             unfinished.extend_from_slice(part);

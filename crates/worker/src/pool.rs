@@ -18,6 +18,14 @@ use crate::worker::Worker;
 pub trait Holds {
     /// How much memory it has for itself, in bytes.
     fn bytes(&self) -> u64;
+
+    /// Whether it can be told what it lacks of a session that has changed since.
+    fn catches_up(&self) -> bool {
+        false
+    }
+
+    /// What it did last is committed, and its session has this version now.
+    fn committed(&mut self, _tag: u64) {}
 }
 
 /// What a worker is for.
@@ -75,7 +83,7 @@ impl<W: Holds> Pool<W> {
     }
 
     /// The worker for the key that waited least, if what it remembers is of version `tag`; one of
-    /// another version is dropped.
+    /// another version is dropped, unless it can catch up.
     pub fn take(&self, key: &Key, tag: u64) -> Option<W> {
         let (found, _dropped_unlocked);
         {
@@ -87,7 +95,7 @@ impl<W: Holds> Pool<W> {
             }
             inner.order.remove(&last.turn);
             inner.bytes -= last.worker.bytes();
-            if last.tag == tag {
+            if last.tag == tag || last.worker.catches_up() {
                 (found, _dropped_unlocked) = (Some(last.worker), None);
             } else {
                 (found, _dropped_unlocked) = (None, Some(last.worker));
@@ -97,7 +105,8 @@ impl<W: Holds> Pool<W> {
     }
 
     /// Lets a worker wait until `expires`, unless others wait for its memory.
-    pub fn put(&self, key: Key, tag: u64, worker: W, expires: Instant) {
+    pub fn put(&self, key: Key, tag: u64, mut worker: W, expires: Instant) {
+        worker.committed(tag);
         let mut dropped_unlocked = Vec::new();
         {
             let mut inner = self.inner.lock();

@@ -21,6 +21,8 @@ pub struct FunctionSettings {
     pub config: BTreeMap<String, String>,
     /// Hosts that may be called over HTTP.
     pub http: Vec<HostGrant>,
+    /// Whether a program may use the network.
+    pub network: bool,
     /// Folders that may be used.
     pub files: Vec<FileGrant>,
 }

@@ -1,59 +1,54 @@
-//! One live instance of a function.
+//! A live worker of any kind: calls come one at a time.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
 use fulmar_model::FunctionName;
 use fulmar_state::Transaction;
-use http_body_util::{BodyExt, Full};
-use tokio::sync::oneshot;
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
-use wasmtime_wasi::I32Exit;
-use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::Proxy;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use crate::artifact::{Artifact, Pre};
-use crate::bindings::function::{Failure, Function};
-use crate::call::{Call, CallError, Reply, Request};
-use crate::host::{Current, Host};
+use crate::artifact::{Artifact, Kind};
+use crate::call::{Call, CallError, Reply};
 use crate::logs::LogSink;
 use crate::pool::Holds;
+use crate::process::Process;
 use crate::room::Reserved;
 use crate::settings::FunctionSettings;
+use crate::wasm::Instance;
 
-/// How long a worker may take to start: what its language's runtime does first.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// One live instance: calls come one at a time.
+/// One live worker: calls come one at a time.
 pub struct Worker {
-    store: Store<Host>,
-    instance: Instance,
-    artifact: Arc<Artifact>,
+    live: Live,
     /// Set while a call runs and after one that failed.
     poisoned: bool,
-    /// Given back last, when the instance is gone.
+    /// Given back last, when the worker is gone.
     room: Reserved,
+}
+
+enum Live {
+    Instance(Box<Instance>),
+    Process(Box<Process>),
 }
 
 impl Holds for Worker {
     fn bytes(&self) -> u64 {
         self.room.bytes()
     }
-}
 
-enum Instance {
-    Function(Function),
-    Http(Proxy),
+    fn catches_up(&self) -> bool {
+        matches!(self.live, Live::Process(_))
+    }
+
+    fn committed(&mut self, tag: u64) {
+        if let Live::Process(process) = &mut self.live {
+            process.committed(tag);
+        }
+    }
 }
 
 impl Worker {
-    /// Starts an instance, for which there is room.
+    /// Starts a worker, for which there is room.
+    ///
+    /// # Errors
+    /// Why it does not start.
     pub async fn start(
         room: Reserved,
         artifact: &Arc<Artifact>,
@@ -61,46 +56,21 @@ impl Worker {
         settings: &Arc<FunctionSettings>,
         logs: &Arc<dyn LogSink>,
     ) -> Result<Self, CallError> {
-        let host = Host::new(function, settings, logs)?;
-        let mut store = Store::new(artifact.runtime.engine(), host);
-        store.limiter(|host| &mut host.limits);
-        store.epoch_deadline_callback(|mut context| {
-            let host = context.data_mut();
-            if Instant::now() < host.deadline {
-                return Ok(UpdateDeadline::Yield(1));
+        let live = match &artifact.kind {
+            Kind::Component(component) => {
+                let starting = Instance::start(component, function, settings, logs);
+                Live::Instance(Box::new(starting.await?))
             }
-            host.timed_out = true;
-            Ok(UpdateDeadline::Interrupt)
-        });
-        store.set_epoch_deadline(1);
-        store.data_mut().deadline = Instant::now() + START_TIMEOUT;
-        let _running = artifact.runtime.running();
-        let deadline = store.data().deadline;
-        let starting = async {
-            match &artifact.pre {
-                Pre::Function(pre) => pre
-                    .instantiate_async(&mut store)
-                    .await
-                    .map(Instance::Function),
-                Pre::Http(pre) => pre.instantiate_async(&mut store).await.map(Instance::Http),
+            Kind::Program(program) => {
+                let starting = Process::start(program, function, settings, logs);
+                Live::Process(Box::new(starting.await?))
             }
         };
-        let Some(started) = cut_off(starting, deadline).await else {
-            return Err(CallError::Timeout);
-        };
-        match started {
-            Ok(instance) => Ok(Self {
-                store,
-                instance,
-                artifact: artifact.clone(),
-                poisoned: false,
-                room,
-            }),
-            Err(error) => Err(match explain(&error, store.data()) {
-                CallError::Trap(text) => CallError::Start(text),
-                known => known,
-            }),
-        }
+        Ok(Self {
+            live,
+            poisoned: false,
+            room,
+        })
     }
 
     /// Ends the worker; its memory is kept for the next one.
@@ -125,207 +95,11 @@ impl Worker {
             return (tx, Err(CallError::Trap(refused.into())));
         }
         self.poisoned = true;
-        let deadline = call.deadline;
-        let host = self.store.data_mut();
-        host.begin(&call, tx);
-        self.store.set_epoch_deadline(1);
-        let _running = self.artifact.runtime.running();
-        let result = match (&self.instance, call.request) {
-            (Instance::Function(function), Request::Bytes(input)) => {
-                let called = call_function(function, &mut self.store, input);
-                cut_off(called, deadline).await
-            }
-            (Instance::Http(proxy), Request::Http(request)) => {
-                let called = call_http(proxy, &mut self.store, *request);
-                cut_off(called, deadline).await
-            }
-            (Instance::Function(_), Request::Http(_)) => Some(Err(CallError::Rejected(
-                "a function of fulmar:function takes bytes, not an HTTP request".into(),
-            ))),
-            (Instance::Http(_), Request::Bytes(_)) => Some(Err(CallError::Rejected(
-                "a function of wasi:http/proxy takes an HTTP request, not bytes".into(),
-            ))),
+        let (tx, result) = match &mut self.live {
+            Live::Instance(instance) => instance.call(call, tx).await,
+            Live::Process(process) => process.call(call, tx).await,
         };
-        let host = self.store.data_mut();
-        let tx = host.end();
-        let result = result.unwrap_or(Err(CallError::Timeout));
         self.poisoned = result.is_err();
         (tx, result)
-    }
-}
-
-async fn call_function(
-    function: &Function,
-    store: &mut Store<Host>,
-    input: Bytes,
-) -> Result<Reply, CallError> {
-    let max = store.data().settings.max_response_bytes;
-    match function.call_handle(&mut *store, &input).await {
-        Ok(Ok(output)) if output.len() > max => Err(CallError::ResponseTooLarge { limit: max }),
-        Ok(Ok(output)) => Ok(Reply::Bytes(output.into())),
-        Ok(Err(Failure::Failed(text))) => Err(CallError::Failed(text)),
-        Ok(Err(Failure::Rejected(text))) => Err(CallError::Rejected(text)),
-        Err(error) => Err(explain(&error, store.data())),
-    }
-}
-
-async fn call_http(
-    proxy: &Proxy,
-    store: &mut Store<Host>,
-    request: http::Request<Bytes>,
-) -> Result<Reply, CallError> {
-    let max = store.data().settings.max_response_bytes;
-    let (respond, response) = oneshot::channel();
-    let request = request.map(|body| Full::new(body).map_err(|never| match never {}));
-    let trap = |error: wasmtime::Error| CallError::Trap(format!("{error:#}"));
-    let mut http = store.data_mut().http();
-    let request = http
-        .new_incoming_request::<http_body_util::combinators::BoxBody<Bytes, wasmtime_wasi_http::Error>>(
-            Scheme::Http,
-            request.map(BodyExt::boxed),
-        )
-        .map_err(trap)?;
-    let out = http.new_response_outparam(respond).map_err(trap)?;
-    // The guest may go on writing its body after it has set the response, so both run together.
-    let mut collected = pin!(collect(response, max));
-    let mut called = pin!(async {
-        let called = proxy
-            .wasi_http_incoming_handler()
-            .call_handle(&mut *store, request, out)
-            .await;
-        called.map_err(|error| explain(&error, store.data()))
-    });
-    let reply = tokio::select! {
-        biased;
-        called = &mut called => {
-            called?;
-            None
-        }
-        reply = &mut collected => Some(reply),
-    };
-    match reply {
-        // Nobody wants to hear the rest of it.
-        Some(Err(error @ CallError::ResponseTooLarge { .. })) => Err(error),
-        // The guest may have more to do, and may trap doing it.
-        Some(reply) => {
-            called.await?;
-            reply
-        }
-        // What it wrote is there; what it left open in its table nobody will ever write or close.
-        None => {
-            let now = poll_fn(|context| Poll::Ready(collected.as_mut().poll(context)));
-            match tokio::task::unconstrained(now).await {
-                Poll::Ready(reply) => reply,
-                Poll::Pending => Err(CallError::NoResponse),
-            }
-        }
-    }
-}
-
-/// Waits for the response and reads its body.
-async fn collect(
-    response: oneshot::Receiver<Result<http::Response<HyperOutgoingBody>, ErrorCode>>,
-    max: usize,
-) -> Result<Reply, CallError> {
-    let response = match response.await {
-        Ok(Ok(response)) => response,
-        Ok(Err(code)) => {
-            return Err(CallError::Failed(format!(
-                "the function answered with the error {code:?}"
-            )));
-        }
-        Err(_) => return Err(CallError::NoResponse),
-    };
-    let (head, mut body) = response.into_parts();
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        match frame {
-            Ok(frame) => {
-                if let Ok(data) = frame.into_data() {
-                    if whole.len() + data.len() > max {
-                        return Err(CallError::ResponseTooLarge { limit: max });
-                    }
-                    whole.extend_from_slice(&data);
-                }
-            }
-            // The body was dropped unfinished.
-            Err(_) => return Err(CallError::NoResponse),
-        }
-    }
-    Ok(Reply::Http(Box::new(http::Response::from_parts(
-        head,
-        whole.freeze(),
-    ))))
-}
-
-/// Ends a call at its deadline even if it waits for the host. Most calls never wait, so the timer is
-/// set only when one does. None: cut off.
-async fn cut_off<T>(called: impl Future<Output = T>, deadline: Instant) -> Option<T> {
-    let mut called = pin!(called);
-    let at_once = poll_fn(|context| match called.as_mut().poll(context) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await;
-    match at_once {
-        Some(result) => Some(result),
-        None => tokio::time::timeout_at(deadline.into(), called).await.ok(),
-    }
-}
-
-/// Why a call ended without a result.
-fn explain(error: &wasmtime::Error, host: &Host) -> CallError {
-    if host.timed_out {
-        return CallError::Timeout;
-    }
-    if error.is::<PoolConcurrencyLimitError>() {
-        return CallError::NoRoom;
-    }
-    if host.limits.was_hit() {
-        return CallError::MemoryLimit {
-            limit: host.limits.memory_bytes(),
-        };
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => CallError::StackOverflow,
-        Some(Trap::MemoryOutOfBounds) if is_deep_recursion(error) => CallError::StackOverflow,
-        Some(trap) => CallError::Trap(format!("{trap}{}", host.last_words())),
-        None => match error.downcast_ref::<I32Exit>() {
-            Some(I32Exit(status)) => CallError::Trap(format!("exited with status {status}")),
-            // Without the frames of the guest around it.
-            None => CallError::Trap(error.root_cause().to_string()),
-        },
-    }
-}
-
-/// Languages that keep a stack of their own in linear memory (Rust, C) run past its end before the
-/// engine's stack is used up: then the innermost calls are all of one or two functions.
-fn is_deep_recursion(error: &wasmtime::Error) -> bool {
-    const INNERMOST: usize = 16;
-    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
-        return false;
-    };
-    let mut functions: Vec<u32> = backtrace
-        .frames()
-        .iter()
-        .take(INNERMOST)
-        .map(|frame| frame.func_index())
-        .collect();
-    let enough = functions.len() == INNERMOST;
-    functions.sort_unstable();
-    functions.dedup();
-    enough && functions.len() <= 2
-}
-
-impl Current {
-    pub(crate) fn of(call: &Call) -> Self {
-        Self {
-            id: call.id.clone(),
-            function: call.function.clone(),
-            session: call.session.clone(),
-            idempotency_key: call.idempotency_key.clone(),
-            attempt: call.attempt,
-            deadline_unix_ms: call.deadline_unix_ms,
-        }
     }
 }

@@ -26,6 +26,9 @@ pub(super) fn write(manifest: &Manifest) -> String {
         .map(|method| quote(method));
     line("read_only_methods", list(methods));
 
+    let command = list(manifest.process.command.iter().map(|text| quote(text)));
+    let _ = write!(out, "\n[process]\ncommand = {command}\n");
+
     out.push_str("\n[limits]\n");
     let mut line = |key: &str, value: String| {
         let _ = writeln!(out, "{key} = {value}");
@@ -76,7 +79,11 @@ pub(super) fn write(manifest: &Manifest) -> String {
         )
     });
     let (hosts, files) = (list(hosts), list(files));
-    let _ = write!(out, "\n[grants]\nhttp = {hosts}\nfiles = {files}\n");
+    let network = manifest.grants.network;
+    let _ = write!(
+        out,
+        "\n[grants]\nnetwork = {network}\nhttp = {hosts}\nfiles = {files}\n"
+    );
     out
 }
 

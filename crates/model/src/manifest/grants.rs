@@ -10,6 +10,8 @@ use super::limits;
 /// The `[grants]` of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Grants {
+    /// Whether a program may use the network.
+    pub network: bool,
     /// Hosts that the function may call over HTTP.
     pub http: Vec<HostGrant>,
     /// Directories that the function may open.

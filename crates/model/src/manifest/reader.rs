@@ -89,6 +89,9 @@ impl Reader<'_> {
         self.flag(&top, &schema::ANTI_ROLLBACK, &mut manifest.anti_rollback);
         manifest.read_only_methods = self.methods(&top);
 
+        let process = self.section(root, "process");
+        manifest.process.command = self.command(&process);
+
         let limits = self.section(root, "limits");
         self.size(&limits, &schema::MEMORY, &mut manifest.limits.memory);
         self.time(&limits, &schema::TIMEOUT, &mut manifest.limits.timeout);
@@ -153,7 +156,40 @@ impl Reader<'_> {
         manifest.env = self.entries(root, &schema::ENV, env_name_fault);
         manifest.config = self.entries(root, &schema::CONFIG, config_key_fault);
         manifest.grants = self.grants(root);
+        self.check_kind(root, &manifest);
         Some(manifest)
+    }
+
+    /// What is granted has to suit the kind of function.
+    fn check_kind(&mut self, root: &DeTable<'_>, manifest: &Manifest) {
+        let (grants, span) = (
+            &manifest.grants,
+            root.get("grants").map_or(0..0, Spanned::span),
+        );
+        let elsewhere = grants.files.iter().find(|file| file.host != file.guest);
+        match manifest.is_program() {
+            true if !grants.http.is_empty() => self.report(
+                span.clone(),
+                "a program is granted hosts",
+                "programs are granted the whole network or none of it",
+                "write network = true instead of http",
+            ),
+            false if grants.network => self.report(
+                span.clone(),
+                "a component is granted the network",
+                "components are granted hosts",
+                "list the hosts in grants.http instead",
+            ),
+            _ => {}
+        }
+        if let Some(file) = elsewhere.filter(|_| manifest.is_program()) {
+            self.report(
+                span,
+                format!("a program is to see {:?} as {:?}", file.host, file.guest),
+                "a program sees folders where they are",
+                "make host and guest the same",
+            );
+        }
     }
 
     fn report(

@@ -104,8 +104,9 @@ fields! {
     /// Name of the function: `/fn/{name}` invokes it. With a namespace in front, as in `shop.counter`, the function shares buckets
     /// with the functions of that namespace, sends messages to them, and counts for its quotas.
     NAME = "" "name" Rule::Form("1 to 63 of a-z, 0-9 and, between them, hyphens; a namespace of the same form and a dot may be in front");
-    /// Path of the WebAssembly component, relative to the manifest.
-    ARTIFACT = "" "artifact" Rule::Form("the path of a .wasm file, relative to the manifest");
+    /// Path of the WebAssembly component, relative to the manifest; with `[process]` of a folder, a file or a .tar, which is where the
+    /// program starts.
+    ARTIFACT = "" "artifact" Rule::Form("the path of a .wasm file, or of a program's files, relative to the manifest");
     /// When an invocation is acknowledged: `memory` at once (a crash of the node loses it),
     /// `local` after it is synced to the node's disk, `replicated` after it is in the object store as well,
     /// so that the loss of the node loses nothing. `replicated` needs nodes with `[store]`.
@@ -129,7 +130,12 @@ fields! {
     /// refused with `read-only-violation`.
     READ_ONLY_METHODS = "" "read_only_methods" Rule::Choices(METHODS);
 
-    /// Linear memory of one worker. An invocation that needs more fails with `memory-limit`.
+    /// What is run, with its arguments, if the function is a program instead of a component: it serves HTTP on the Unix socket that
+    /// `FULMAR_SOCKET` names. What has a `/` is a path in the artefact, anything else is looked for in the system's folders.
+    PROCESS_COMMAND = "process" "command" Rule::Form("a list of texts such as [\"python3\", \"main.py\"]; empty for a component");
+
+    /// Linear memory of one worker, or private memory of a program. An invocation of a component that needs more fails with
+    /// `memory-limit`; a program is refused more.
     MEMORY = "limits" "memory" Rule::Size { min: limits::MIN_MEMORY, max: limits::MAX_MEMORY };
     /// Time of one invocation. After it the invocation is cut off with `function-timeout` and leaves no trace.
     TIMEOUT = "limits" "timeout" Rule::Time { min: limits::MIN_TIMEOUT, max: limits::MAX_TIMEOUT };
@@ -172,10 +178,12 @@ fields! {
     ENV = "env" "" Rule::Form("NAME = \"value\"; names of letters, digits and _, not starting with a digit; values of up to 64 KiB");
     /// Answers of `wasi:config/store`.
     CONFIG = "config" "" Rule::Form("key = \"value\"; keys of up to 256 bytes without control characters; values of up to 64 KiB");
+    /// Whether a program may use the network. Components are granted hosts instead, with `http`.
+    GRANTS_NETWORK = "grants" "network" Rule::Flag;
     /// Hosts that `wasi:http/outgoing-handler` may call. Without a port every port of the host is meant.
     GRANTS_HTTP = "grants" "http" Rule::Form("a list of \"host\" or \"host:port\" without scheme, path or wildcard");
     /// Directories of the node that the function sees as its own: `host` there, `guest` here,
-    /// `mode` `ro` (the default) or `rw`.
+    /// `mode` `ro` (the default) or `rw`. A program sees them where they are: `host` and `guest` are the same then.
     GRANTS_FILES = "grants" "files" Rule::Form("a list of { host = \"/absolute\", guest = \"/absolute\", mode = \"ro\" }");
 }
 

@@ -119,6 +119,38 @@ fn the_canonical_text_has_every_key_of_the_schema_in_order() {
 }
 
 #[test]
+fn a_program_is_told_from_a_component_by_its_command() {
+    let program = "[process]\ncommand = [\"python3\", \"main.py\"]\n";
+    let read = parse(&format!("{MINIMAL}{program}[grants]\nnetwork = true\n")).unwrap();
+    assert!(read.is_program() && read.grants.network);
+    assert_eq!(read.process.command, ["python3", "main.py"]);
+    assert_eq!(parse(&read.to_toml()), Ok(read));
+    assert!(!parse(MINIMAL).unwrap().is_program());
+    for (text, expected) in [
+        (
+            "[grants]\nnetwork = true\n".to_owned(),
+            "list the hosts in grants.http",
+        ),
+        (
+            format!("{program}[grants]\nhttp = [\"a.example\"]\n"),
+            "write network = true",
+        ),
+        (
+            format!("{program}[grants]\nfiles = [{{ host = \"/a\", guest = \"/b\" }}]\n"),
+            "make host and guest the same",
+        ),
+        ("[process]\ncommand = [\"\"]\n".to_owned(), "without a NUL"),
+        (
+            "[process]\ncommand = \"python3\"\n".to_owned(),
+            "square brackets",
+        ),
+    ] {
+        let message = message(&text);
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
 fn json_has_the_names_of_the_file() {
     let json = serde_json::to_value(parse(FULL).unwrap()).unwrap();
     assert_eq!(json["execution_model"], "in-function");

@@ -62,7 +62,7 @@ impl ClientCall<'_> {
     ) -> Result<Response<Body>, Problem> {
         let request = match self.deployed.world() {
             World::Function => WorkerRequest::Bytes(body),
-            World::Http => WorkerRequest::Http(Box::new(http_request(
+            World::Http | World::Program => WorkerRequest::Http(Box::new(http_request(
                 self.head.clone(),
                 &self.target,
                 body,

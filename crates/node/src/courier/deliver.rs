@@ -313,7 +313,7 @@ pub(super) fn request(function: &Function, message: &MessageRecord) -> Result<Re
     let body = Bytes::copy_from_slice(&stored.body);
     match function.current().world() {
         World::Function => Ok(Request::Bytes(body)),
-        World::Http => {
+        World::Http | World::Program => {
             let mut request = http::Request::builder()
                 .method(stored.method.as_str())
                 .uri(stored.path.as_str());

@@ -375,6 +375,10 @@ impl Run<'_> {
                 Code::QueueFull,
                 "all workers that the node can have are busy",
             ),
+            CallError::Exited(text) => Problem::new(
+                Code::FunctionTrap,
+                format!("the program of {name} ended: {text}"),
+            ),
             CallError::Start(text) => Problem::new(
                 Code::Internal,
                 format!("a worker of {name} could not start: {text}"),

@@ -1,11 +1,12 @@
 //! A session as it is copied to another home: all of it at once, or all but what changes meanwhile, and
-//! then that.
+//! then that. And what changed since a commit, for whoever remembers it as it was.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Changes, SessionState};
+use super::{Changes, Home, SessionState};
+use crate::commit::Ticket;
 
 impl SessionState {
     /// All keys and values, if they are in memory; only in the session's turn.
@@ -16,6 +17,23 @@ impl SessionState {
             Some((key.clone(), value))
         });
         hot.complete.then(|| present.collect())
+    }
+
+    /// Keys that were written after a commit, with their values now; none if that is not known.
+    pub fn changed_since(&self, commit: Ticket) -> Option<Vec<(Arc<str>, Option<Bytes>)>> {
+        let hot = self.hot.lock();
+        if !hot.complete || hot.last_delete > commit || self.home != Home::Store {
+            return None;
+        }
+        let changed = hot
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.ticket > commit);
+        Some(
+            changed
+                .map(|(key, entry)| (key.clone(), entry.value.clone()))
+                .collect(),
+        )
     }
 
     /// Remembers from now on what changes.

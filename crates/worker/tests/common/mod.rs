@@ -169,6 +169,7 @@ impl Bench {
                 .session
                 .as_ref()
                 .map(|_| SessionName::new("s").unwrap()),
+            tag: self.session.as_ref().map_or(0, |session| session.tag()),
             idempotency_key: Some("idem".into()),
             attempt: 3,
             deadline: Instant::now() + self.timeout,

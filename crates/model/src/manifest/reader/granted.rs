@@ -10,6 +10,7 @@ impl Reader<'_> {
     pub(super) fn grants(&mut self, root: &DeTable<'_>) -> Grants {
         let section = self.section(root, "grants");
         let mut grants = Grants::default();
+        self.flag(&section, &schema::GRANTS_NETWORK, &mut grants.network);
         let field = &schema::GRANTS_HTTP;
         for (node, text) in self.texts(&section, field) {
             match HostGrant::new(text) {

@@ -78,6 +78,21 @@ impl Reader<'_> {
         None
     }
 
+    pub(super) fn command(&mut self, section: &Section<'_, '_>) -> Vec<String> {
+        let field = &schema::PROCESS_COMMAND;
+        let mut command = Vec::new();
+        for (node, text) in self.texts(section, field) {
+            if text.is_empty() || text.len() > limits::MAX_PATH_BYTES || text.contains('\0') {
+                let found = format!("{} holds {:?}", label(field), shortened(text));
+                let allowed = limits::MAX_PATH_BYTES;
+                let fix = format!("write 1 to {allowed} bytes without a NUL character");
+                self.refuse(node, field, found, fix);
+            }
+            command.push(text.to_owned());
+        }
+        command
+    }
+
     pub(super) fn size(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut ByteSize) {
         let Rule::Size { min, max } = field.rule else {
             unreachable!("{} is a size", field.key)

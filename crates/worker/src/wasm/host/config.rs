@@ -1,7 +1,7 @@
 //! `wasi:config/store`, in both published versions: the manifest's `[config]`.
 
 use super::Host;
-use crate::bindings::offered::wasi::{config0_2_0_draft, config0_2_0_rc_1};
+use crate::wasm::bindings::offered::wasi::{config0_2_0_draft, config0_2_0_rc_1};
 
 impl config0_2_0_draft::store::Host for Host {
     fn get(

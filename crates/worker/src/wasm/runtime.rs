@@ -8,7 +8,7 @@ use std::time::Duration;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
-use crate::host::{self, Host};
+use crate::wasm::host::{self, Host};
 
 /// Stack of a function in bytes: half of wasmtime's default for async stacks, so that the host's
 /// part fits as well.

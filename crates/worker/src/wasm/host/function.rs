@@ -3,19 +3,20 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use fulmar_model::{Bucket, ExecutionModel, FunctionName, SessionName};
+use fulmar_model::{Bucket, ExecutionModel};
 use fulmar_state::{StateError, Transaction};
 
-use super::{Host, NOT_YET};
-use crate::bindings::offered::fulmar::function::{context, messages, placement, state};
+use super::Host;
+use crate::running::NOT_YET;
+use crate::wasm::bindings::offered::fulmar::function::{context, messages, placement, state};
 
 /// Keys of one page at most.
 const MAX_PAGE: usize = 10_000;
 
 impl context::Host for Host {
     fn current(&mut self) -> wasmtime::Result<context::Invocation> {
-        let read_only = self.tx().is_some_and(|tx| tx.is_read_only());
-        let current = self.current.as_ref();
+        let read_only = self.running.tx().is_some_and(|tx| tx.is_read_only());
+        let current = self.running.current.as_ref();
         let current = current.ok_or_else(|| wasmtime::Error::msg(NOT_YET))?;
         Ok(context::Invocation {
             id: current.id.to_string(),
@@ -56,7 +57,7 @@ impl Host {
             Ok(bucket) => bucket,
             Err(error) => return Ok(Err(state::Error::InvalidName(error.to_string()))),
         };
-        match self.in_bucket(bucket, use_state) {
+        match self.running.in_bucket(bucket, use_state) {
             None => Ok(Err(state::Error::Storage(NOT_YET.into()))),
             Some(used) => Ok(used.map_err(state_error)),
         }
@@ -68,7 +69,7 @@ impl Host {
     async fn ask_for(&mut self, bucket: &str, key: &str) -> Result<(), state::Error> {
         let bucket = Bucket::new(bucket);
         let bucket = bucket.map_err(|error| state::Error::InvalidName(error.to_string()))?;
-        self.fetch(bucket, key).await.map_err(state_error)
+        self.running.fetch(bucket, key).await.map_err(state_error)
     }
 }
 
@@ -115,7 +116,11 @@ impl state::Host for Host {
             Ok(bucket) => bucket,
             Err(error) => return Ok(Err(state::Error::InvalidName(error.to_string()))),
         };
-        match self.list(bucket, &prefix, after.as_deref(), limit).await {
+        match self
+            .running
+            .list(bucket, &prefix, after.as_deref(), limit)
+            .await
+        {
             None => Ok(Err(state::Error::Storage(NOT_YET.into()))),
             Some(listed) => Ok(listed.map_err(state_error)),
         }
@@ -156,32 +161,14 @@ impl messages::Host for Host {
         session: Option<String>,
         body: Vec<u8>,
     ) -> wasmtime::Result<Result<(), messages::Error>> {
-        let invalid =
-            |error: fulmar_model::NameError| messages::Error::InvalidName(error.to_string());
-        let Some(current) = &self.current else {
-            return Ok(Err(messages::Error::ReadOnly));
-        };
-        // Messages do not leave the namespace.
-        let to = match FunctionName::within(current.function.namespace(), &function) {
-            Ok(to) => to,
-            Err(error) => return Ok(Err(invalid(error))),
-        };
-        let session = match session
-            .map(|session| SessionName::new(&session))
-            .transpose()
-        {
-            Ok(session) => session,
-            Err(error) => return Ok(Err(invalid(error))),
-        };
-        let Some(tx) = self.tx() else {
-            return Ok(Err(messages::Error::ReadOnly));
-        };
-        Ok(tx
-            .send(to, session, body.into())
-            .map_err(|error| match error {
-                StateError::ReadOnly => messages::Error::ReadOnly,
-                other => messages::Error::TooLarge(other.to_string()),
-            }))
+        let sent = self
+            .running
+            .send(&function, session.as_deref(), body.into());
+        Ok(sent.map_err(|error| match error {
+            StateError::ReadOnly => messages::Error::ReadOnly,
+            StateError::InvalidName(error) => messages::Error::InvalidName(error.to_string()),
+            other => messages::Error::TooLarge(other.to_string()),
+        }))
     }
 }
 
@@ -203,7 +190,7 @@ impl placement::Host for Host {
             placement::ExecutionModel::InEdge => ExecutionModel::InEdge,
             placement::ExecutionModel::External => ExecutionModel::External,
         };
-        let Some(tx) = self.tx() else {
+        let Some(tx) = self.running.tx() else {
             return Ok(Err(placement::Error::NoSession));
         };
         Ok(tx.choose_model(model).map_err(|error| match error {

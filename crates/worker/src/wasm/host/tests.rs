@@ -11,12 +11,12 @@ use wasmtime::component::Resource;
 
 use super::Host;
 use super::keyvalue::{Bucket, PAGE};
-use crate::bindings::offered::wasi::keyvalue0_2_0_draft as draft1;
-use crate::bindings::offered::wasi::keyvalue0_2_0_draft2 as draft2;
-use crate::bindings::offered::wasi::{config0_2_0_draft, config0_2_0_rc_1};
 use crate::call::{Call, Request};
 use crate::logs::{Level, LineStream, LogLine, LogSink, Writer};
 use crate::settings::FunctionSettings;
+use crate::wasm::bindings::offered::wasi::keyvalue0_2_0_draft as draft1;
+use crate::wasm::bindings::offered::wasi::keyvalue0_2_0_draft2 as draft2;
+use crate::wasm::bindings::offered::wasi::{config0_2_0_draft, config0_2_0_rc_1};
 
 #[derive(Default)]
 struct Lines(parking_lot::Mutex<Vec<String>>);
@@ -50,6 +50,7 @@ fn call(session: Option<SessionName>) -> Call {
         id: "i".into(),
         function: function(),
         session,
+        tag: 0,
         idempotency_key: None,
         attempt: 1,
         deadline: Instant::now() + Duration::from_secs(60),

@@ -1,8 +1,8 @@
 //! `wasi:logging/logging`.
 
 use super::Host;
-use crate::bindings::offered::wasi::logging::logging;
 use crate::logs::Level;
+use crate::wasm::bindings::offered::wasi::logging::logging;
 
 impl logging::Host for Host {
     fn log(

@@ -5,8 +5,9 @@ use fulmar_model::{Bucket as BucketName, NameError};
 use fulmar_state::{StateError, Transaction};
 use wasmtime::component::Resource;
 
-use super::{Host, NOT_YET};
-use crate::bindings::offered::wasi::keyvalue0_2_0_draft::{atomics, batch, store};
+use super::Host;
+use crate::running::NOT_YET;
+use crate::wasm::bindings::offered::wasi::keyvalue0_2_0_draft::{atomics, batch, store};
 
 /// Keys of one page.
 pub(crate) const PAGE: usize = 1000;
@@ -65,6 +66,7 @@ impl Host {
         match BucketName::new(&name) {
             Ok(BucketName::Session)
                 if self
+                    .running
                     .current
                     .as_ref()
                     .is_some_and(|current| current.session.is_none()) =>
@@ -94,7 +96,7 @@ impl Host {
         name: &str,
         use_state: impl FnOnce(&mut Transaction, BucketName<'_>) -> Result<T, StateError>,
     ) -> Result<T, KvError> {
-        let used = self.in_bucket(BucketName::new(name)?, use_state);
+        let used = self.running.in_bucket(BucketName::new(name)?, use_state);
         Ok(used.ok_or_else(|| KvError::Other(NOT_YET.into()))??)
     }
 
@@ -107,7 +109,7 @@ impl Host {
     ) -> wasmtime::Result<Result<T, KvError>> {
         let name = self.kv_name(bucket)?;
         let used = async {
-            self.fetch(BucketName::new(&name)?, key).await?;
+            self.running.fetch(BucketName::new(&name)?, key).await?;
             self.kv_named(&name, |tx, bucket| use_state(tx, bucket, key))
         };
         Ok(used.await)
@@ -121,7 +123,7 @@ impl Host {
         let name = self.kv_name(bucket)?;
         let listed = async {
             let bucket = BucketName::new(&name)?;
-            let keys = self.list(bucket, "", after.as_deref(), PAGE).await;
+            let keys = self.running.list(bucket, "", after.as_deref(), PAGE).await;
             let keys = keys.ok_or_else(|| KvError::Other(NOT_YET.into()))??;
             let next = (keys.len() == PAGE).then(|| keys.last().cloned()).flatten();
             Ok(Page { keys, next })

@@ -28,9 +28,9 @@ pub(crate) mod offered {
         },
         require_store_data_send: true,
         with: {
-            "wasi:keyvalue/store@0.2.0-draft.bucket": crate::host::keyvalue::Bucket,
-            "wasi:keyvalue/store@0.2.0-draft2.bucket": crate::host::keyvalue::Bucket,
-            "wasi:keyvalue/atomics@0.2.0-draft2.cas": crate::host::keyvalue::Cas,
+            "wasi:keyvalue/store@0.2.0-draft.bucket": crate::wasm::host::keyvalue::Bucket,
+            "wasi:keyvalue/store@0.2.0-draft2.bucket": crate::wasm::host::keyvalue::Bucket,
+            "wasi:keyvalue/atomics@0.2.0-draft2.cas": crate::wasm::host::keyvalue::Cas,
         },
     });
 }

@@ -4,7 +4,7 @@ use wasmtime::component::Resource;
 
 use super::Host;
 use super::keyvalue::{Bucket, Cas, KvError};
-use crate::bindings::offered::wasi::keyvalue0_2_0_draft2::{atomics, batch, store};
+use crate::wasm::bindings::offered::wasi::keyvalue0_2_0_draft2::{atomics, batch, store};
 
 impl From<KvError> for store::Error {
     fn from(error: KvError) -> Self {

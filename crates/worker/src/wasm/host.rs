@@ -13,27 +13,24 @@ mod tests;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fulmar_model::id::{bucket_within, check_key};
-use fulmar_model::{Bucket, FunctionName, SessionName};
-use fulmar_state::{KeyRange, StateError, Transaction};
+use fulmar_model::FunctionName;
+use fulmar_state::Transaction;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::bindings::offered;
 use crate::call::{Call, CallError};
 use crate::logs::{Level, LineStream, LogSink, Writer};
+use crate::running::Running;
 use crate::settings::FunctionSettings;
+use crate::wasm::bindings::offered;
 use limits::Limits;
 use outgoing::Outgoing;
 
 /// Handles (buckets, streams, requests) that one worker may hold at once: each costs the node memory
 /// that the function's limit does not count.
 const MAX_HANDLES: usize = 10_000;
-
-/// Why there is no state and no context while a worker starts.
-const NOT_YET: &str = "there is no invocation while the worker starts";
 
 /// The data of a worker's store.
 pub(crate) struct Host {
@@ -48,18 +45,7 @@ pub(crate) struct Host {
     standard: [LineStream; 2],
     pub(crate) deadline: Instant,
     pub(crate) timed_out: bool,
-    pub(crate) current: Option<Current>,
-    tx: Option<Transaction>,
-}
-
-/// The running invocation.
-pub(crate) struct Current {
-    pub(crate) id: Arc<str>,
-    pub(crate) function: FunctionName,
-    pub(crate) session: Option<SessionName>,
-    pub(crate) idempotency_key: Option<Arc<str>>,
-    pub(crate) attempt: u32,
-    pub(crate) deadline_unix_ms: u64,
+    pub(crate) running: Running,
 }
 
 impl Host {
@@ -107,8 +93,7 @@ impl Host {
             standard,
             deadline: Instant::now(),
             timed_out: false,
-            current: None,
-            tx: None,
+            running: Running::default(),
         })
     }
 
@@ -117,8 +102,7 @@ impl Host {
         self.timed_out = false;
         self.limits.begin();
         self.writer.begin(call.session.clone(), call.id.clone());
-        self.current = Some(Current::of(call));
-        self.tx = Some(tx);
+        self.running.begin(call, tx);
     }
 
     /// Ends the call and gives its transaction back.
@@ -126,91 +110,7 @@ impl Host {
         for stream in &self.standard {
             stream.end_line();
         }
-        self.current = None;
-        self.tx
-            .take()
-            .unwrap_or_else(|| unreachable!("`begin` was called before"))
-    }
-
-    /// The invocation's state; none while the worker starts.
-    pub(crate) fn tx(&mut self) -> Option<&mut Transaction> {
-        self.tx.as_mut()
-    }
-
-    /// Uses a bucket as the invocation's namespace has it; none while the worker starts.
-    pub(crate) fn in_bucket<T>(
-        &mut self,
-        bucket: Bucket<'_>,
-        use_state: impl FnOnce(&mut Transaction, Bucket<'_>) -> T,
-    ) -> Option<T> {
-        let Bucket::Shared(name) = bucket else {
-            return Some(use_state(self.tx.as_mut()?, bucket));
-        };
-        let namespace = self.current.as_ref()?.function.namespace();
-        let name = bucket_within(namespace, name);
-        Some(use_state(self.tx.as_mut()?, Bucket::Shared(&name)))
-    }
-
-    /// The full name of a shared bucket, while an invocation runs.
-    fn full_name(&self, bucket: &str) -> Option<String> {
-        let namespace = self.current.as_ref()?.function.namespace();
-        Some(bucket_within(namespace, bucket).into_owned())
-    }
-
-    /// Asks for a key that is used next, if it is a shared one that is placed among nodes and not known yet.
-    pub(crate) async fn fetch(&mut self, bucket: Bucket<'_>, key: &str) -> Result<(), StateError> {
-        let Bucket::Shared(name) = bucket else {
-            return Ok(());
-        };
-        check_key(key)?;
-        let (Some(name), Some(tx)) = (self.full_name(name), &self.tx) else {
-            return Ok(());
-        };
-        let Some(placed) = tx.lacks(Bucket::Shared(&name), key) else {
-            return Ok(());
-        };
-        let asked = Instant::now();
-        let found = self.reached(placed.read(&name, key).await)?;
-        if let Some(tx) = &mut self.tx {
-            tx.fetched(&name, key, found, asked.elapsed());
-        }
-        Ok(())
-    }
-
-    /// Remembers that a shared key could not be asked for.
-    fn reached<T>(&mut self, answer: Result<T, StateError>) -> Result<T, StateError> {
-        if let (Err(StateError::Unreachable(problem)), Some(tx)) = (&answer, &mut self.tx) {
-            tx.unreachable(problem.clone());
-        }
-        answer
-    }
-
-    /// The keys of a bucket, wherever they are; none while the worker starts.
-    pub(crate) async fn list(
-        &mut self,
-        bucket: Bucket<'_>,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Option<Result<Vec<String>, StateError>> {
-        let lister = self.tx.as_ref()?.lister(bucket);
-        let (Bucket::Shared(name), Some((lister, more))) = (bucket, lister) else {
-            return self.in_bucket(bucket, |tx, bucket| {
-                tx.list_keys(bucket, prefix, after, limit)
-            });
-        };
-        let name = self.full_name(name)?;
-        let range = KeyRange {
-            bucket: &name,
-            prefix,
-            after,
-            limit,
-        };
-        let limit = limit + more;
-        let listed = lister.list(KeyRange { limit, ..range }).await;
-        let listed = self.reached(listed);
-        let tx = self.tx.as_ref()?;
-        Some(listed.map(|listed| tx.with_own_keys(range, listed)))
+        self.running.end()
     }
 
     /// A hint at what the function wrote last, for the message of a trap.

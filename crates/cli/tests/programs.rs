@@ -1,0 +1,216 @@
+//! Functions that are programs: deployed, invoked, ended, on one node and on two.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::cluster::Cluster;
+use common::{Node, fulmar, sha256};
+
+/// A folder with a program in Python and the SDK that it uses.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn of(main: &str, manifest: &str) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk/python/src/fulmar");
+        let own = folder.0.path().join("fulmar");
+        std::fs::create_dir(&own).unwrap();
+        for file in std::fs::read_dir(sdk).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "py") {
+                std::fs::copy(&path, own.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        std::fs::write(folder.0.path().join("main.py"), main).unwrap();
+        std::fs::write(folder.0.path().join("fulmar.toml"), manifest).unwrap();
+        folder
+    }
+
+    fn example() -> Self {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/process-counter");
+        let read = |name| std::fs::read_to_string(example.join(name)).unwrap();
+        Self::of(&read("main.py"), &read("fulmar.toml"))
+    }
+
+    /// A handler whose body is given, as the function `it`.
+    fn handler(body: &str) -> Self {
+        let body = body.replace('\n', "\n    ");
+        let main = format!(
+            "import os, fulmar\n\ndef handle(request, ctx):\n    {body}\n\nfulmar.serve(handle)\n"
+        );
+        let manifest =
+            "name = \"it\"\nartifact = \".\"\n[process]\ncommand = [\"python3\", \"main.py\"]\n";
+        Self::of(&main, manifest)
+    }
+
+    fn deploy(&self, node: &Node) {
+        fulmar(node, &["deploy", self.0.path().to_str().unwrap()]).unwrap();
+    }
+}
+
+#[test]
+fn a_program_counts_and_its_state_outlives_the_node() {
+    let mut node = Node::start(&[]);
+    Folder::example().deploy(&node);
+    for count in 1..=3 {
+        assert_eq!(node.invoke("process-counter/a", "1"), count.to_string());
+    }
+    assert_eq!(node.invoke("process-counter/b", "10"), "10");
+    let key = [("idempotency-key", "k")];
+    let first = node.request("POST", "/fn/process-counter/a", &key, b"5");
+    assert_eq!(first.text(), "8");
+    node.crash_and_restart();
+    let again = node.request("POST", "/fn/process-counter/a", &key, b"5");
+    assert_eq!(
+        (again.text().as_str(), again.header("idempotency-replayed")),
+        ("8", Some("true"))
+    );
+    assert_eq!(node.invoke("process-counter/a", "1"), "9");
+    assert_eq!(node.invoke("process-counter/b", "1"), "11");
+    // What an operator writes is seen by a worker that remembers something else.
+    let written = node.request(
+        "PUT",
+        "/admin/state/session/process-counter/a/key/count",
+        &[],
+        b"100",
+    );
+    assert!(written.status < 300, "{}", written.text());
+    assert_eq!(node.invoke("process-counter/a", "1"), "101");
+}
+
+#[test]
+fn the_sdk_of_python_keeps_what_it_says() {
+    let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk/python");
+    let ran = std::process::Command::new("python3")
+        .args(["-B", "-m", "unittest", "discover", "-s", "tests"])
+        .current_dir(sdk)
+        .output()
+        .unwrap();
+    assert!(
+        ran.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+}
+
+#[test]
+fn messages_shared_keys_and_failures_are_those_of_any_function() {
+    let node = Node::start(&[]);
+    let body = "word, _, rest = request.body.decode().partition(' ')
+if word == 'send':
+    ctx.send('process-counter', b'2', session=rest)
+    ctx.state['sent'] = rest.encode()
+    return ctx.shared('all').increment('sent').__str__()
+if word == 'fail':
+    ctx.send('process-counter', b'1000', session=rest)
+    ctx.state['sent'] = b'never'
+    raise ValueError('as told')
+if word == 'exit':
+    os._exit(3)
+if word == 'swap':
+    swapped = ctx.shared('all').compare_and_swap('sent', b'2', b'7')
+    return str(swapped) + ' ' + ctx.shared('all').get('sent').decode() + ' ' + ','.join(ctx.shared('all').keys())
+print('asked for', word, flush=True)
+return ' '.join([ctx.state.get('sent', b'nothing').decode(), ctx.session, ','.join(ctx.state)])";
+    Folder::example().deploy(&node);
+    Folder::handler(body).deploy(&node);
+    assert_eq!(node.invoke("it/s", "send r"), "1");
+    assert_eq!(node.invoke("it/s", "send r"), "2");
+    assert_eq!(node.invoke("it/s", "swap"), "True 7 sent");
+    for (body, code) in [("fail r", 500), ("exit", 500)] {
+        let failed = node.request("POST", "/fn/it/s", &[], body.as_bytes());
+        assert_eq!(failed.status, code, "{}", failed.text());
+    }
+    assert_eq!(node.invoke("it/s", "look"), "r s sent");
+    node.eventually("both messages arrived, and no other", |node| {
+        node.invoke("process-counter/r", "0") == "4"
+    });
+    let logs = fulmar(&node, &["logs", "it"]).unwrap();
+    assert!(
+        logs.contains("asked for look") && logs.contains("ValueError: as told"),
+        "{logs}"
+    );
+}
+
+/// Processes with a word in their environment.
+fn with_environment(word: &str) -> Vec<PathBuf> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let processes = processes.map(|process| process.path());
+    processes
+        .filter(|process| {
+            let environment = std::fs::read(process.join("environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environment).contains(word)
+        })
+        .collect()
+}
+
+#[test]
+fn nothing_is_left_of_programs_when_the_node_is_killed() {
+    let mut node = Node::start(&[]);
+    let body = "import subprocess
+subprocess.Popen(['sleep', '1000'], start_new_session=True)
+return os.environ['FULMAR_SOCKET']";
+    Folder::handler(body).deploy(&node);
+    let socket = PathBuf::from(node.invoke("it", ""));
+    let run = socket.parent().unwrap().to_str().unwrap().to_owned();
+    assert!(
+        with_environment(&run).len() >= 2,
+        "the program and what it started"
+    );
+    node.crash();
+    node.start_again();
+    node.eventually("they are ended", |_| with_environment(&run).is_empty());
+    assert!(!Path::new(&run).exists());
+    assert!(
+        node.invoke("it", "").starts_with('/'),
+        "and it starts again"
+    );
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    let node = Node::start(&[]);
+    let program = "[process]\ncommand = [\"python3\", \"main.py\"]\n";
+    let wasm = std::fs::read(common::guest("counter")).unwrap();
+    node.try_deploy("counter", &wasm, program)
+        .expect_problem(422, "artifact-invalid");
+    let mut tar = vec![0; 1024];
+    tar[257..262].copy_from_slice(b"ustar");
+    let path = format!("/admin/artifacts/{}", sha256(&tar));
+    let refused = node.request("PUT", &path, &[], &tar);
+    refused.expect_problem(422, "artifact-invalid");
+    let missing = Folder::handler("return b''");
+    std::fs::write(
+        missing.0.path().join("fulmar.toml"),
+        "name = \"it\"\nartifact = \".\"\n[process]\ncommand = [\"no-such-program\"]\n",
+    )
+    .unwrap();
+    missing.deploy(&node);
+    let failed = node.request("POST", "/fn/it", &[], b"");
+    assert!(
+        failed.text().contains("no-such-program cannot be run"),
+        "{}",
+        failed.text()
+    );
+}
+
+#[test]
+fn a_session_of_a_program_moves_between_nodes() {
+    let cluster = Cluster::start(2);
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes");
+    };
+    Folder::example().deploy(n1);
+    assert_eq!(n1.invoke("process-counter/a", "1"), "1");
+    assert_eq!(n2.invoke("process-counter/a", "1"), "2");
+    for (at, to) in ["n2", "n1", "n2"].into_iter().enumerate() {
+        let wanted = serde_json::json!({ "function": "process-counter", "session": "a", "to": to });
+        let body = wanted.to_string();
+        let moved = n1.request("POST", "/admin/migrations", &[], body.as_bytes());
+        assert!([200, 409].contains(&moved.status), "{}", moved.text());
+        assert_eq!(n2.invoke("process-counter/a", "1"), (3 + at).to_string());
+    }
+}

@@ -1,0 +1,252 @@
+//! Workers that are programs: anything that serves HTTP/1.1 on the Unix socket it is given.
+//!
+//! A worker has a folder of its own with two sockets: on one the program answers invocations, one at a time; on the other
+//! the node answers what the program asks about the state of the invocation that runs ([`asking`]). A program that says
+//! that it speaks the protocol of [`frames`] is also sent what its memory of the session lacks, and sends back what it
+//! writes, with the request and the answer.
+
+mod asking;
+mod confine;
+mod ending;
+mod frames;
+mod memory;
+mod start;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use fulmar_state::Transaction;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use tokio::sync::mpsc;
+
+use crate::call::{Call, CallError, Reply, Request};
+use crate::logs::Writer;
+use crate::running::Running;
+use asking::Asked;
+use ending::Ended;
+use memory::Memory;
+
+pub use confine::{ConfineError, become_program};
+pub use ending::end_left_over;
+
+/// The version of the protocol of [`frames`], offered with each request; a program that speaks it says so in its answer.
+const PROTOCOL: HeaderName = HeaderName::from_static("fulmar-protocol");
+const VERSION: HeaderValue = HeaderValue::from_static("1");
+/// Bytes at the start of a body that are frames.
+const FRAMES: HeaderName = HeaderName::from_static("fulmar-frames");
+/// What the program may want to know of its invocation.
+const INVOCATION: HeaderName = HeaderName::from_static("fulmar-invocation");
+const FUNCTION: HeaderName = HeaderName::from_static("fulmar-function");
+const SESSION: HeaderName = HeaderName::from_static("fulmar-session");
+const ATTEMPT: HeaderName = HeaderName::from_static("fulmar-attempt");
+const DEADLINE: HeaderName = HeaderName::from_static("fulmar-deadline-unix-ms");
+const READ_ONLY: HeaderName = HeaderName::from_static("fulmar-read-only");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A program as it is deployed.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// Where its files are; it starts in this folder.
+    pub folder: PathBuf,
+    /// What is run, with its arguments; a path with a `/` is one in the folder.
+    pub command: Vec<String>,
+    /// What becomes a program: this binary, with the arguments that make it call [`become_program`].
+    pub launcher: Vec<String>,
+    /// Where workers have their sockets: a short path, since those of sockets have at most 108 bytes.
+    pub run: PathBuf,
+}
+
+/// One running program.
+pub(crate) struct Process {
+    sender: SendRequest<Full<Bytes>>,
+    /// Where it listens.
+    socket: PathBuf,
+    asked: mpsc::Receiver<Asked>,
+    ended: Ended,
+    running: Running,
+    writer: Arc<Writer>,
+    /// What it knows of its session, once it has said that it speaks the protocol.
+    memory: Option<Memory>,
+    max_response_bytes: usize,
+}
+
+fn failed(text: impl Into<String>) -> CallError {
+    CallError::Failed(text.into())
+}
+
+impl Process {
+    /// Runs one invocation on its transaction.
+    pub(crate) async fn call(
+        &mut self,
+        call: Call,
+        tx: Transaction,
+    ) -> (Transaction, Result<Reply, CallError>) {
+        let deadline = call.deadline;
+        self.writer.begin(call.session.clone(), call.id.clone());
+        self.running.begin(&call, tx);
+        let answered = tokio::time::timeout_at(deadline.into(), self.answer(call)).await;
+        let tx = self.running.end();
+        (tx, answered.unwrap_or(Err(CallError::Timeout)))
+    }
+
+    /// What it remembers of its session is of this version from now on.
+    pub(crate) fn committed(&mut self, tag: u64) {
+        if let Some(memory) = &mut self.memory {
+            memory.committed(tag);
+        }
+    }
+
+    async fn answer(&mut self, call: Call) -> Result<Reply, CallError> {
+        let is_http = matches!(call.request, Request::Http(_));
+        let request = self.request(call)?;
+        if self.sender.ready().await.is_err() {
+            // A server of HTTP/1.0, or one that is tired of the connection.
+            let stream = tokio::select! {
+                stream = start::connect(&self.socket) => stream?,
+                why = self.ended.ended() => return Err(why),
+            };
+            self.sender = start::talk(stream).await?;
+        }
+        let Self {
+            sender,
+            asked,
+            ended,
+            running,
+            ..
+        } = self;
+        let max = self.max_response_bytes;
+        let mut answering = std::pin::pin!(async {
+            let answer = sender.send_request(request).await?;
+            collect(answer, max).await
+        });
+        let (head, mut body) = loop {
+            tokio::select! {
+                biased;
+                answer = &mut answering => break match answer {
+                    Ok(Some(answer)) => answer,
+                    Ok(None) => return Err(CallError::ResponseTooLarge { limit: max }),
+                    // Whether it has ended is known in a moment.
+                    Err(error) => return Err(ended.explain(&error).await),
+                },
+                Some(asked) = asked.recv() => asked.answer(running).await,
+                why = ended.ended() => return Err(why),
+            }
+        };
+        let mut head = head;
+        let speaks = head
+            .headers
+            .remove(PROTOCOL)
+            .is_some_and(|said| said == VERSION);
+        if let Some(count) = head.headers.remove(FRAMES) {
+            let count = count.to_str().ok().and_then(|count| count.parse().ok());
+            let count = count.filter(|count| *count <= body.len());
+            let count = count.ok_or_else(|| failed("the answer ends before its frames do"))?;
+            frames::apply(body.split_to(count), &mut self.running)
+                .map_err(|error| failed(error.to_string()))?;
+        }
+        match (speaks, &self.memory) {
+            (true, None) => self.memory = Some(Memory::default()),
+            (false, Some(_)) => self.memory = None,
+            _ => {}
+        }
+        if let (Some(memory), Some(tx)) = (&mut self.memory, self.running.tx()) {
+            memory.ran(tx);
+        }
+        Ok(match is_http {
+            true => Reply::Http(Box::new(Response::from_parts(head, body))),
+            false if head.status.is_success() => Reply::Bytes(body),
+            false => return Err(failed(format!("it answered {}", head.status))),
+        })
+    }
+
+    fn request(&mut self, call: Call) -> Result<http::Request<Full<Bytes>>, CallError> {
+        let invalid = |error: http::Error| failed(format!("the request cannot be sent: {error}"));
+        let (mut head, body) = match call.request {
+            Request::Http(request) => request.into_parts(),
+            Request::Bytes(body) => {
+                let request = http::Request::post("/").body(body);
+                request.map_err(invalid)?.into_parts()
+            }
+        };
+        let path = head.uri.path_and_query().cloned();
+        head.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+        let headers = &mut head.headers;
+        // The way to the program is another than that from the client.
+        for name in [
+            CONNECTION,
+            CONTENT_LENGTH,
+            EXPECT,
+            TRANSFER_ENCODING,
+            UPGRADE,
+            FRAMES,
+        ] {
+            headers.remove(name);
+        }
+        headers
+            .entry(HOST)
+            .or_insert(HeaderValue::from_static("fulmar"));
+        let text = |text: &str| HeaderValue::from_str(text).map_err(|error| invalid(error.into()));
+        headers.insert(PROTOCOL, VERSION);
+        headers.insert(INVOCATION, text(&call.id)?);
+        headers.insert(FUNCTION, text(call.function.as_str())?);
+        headers.insert(ATTEMPT, call.attempt.into());
+        headers.insert(DEADLINE, call.deadline_unix_ms.into());
+        headers.remove(SESSION);
+        if let Some(session) = &call.session {
+            let session = HeaderValue::from_bytes(session.as_str().as_bytes());
+            headers.insert(SESSION, session.map_err(|error| invalid(error.into()))?);
+        }
+        headers.remove(IDEMPOTENCY_KEY);
+        if let Some(key) = &call.idempotency_key {
+            headers.insert(IDEMPOTENCY_KEY, text(key)?);
+        }
+        headers.remove(READ_ONLY);
+        let tx = self.running.tx();
+        if tx.as_ref().is_some_and(|tx| tx.is_read_only()) {
+            headers.insert(READ_ONLY, HeaderValue::from_static("true"));
+        }
+        let body = match (&mut self.memory, tx) {
+            (Some(memory), Some(tx)) if call.session.is_some() => {
+                let frames = memory.lacks(tx, call.tag);
+                let frames = frames.map_err(|error| failed(error.to_string()))?;
+                headers.insert(FRAMES, frames.len().into());
+                Bytes::from([&frames[..], &body[..]].concat())
+            }
+            _ => body,
+        };
+        Ok(http::Request::from_parts(head, Full::new(body)))
+    }
+}
+
+/// The whole answer; none if it is too large.
+async fn collect(
+    answer: Response<Incoming>,
+    max: usize,
+) -> Result<Option<(http::response::Parts, Bytes)>, hyper::Error> {
+    let (mut head, mut body) = answer.into_parts();
+    // What it writes to its state has a limit of its own.
+    let frames: usize = number(&head.headers, &FRAMES).unwrap_or_default();
+    let most = frames.min(fulmar_state::MAX_TRANSACTION_BYTES * 2) + max;
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            if whole.len() + data.len() > most {
+                return Ok(None);
+            }
+            whole.extend_from_slice(&data);
+        }
+    }
+    for name in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE] {
+        head.headers.remove(name);
+    }
+    Ok(Some((head, whole.freeze())))
+}
+
+fn number(headers: &HeaderMap, name: &HeaderName) -> Option<usize> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,263 @@
+//! What a program asks while an invocation runs, over HTTP on a socket of its own:
+//!
+//! ```text
+//! GET, PUT, DELETE  /buckets/BUCKET/KEY               a value; `session` is the session's own bucket
+//! POST              /buckets/BUCKET/KEY/increment?by=N    the sum
+//! POST              /buckets/BUCKET/KEY/swap?expected=N   the body's first N bytes are expected, the rest is written;
+//! POST              /buckets/BUCKET/KEY/swap?absent       nothing is expected: `true` or `false`
+//! GET               /buckets/BUCKET?prefix=P&after=K&limit=N   keys, as a JSON array
+//! POST              /messages/FUNCTION, /messages/FUNCTION/SESSION
+//! ```
+//!
+//! Names and keys are percent-encoded. What is wrong is said in the body, as text.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fulmar_model::Bucket;
+use fulmar_state::StateError;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use percent_encoding::percent_decode_str;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::running::{NOT_YET, Running};
+
+/// Questions that wait while another is answered.
+const WAITING: usize = 16;
+/// Connections of one program at once.
+const CONNECTIONS: usize = 64;
+/// Keys of one list, if the program does not say.
+const PAGE: usize = 1000;
+/// Keys of one list at most.
+const MAX_PAGE: usize = 10_000;
+/// Longest time for a request's head.
+const HEAD: Duration = Duration::from_secs(5);
+
+/// A question of a program.
+pub(super) struct Asked {
+    request: Request<Bytes>,
+    reply: oneshot::Sender<Response<Full<Bytes>>>,
+}
+
+/// Listens for questions; until what comes back is dropped.
+pub(super) fn listen(socket: &Path) -> std::io::Result<mpsc::Receiver<Asked>> {
+    let listener = UnixListener::bind(socket)?;
+    let (sender, asked) = mpsc::channel(WAITING);
+    let connections = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    tokio::spawn(async move {
+        loop {
+            let Ok(room) = connections.clone().acquire_owned().await else {
+                return;
+            };
+            let stream = tokio::select! {
+                () = sender.closed() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = stream else {
+                // No descriptors are left, most often.
+                tokio::time::sleep(HEAD / 100).await;
+                continue;
+            };
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let service = service_fn(|request| hand_in(request, sender.clone()));
+                let serving = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD)
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::select! {
+                    _ = serving => {}
+                    () = sender.closed() => {}
+                }
+                drop(room);
+            });
+        }
+    });
+    Ok(asked)
+}
+
+async fn hand_in(
+    request: Request<Incoming>,
+    to: mpsc::Sender<Asked>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let most = fulmar_state::MAX_VALUE_BYTES * 2;
+    let Ok(body) = Limited::new(body, most).collect().await else {
+        return Ok(say(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"));
+    };
+    let request = Request::from_parts(head, body.to_bytes());
+    let (reply, answer) = oneshot::channel();
+    let _ = to.send(Asked { request, reply }).await;
+    // Between two invocations nobody answers; whoever asks then is answered by the next one, if it is of the same session.
+    let answer = answer.await;
+    Ok(answer.unwrap_or_else(|_| say(StatusCode::SERVICE_UNAVAILABLE, NOT_YET)))
+}
+
+fn say(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+}
+
+/// Why a question is not answered.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("nothing is called so here")]
+    Nothing,
+    #[error("{0}")]
+    Nonsense(&'static str),
+    #[error("{0}")]
+    Name(#[from] fulmar_model::NameError),
+    #[error("{0}")]
+    State(#[from] StateError),
+}
+
+impl Refused {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Nothing => StatusCode::NOT_FOUND,
+            Self::Nonsense(_) | Self::Name(_) => StatusCode::BAD_REQUEST,
+            Self::State(error) => match error {
+                StateError::NoSession | StateError::InvalidName(_) => StatusCode::BAD_REQUEST,
+                StateError::ReadOnly => StatusCode::FORBIDDEN,
+                StateError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+                StateError::WrongType(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                StateError::Unreachable(_) | StateError::Storage(_) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+            },
+        }
+    }
+}
+
+impl Asked {
+    /// Answers, on behalf of the invocation that runs.
+    pub(super) async fn answer(self, running: &mut Running) {
+        let answer = match answer(&self.request, running).await {
+            Ok(answer) => answer,
+            Err(refused) => say(refused.status(), refused.to_string()),
+        };
+        let _ = self.reply.send(answer);
+    }
+}
+
+fn decode(text: &str) -> Result<String, Refused> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    let decoded = decoded.map_err(|_| Refused::Nonsense("a name or key is not UTF-8"))?;
+    Ok(decoded.into_owned())
+}
+
+/// A parameter of the query: none if it is not there.
+fn parameter(query: &str, name: &str) -> Result<Option<String>, Refused> {
+    let mut pairs = query.split('&');
+    let found = pairs.find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value)
+    });
+    found.map(decode).transpose()
+}
+
+fn number<T: std::str::FromStr>(query: &str, name: &str) -> Result<Option<T>, Refused> {
+    let text = parameter(query, name)?;
+    let number = text.map(|text| text.parse());
+    number
+        .transpose()
+        .map_err(|_| Refused::Nonsense("a parameter is no number"))
+}
+
+async fn answer(
+    request: &Request<Bytes>,
+    running: &mut Running,
+) -> Result<Response<Full<Bytes>>, Refused> {
+    let path: Vec<&str> = request.uri().path().trim_matches('/').split('/').collect();
+    let query = request.uri().query().unwrap_or_default();
+    match (request.method(), &path[..]) {
+        (&Method::GET, ["buckets", bucket]) => list(&decode(bucket)?, query, running).await,
+        (method, ["buckets", bucket, key, action @ ..]) if action.len() <= 1 => {
+            let (bucket, key) = (decode(bucket)?, decode(key)?);
+            let bucket = Bucket::new(&bucket)?;
+            running.fetch(bucket, &key).await?;
+            let action = action.first().copied();
+            with_key(
+                method,
+                action,
+                (bucket, &key),
+                query,
+                request.body(),
+                running,
+            )
+        }
+        (&Method::POST, ["messages", function, session @ ..]) if session.len() <= 1 => {
+            let session = session.first().map(|session| decode(session)).transpose()?;
+            let body = request.body().clone();
+            running.send(&decode(function)?, session.as_deref(), body)?;
+            Ok(say(StatusCode::NO_CONTENT, ""))
+        }
+        _ => Err(Refused::Nothing),
+    }
+}
+
+async fn list(
+    bucket: &str,
+    query: &str,
+    running: &mut Running,
+) -> Result<Response<Full<Bytes>>, Refused> {
+    let prefix = parameter(query, "prefix")?.unwrap_or_default();
+    let after = parameter(query, "after")?;
+    let limit = number(query, "limit")?.unwrap_or(PAGE).min(MAX_PAGE);
+    let bucket = Bucket::new(bucket)?;
+    let keys = running.list(bucket, &prefix, after.as_deref(), limit).await;
+    let keys = keys.ok_or(Refused::Nonsense(NOT_YET))??;
+    let mut answer = say(StatusCode::OK, serde_json::Value::from(keys).to_string());
+    let json = http::HeaderValue::from_static("application/json");
+    answer
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, json);
+    Ok(answer)
+}
+
+fn with_key(
+    method: &Method,
+    action: Option<&str>,
+    (bucket, key): (Bucket<'_>, &str),
+    query: &str,
+    body: &Bytes,
+    running: &mut Running,
+) -> Result<Response<Full<Bytes>>, Refused> {
+    let done = |()| say(StatusCode::NO_CONTENT, "");
+    let by = number(query, "by")?.unwrap_or(1);
+    let expected = match (parameter(query, "absent")?, number(query, "expected")?) {
+        (Some(_), None) => None,
+        (None, count) => Some(count.unwrap_or(0).min(body.len())),
+        (Some(_), Some(_)) => return Err(Refused::Nonsense("either `absent` or `expected`")),
+    };
+    let answered = running.in_bucket(bucket, |tx, bucket| {
+        Ok(match (method, action) {
+            (&Method::GET, None) => match tx.get(bucket, key)? {
+                Some(value) => say(StatusCode::OK, value),
+                None => say(StatusCode::NOT_FOUND, ""),
+            },
+            (&Method::PUT, None) => tx.set(bucket, key, body.clone()).map(done)?,
+            (&Method::DELETE, None) => tx.delete(bucket, key).map(done)?,
+            (&Method::POST, Some("increment")) => {
+                say(StatusCode::OK, tx.increment(bucket, key, by)?.to_string())
+            }
+            (&Method::POST, Some("swap")) => {
+                let value = body.slice(expected.unwrap_or(0)..);
+                let expected = expected.map(|count| &body[..count]);
+                let swapped = tx.compare_and_swap(bucket, key, expected, Some(value))?;
+                say(StatusCode::OK, swapped.to_string())
+            }
+            _ => say(StatusCode::METHOD_NOT_ALLOWED, ""),
+        })
+    });
+    let answered: Result<_, StateError> = answered.ok_or(Refused::Nonsense(NOT_YET))?;
+    Ok(answered?)
+}

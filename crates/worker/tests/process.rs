@@ -1,0 +1,409 @@
+//! Workers that are programs: their life, their state, what they do wrong.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{Bench, Lines, settings, start};
+use fulmar_model::{Bucket, Durability};
+use fulmar_state::{Bookkeeping, Transaction};
+use fulmar_worker::{Artifact, CallError, Holds, Program, Reply, Request};
+use proptest::prelude::*;
+
+/// A program in Python that uses the SDK: `body` is the handler's.
+struct Script {
+    folder: tempfile::TempDir,
+    artifact: Arc<Artifact>,
+}
+
+fn python() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk/python/src")
+}
+
+impl Script {
+    fn new(source: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("main.py"), source).unwrap();
+        // As `pip install --target` puts it there.
+        let (sdk, own) = (python().join("fulmar"), folder.path().join("fulmar"));
+        std::fs::create_dir(&own).unwrap();
+        for file in std::fs::read_dir(sdk).unwrap() {
+            let file = file.unwrap();
+            if file.path().is_file() {
+                std::fs::copy(file.path(), own.join(file.file_name())).unwrap();
+            }
+        }
+        let command = ["python3", "-S", "main.py"].map(str::to_owned).to_vec();
+        Self::of(folder, command)
+    }
+
+    fn handler(body: &str) -> Self {
+        let body = body.replace('\n', "\n    ");
+        Self::new(&format!(
+            "import fulmar\n\ndef handle(request, ctx):\n    {body}\n\nfulmar.serve(handle)\n"
+        ))
+    }
+
+    fn of(folder: tempfile::TempDir, command: Vec<String>) -> Self {
+        let program = Program {
+            folder: folder.path().to_owned(),
+            command,
+            launcher: vec![env!("CARGO_BIN_EXE_confine").to_owned()],
+            run: folder.path().join("run"),
+        };
+        Self {
+            folder,
+            artifact: Arc::new(Artifact::program(program)),
+        }
+    }
+
+    async fn fails_to_start(&self) -> String {
+        let lines = Arc::new(Lines::default());
+        match start(&self.artifact, settings(), &lines).await {
+            Ok(_) => panic!("it started"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Workers' folders that are left.
+    fn left(&self) -> usize {
+        let run = std::fs::read_dir(self.folder.path().join("run"));
+        run.map_or(0, Iterator::count)
+    }
+}
+
+fn commit(bench: &Bench, tx: Transaction) {
+    let Ok(prepared) = bench.store.prepare(tx, 0) else {
+        panic!("nobody else writes");
+    };
+    let bookkeeping = Bookkeeping::default();
+    let release = Box::new(|_| {});
+    prepared
+        .commit(Durability::Memory, bookkeeping, 0, release)
+        .unwrap();
+}
+
+/// Calls, and commits what was written.
+async fn keep(bench: &mut Bench, request: Request) -> Result<String, CallError> {
+    let (tx, result) = bench.run(request).await;
+    let reply = result?;
+    commit(bench, tx);
+    bench
+        .worker
+        .committed(bench.session.as_ref().unwrap().tag());
+    Ok(text(reply))
+}
+
+/// Calls, and takes back what was written.
+async fn try_out(bench: &mut Bench, request: Request) -> Result<String, CallError> {
+    let (_, result) = bench.run(request).await;
+    result.map(text)
+}
+
+fn text(reply: Reply) -> String {
+    match reply {
+        Reply::Http(response) => String::from_utf8(response.body().to_vec()).unwrap(),
+        Reply::Bytes(_) => panic!("a request is answered with a response"),
+    }
+}
+
+fn post(body: &str) -> Request {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    let request = http::Request::post("http://node/path?query").body(body);
+    Request::Http(Box::new(request.unwrap()))
+}
+
+const COUNTER: &str = "n = int(ctx.state.get('n', b'0')) + int(request.body)\nctx.state['n'] = str(n).encode()\nreturn str(n)";
+
+#[tokio::test]
+async fn a_program_answers_with_its_state() {
+    let script = Script::handler(COUNTER);
+    let mut bench = Bench::of(&script.artifact).await;
+    for _ in 0..3 {
+        assert_eq!(try_out(&mut bench, post("2")).await.unwrap(), "2");
+    }
+    assert_eq!(keep(&mut bench, post("2")).await.unwrap(), "2");
+    assert_eq!(keep(&mut bench, post("3")).await.unwrap(), "5");
+    assert_eq!(try_out(&mut bench, post("1")).await.unwrap(), "6");
+    assert_eq!(keep(&mut bench, post("10")).await.unwrap(), "15");
+    // Somebody else writes.
+    let mut tx = bench.store.begin(bench.session.clone(), false);
+    tx.set(Bucket::Session, "n", "100".into()).unwrap();
+    commit(&bench, tx);
+    assert_eq!(keep(&mut bench, post("1")).await.unwrap(), "101");
+    drop(bench);
+    eventually("its folder goes with it", || script.left() == 0).await;
+}
+
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A server of HTTP that knows nothing of Fulmar.
+const PLAIN: &str = r#"
+import http.server, os, socketserver
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        answer = (self.path + " " + self.headers["fulmar-session"] + " ").encode() + body
+        self.send_response(201)
+        self.send_header("content-length", str(len(answer)))
+        self.send_header("x-own", "yes")
+        self.end_headers()
+        self.wfile.write(answer)
+    def address_string(self):
+        return ""
+class Server(socketserver.UnixStreamServer):
+    pass
+Server(os.environ["FULMAR_SOCKET"], Handler).serve_forever()
+"#;
+
+#[tokio::test]
+async fn any_server_of_http_is_a_function() {
+    let script = Script::new(PLAIN);
+    let mut bench = Bench::of(&script.artifact).await;
+    for _ in 0..2 {
+        let (_, result) = bench.run(post("hello")).await;
+        let Ok(Reply::Http(response)) = result else {
+            panic!("{result:?}");
+        };
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.headers()["x-own"], "yes");
+        assert_eq!(&response.body()[..], b"/path?query s hello");
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_serve_is_explained() {
+    let script =
+        Script::new("import sys\nprint('too bad', file=sys.stderr)\nraise SystemExit(3)\n");
+    let error = script.fails_to_start().await;
+    assert!(error.contains("exited with status 3"), "{error}");
+    assert!(error.contains("\"too bad\""), "{error}");
+    let script = Script::of(
+        tempfile::tempdir().unwrap(),
+        vec!["no-such-program".to_owned()],
+    );
+    let error = script.fails_to_start().await;
+    assert!(error.contains("no-such-program"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_program_does_wrong_is_an_error() {
+    for (body, expected) in [
+        ("import os\nos._exit(7)", "exited with status 7"),
+        (
+            "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+            "signal 9",
+        ),
+        ("return fulmar.Response(b'x' * (2 << 20))", "more than"),
+    ] {
+        let script = Script::handler(body);
+        let mut bench = Bench::of(&script.artifact).await;
+        let error = try_out(&mut bench, post("")).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(bench.worker.is_poisoned());
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_hangs_is_cut_off_and_ended_with_its_children() {
+    let script = Script::handler(
+        "import signal, subprocess, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nchild = subprocess.Popen(['sleep', '1000'])\nprint(child.pid, flush=True)\ntime.sleep(1000)",
+    );
+    let mut bench = Bench::of(&script.artifact).await;
+    bench.timeout = Duration::from_secs(1);
+    let error = try_out(&mut bench, post("")).await.unwrap_err();
+    assert_eq!(error, CallError::Timeout);
+    let lines = bench.lines();
+    let child = lines[0].rsplit(' ').next().unwrap().to_owned();
+    let child = PathBuf::from(format!("/proc/{child}"));
+    assert!(child.exists());
+    drop(bench);
+    // It is nobody's child any more, and may wait for whoever collects those.
+    let runs =
+        || std::fs::read_to_string(child.join("stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    eventually("what it has started ends", || !runs()).await;
+    eventually("its folder goes with it", || script.left() == 0).await;
+}
+
+#[tokio::test]
+async fn a_program_has_what_is_granted_and_nothing_else() {
+    let outside = tempfile::tempdir().unwrap();
+    let secret = outside.path().join("secret");
+    std::fs::write(&secret, "s").unwrap();
+    let mut node = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let attempt = format!(
+        r#"
+import os, socket, subprocess
+def tried(what):
+    try:
+        return str(what())
+    except Exception as error:
+        return type(error).__name__
+return " ".join([
+    tried(lambda: open({secret:?}).read()),
+    tried(lambda: open({secret:?} + "2", "w")),
+    tried(lambda: open("main.py", "a")),
+    tried(lambda: open(os.environ["TMPDIR"] + "/own", "w").write("own")),
+    tried(lambda: socket.socket(socket.AF_INET)),
+    tried(lambda: socket.socket(socket.AF_UNIX).family.name),
+    tried(lambda: os.kill({pid}, 9)),
+    tried(lambda: os.listdir("/proc/{pid}")),
+    tried(lambda: subprocess.run(["mount", "-t", "tmpfs", "x", "/mnt"], capture_output=True).returncode),
+    tried(lambda: subprocess.run(["unshare", "-U", "true"], capture_output=True).returncode),
+    tried(lambda: os.environ.get("CARGO_MANIFEST_DIR")),
+    tried(lambda: len(bytearray(200 << 20))),
+    tried(lambda: open("/dev/null", "w").write("x")),
+])
+"#,
+        pid = node.id()
+    );
+    let script = Script::handler(&attempt);
+    let mut bench = Bench::of(&script.artifact).await;
+    let told = try_out(&mut bench, post("")).await.unwrap();
+    let expected = "PermissionError PermissionError PermissionError 3 PermissionError AF_UNIX \
+        PermissionError PermissionError 32 1 None MemoryError 1";
+    assert_eq!(told, expected, "{:?}", bench.lines());
+    assert!(node.try_wait().unwrap().is_none(), "it lives");
+    node.kill().unwrap();
+    node.wait().unwrap();
+    // What is granted it has.
+    let granted = fulmar_worker::FunctionSettings {
+        network: true,
+        files: vec![fulmar_worker::FileGrant {
+            host: outside.path().to_owned(),
+            guest: outside.path().to_string_lossy().into_owned(),
+            writable: false,
+        }],
+        ..settings()
+    };
+    let mut bench = Bench::with(&script.artifact, granted).await;
+    let told = try_out(&mut bench, post("")).await.unwrap();
+    assert!(
+        told.starts_with("s PermissionError PermissionError 3 <socket"),
+        "{told}"
+    );
+}
+
+/// What happens to a session and its worker.
+#[derive(Debug, Clone)]
+enum Step {
+    /// An invocation that sets a key, or deletes it; kept or taken back.
+    Write {
+        key: u8,
+        value: Option<u16>,
+        is_kept: bool,
+    },
+    /// Somebody else does.
+    Other { key: u8, value: Option<u16> },
+    /// Another worker.
+    Restart,
+    /// The session's state is let go and loaded again.
+    Evict,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let write = || (0..4_u8, proptest::option::weighted(0.7, 0..1000_u16));
+    prop_oneof![
+        6 => (write(), proptest::bool::weighted(0.8)).prop_map(|((key, value), is_kept)| Step::Write { key, value, is_kept }),
+        2 => write().prop_map(|(key, value)| Step::Other { key, value }),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Evict),
+    ]
+}
+
+/// Does what it is told to one key, and tells all of what it sees then.
+const DIARY: &str = "word = request.body.decode().split()
+if word[1:]:
+    ctx.state[word[0]] = word[1].encode()
+elif word[0] in ctx.state:
+    del ctx.state[word[0]]
+return ' '.join(key + '=' + value.decode() for key, value in sorted(ctx.state.items()))";
+
+async fn same_as_one_long_lived_worker(steps: Vec<Step>) {
+    let script = Script::handler(DIARY);
+    let mut bench = Bench::of(&script.artifact).await;
+    let lines = Arc::new(Lines::default());
+    let mut expected: BTreeMap<String, u16> = BTreeMap::new();
+    for step in steps {
+        match step {
+            Step::Write {
+                key,
+                value,
+                is_kept,
+            } => {
+                let key = format!("key-{key}");
+                let body = match value {
+                    Some(value) => format!("{key} {value}"),
+                    None => key.clone(),
+                };
+                let before = expected.clone();
+                match value {
+                    Some(value) => _ = expected.insert(key, value),
+                    None => _ = expected.remove(&key),
+                }
+                let seen = match is_kept {
+                    true => keep(&mut bench, post(&body)).await.unwrap(),
+                    false => try_out(&mut bench, post(&body)).await.unwrap(),
+                };
+                let all = expected.iter().map(|(key, value)| format!("{key}={value}"));
+                assert_eq!(seen, all.collect::<Vec<_>>().join(" "));
+                if !is_kept {
+                    expected = before;
+                }
+            }
+            Step::Other { key, value } => {
+                let key = format!("key-{key}");
+                let mut tx = bench.store.begin(bench.session.clone(), false);
+                match value {
+                    Some(value) => {
+                        let text = value.to_string();
+                        tx.set(Bucket::Session, &key, text.into()).unwrap();
+                        expected.insert(key, value);
+                    }
+                    None => {
+                        tx.delete(Bucket::Session, &key).unwrap();
+                        expected.remove(&key);
+                    }
+                }
+                commit(&bench, tx);
+            }
+            Step::Restart => {
+                let starting = start(&script.artifact, settings(), &lines);
+                bench.worker = starting.await.unwrap();
+            }
+            Step::Evict => {
+                let store = &bench.store;
+                store.durable(store.commits().submitted()).await.unwrap();
+                let group = bench.session.take().unwrap().group().clone();
+                bench.session = Some(store.load_session(&group, store.epoch()).unwrap());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_state_is_that_of_one_long_lived_worker(
+        steps in proptest::collection::vec(step(), 1..30)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(same_as_one_long_lived_worker(steps));
+    }
+}
