@@ -4,10 +4,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use common::cluster::Cluster;
-use common::{Node, fulmar, sha256};
+use common::{Connection, Node, fulmar, sha256};
 
 /// A folder with a program in Python and the SDK that it uses.
 struct Folder(tempfile::TempDir);
@@ -133,6 +134,50 @@ return ' '.join([ctx.state.get('sent', b'nothing').decode(), ctx.session, ','.jo
         logs.contains("asked for look") && logs.contains("ValueError: as told"),
         "{logs}"
     );
+}
+
+#[test]
+fn many_sessions_share_few_programs() {
+    let node = Node::start(&[]);
+    let body = "n = int(ctx.state.get('n', b'0')) + 1
+ctx.state['n'] = str(n).encode()
+if request.body:
+    raise ValueError('as told')
+return str(n) + ' ' + str(os.getpid())";
+    let folder = Folder::handler(body);
+    let manifest = folder.0.path().join("fulmar.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, format!("{text}[workers]\nmax = 2\n")).unwrap();
+    folder.deploy(&node);
+    let mut programs = BTreeSet::new();
+    // More sessions than a program remembers.
+    for round in 1..=3 {
+        std::thread::scope(|scope| {
+            let clients = (0..4).map(|client| {
+                let port = node.port;
+                scope.spawn(move || {
+                    let mut connection = Connection::open(port);
+                    let told = (0..150).map(|session| {
+                        let path = format!("/fn/it/s-{client}-{session}");
+                        if session % 50 == 0 {
+                            let failed = connection.request("POST", &path, &[], b"fail").unwrap();
+                            assert_eq!(failed.status, 500, "{}", failed.text());
+                        }
+                        let reply = connection.request("POST", &path, &[], b"").unwrap();
+                        let text = reply.text();
+                        let (count, program) = text.split_once(' ').unwrap();
+                        assert_eq!(count, round.to_string(), "{path}");
+                        program.to_owned()
+                    });
+                    told.collect::<Vec<_>>()
+                })
+            });
+            for client in clients.collect::<Vec<_>>() {
+                programs.extend(client.join().unwrap());
+            }
+        });
+    }
+    assert!(programs.len() <= 2, "{programs:?}");
 }
 
 /// Processes with a word in their environment.

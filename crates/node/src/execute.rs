@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fulmar_model::units::ByteSize;
 use fulmar_model::{Code, ExecutionModel, Problem, SessionName};
 use fulmar_state::{Cause, ReservedKeys, StoreFailure, Transaction};
-use fulmar_worker::{Call, CallError, Key as PoolKey, Reply, Reserved, Worker};
+use fulmar_worker::{Call, CallError, Holds, Key as PoolKey, Reply, Reserved, Worker};
 
 use borrowed::GivenBack;
 use commit::{Carried, Finished};
@@ -53,6 +53,17 @@ async fn run(
     if let Err((origin, problem)) = run.invoke(session, invocation).await {
         run.finish_failed(origin, problem);
     }
+}
+
+/// What is left of an invocation's run that met other values of shared keys than it had taken them for.
+#[derive(Default)]
+enum Before {
+    #[default]
+    Nothing,
+    /// Memory for a worker.
+    Room(Reserved),
+    /// A worker.
+    Worker(Worker),
 }
 
 struct Run<'a> {
@@ -173,18 +184,26 @@ impl Run<'_> {
         }
         let lending = lending.elapsed();
         let leaving = matches!(from, StateFrom::Leaving).then(|| fastrand::u64(1..));
+        let is_program = self.deployed.manifest.is_program();
         let pool_key = PoolKey {
             function: self.function.name.clone(),
             version: self.deployed.version,
-            session: name.clone(),
+            // Programs go from session to session.
+            session: name.clone().filter(|_| !is_program),
+        };
+        // Without a session there was one before. Kept until all is done: whoever has keys does not wait for a worker again.
+        let _permit = match session {
+            Some(_) if is_program => Some(self.deployed.workers.acquire().await),
+            _ => None,
         };
         let id: Arc<str> = self.core.id_text(id).into();
         let mut reserved: Option<(ReservedKeys, u64)> = None;
         let mut keys = keys::Turns::default();
-        let mut room = None;
+        let mut before = Before::Nothing;
         for conflicts in 0..MAX_CONFLICTS {
             let tag = tag.unwrap_or_else(|| state.as_ref().map_or(0, |state| state.tag()));
-            let mut worker = match self.worker(&pool_key, tag, room.take()).await {
+            let left = std::mem::take(&mut before);
+            let mut worker = match self.worker(&pool_key, name.as_ref(), tag, left).await {
                 Ok(worker) => worker,
                 Err(problem) => return Err((origin, problem)),
             };
@@ -224,7 +243,8 @@ impl Run<'_> {
                 Ok(reply) if !is_server_error(&reply) => reply,
                 Ok(reply) => {
                     // Nothing is kept of it, so the worker's own memory of it must go as well.
-                    drop((tx, worker));
+                    drop(tx);
+                    self.let_go(worker, &pool_key);
                     self.unreserve(reserved);
                     return self.finish_unkept(origin, id, reply);
                 }
@@ -260,7 +280,10 @@ impl Run<'_> {
                     // The worker goes as well: it remembers writes that did not happen. Its memory does not: whoever has it
                     // may wait for the keys that are kept here.
                     drop(tx);
-                    room = Some(worker.into_room());
+                    before = match worker.catches_up() {
+                        true => Before::Worker(worker),
+                        false => Before::Room(worker.into_room()),
+                    };
                     self.core.metrics.conflicts.inc();
                     continue;
                 }
@@ -385,14 +408,32 @@ impl Run<'_> {
         }
     }
 
-    /// A live worker that knows the session's present state, or a fresh one.
+    /// Puts a worker by that did what is not kept, if it can do without what it remembers of it.
+    fn let_go(&self, worker: Worker, key: &PoolKey) {
+        if worker.catches_up() {
+            let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
+            self.core.pool.put_back(key.clone(), 0, worker, expires);
+        }
+    }
+
+    /// A live worker that knows the session's present state or can be told of it, or a fresh one.
     async fn worker(
         &self,
         key: &PoolKey,
+        session: Option<&SessionName>,
         tag: u64,
-        mut room: Option<Reserved>,
+        before: Before,
     ) -> Result<Worker, Problem> {
-        if let Some(worker) = self.core.pool.take(key, tag) {
+        let mut room = match before {
+            Before::Worker(worker) => return Ok(worker),
+            Before::Room(room) => Some(room),
+            Before::Nothing => None,
+        };
+        let waiting = match (&key.session, session) {
+            (None, Some(session)) => self.core.pool.take_for(key, session),
+            _ => self.core.pool.take(key, tag),
+        };
+        if let Some(worker) = waiting {
             return Ok(worker);
         }
         let started = Instant::now();

@@ -24,6 +24,11 @@ pub trait Holds {
         false
     }
 
+    /// Whether it remembers something of a session, of several that it may have had.
+    fn remembers(&self, _session: &SessionName) -> bool {
+        false
+    }
+
     /// What it did last is committed, and its session has this version now.
     fn committed(&mut self, _tag: u64) {}
 }
@@ -104,9 +109,30 @@ impl<W: Holds> Pool<W> {
         found
     }
 
-    /// Lets a worker wait until `expires`, unless others wait for its memory.
+    /// The worker for the key that remembers a session, or else the one that waited longest. For those that catch up.
+    pub fn take_for(&self, key: &Key, session: &SessionName) -> Option<W> {
+        let mut inner = self.inner.lock();
+        let waiting = inner.waiting.get_mut(key)?;
+        let knows = |waiting: &Waiting<W>| waiting.worker.remembers(session);
+        let at = waiting.iter().position(knows).unwrap_or(0);
+        let found = waiting.remove(at)?;
+        if waiting.is_empty() {
+            inner.waiting.remove(key);
+        }
+        inner.order.remove(&found.turn);
+        inner.bytes -= found.worker.bytes();
+        Some(found.worker)
+    }
+
+    /// Lets a worker wait whose last invocation is committed, and has made this version of its session: until `expires`,
+    /// unless others wait for its memory.
     pub fn put(&self, key: Key, tag: u64, mut worker: W, expires: Instant) {
         worker.committed(tag);
+        self.put_back(key, tag, worker, expires);
+    }
+
+    /// The same for one of which it is not known that what it did last is committed.
+    pub fn put_back(&self, key: Key, tag: u64, worker: W, expires: Instant) {
         let mut dropped_unlocked = Vec::new();
         {
             let mut inner = self.inner.lock();

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use fulmar_model::SessionName;
 use fulmar_state::Transaction;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
@@ -29,7 +30,7 @@ use crate::logs::Writer;
 use crate::running::Running;
 use asking::Asked;
 use ending::Ended;
-use memory::Memory;
+use memory::Memories;
 
 pub use confine::{ConfineError, become_program};
 pub use ending::end_left_over;
@@ -39,6 +40,8 @@ const PROTOCOL: HeaderName = HeaderName::from_static("fulmar-protocol");
 const VERSION: HeaderValue = HeaderValue::from_static("1");
 /// Bytes at the start of a body that are frames.
 const FRAMES: HeaderName = HeaderName::from_static("fulmar-frames");
+/// A session that the program has to forget.
+const FORGET: HeaderName = HeaderName::from_static("fulmar-forget");
 /// What the program may want to know of its invocation.
 const INVOCATION: HeaderName = HeaderName::from_static("fulmar-invocation");
 const FUNCTION: HeaderName = HeaderName::from_static("fulmar-function");
@@ -70,8 +73,10 @@ pub(crate) struct Process {
     ended: Ended,
     running: Running,
     writer: Arc<Writer>,
-    /// What it knows of its session, once it has said that it speaks the protocol.
-    memory: Option<Memory>,
+    /// What it remembers, once it has said that it speaks the protocol.
+    memories: Option<Memories>,
+    /// The session that it had last.
+    last: Option<SessionName>,
     max_response_bytes: usize,
 }
 
@@ -94,9 +99,18 @@ impl Process {
         (tx, answered.unwrap_or(Err(CallError::Timeout)))
     }
 
-    /// What it remembers of its session is of this version from now on.
+    /// Whether it remembers something of a session.
+    pub(crate) fn remembers(&self, session: &SessionName) -> bool {
+        self.memories
+            .as_ref()
+            .is_some_and(|memories| memories.has(session))
+    }
+
+    /// What it remembers of the session that it had last is of this version from now on.
     pub(crate) fn committed(&mut self, tag: u64) {
-        if let Some(memory) = &mut self.memory {
+        if let (Some(memories), Some(session)) = (&mut self.memories, &self.last)
+            && let Some(memory) = memories.of(session)
+        {
             memory.committed(tag);
         }
     }
@@ -149,13 +163,15 @@ impl Process {
             frames::apply(body.split_to(count), &mut self.running)
                 .map_err(|error| failed(error.to_string()))?;
         }
-        match (speaks, &self.memory) {
-            (true, None) => self.memory = Some(Memory::default()),
-            (false, Some(_)) => self.memory = None,
+        match (speaks, &self.memories) {
+            (true, None) => self.memories = Some(Memories::default()),
+            (false, Some(_)) => self.memories = None,
             _ => {}
         }
-        if let (Some(memory), Some(tx)) = (&mut self.memory, self.running.tx()) {
-            memory.ran(tx);
+        if let (Some(memories), Some(session)) = (&mut self.memories, &self.last)
+            && let Some(tx) = self.running.tx()
+        {
+            memories.begin(session).0.ran(tx);
         }
         Ok(match is_http {
             true => Reply::Http(Box::new(Response::from_parts(head, body))),
@@ -210,8 +226,14 @@ impl Process {
         if tx.as_ref().is_some_and(|tx| tx.is_read_only()) {
             headers.insert(READ_ONLY, HeaderValue::from_static("true"));
         }
-        let body = match (&mut self.memory, tx) {
-            (Some(memory), Some(tx)) if call.session.is_some() => {
+        headers.remove(FORGET);
+        let body = match (&mut self.memories, tx, &call.session) {
+            (Some(memories), Some(tx), Some(session)) => {
+                let (memory, forgotten) = memories.begin(session);
+                if let Some(forgotten) = forgotten {
+                    let name = HeaderValue::from_bytes(forgotten.as_str().as_bytes());
+                    headers.insert(FORGET, name.map_err(|error| invalid(error.into()))?);
+                }
                 let frames = memory.lacks(tx, call.tag);
                 let frames = frames.map_err(|error| failed(error.to_string()))?;
                 headers.insert(FRAMES, frames.len().into());
@@ -219,6 +241,7 @@ impl Process {
             }
             _ => body,
         };
+        self.last = call.session;
         Ok(http::Request::from_parts(head, Full::new(body)))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fulmar_model::FunctionName;
+use fulmar_model::{FunctionName, SessionName};
 use fulmar_state::Transaction;
 
 use crate::artifact::{Artifact, Kind};
@@ -35,6 +35,13 @@ impl Holds for Worker {
 
     fn catches_up(&self) -> bool {
         matches!(self.live, Live::Process(_))
+    }
+
+    fn remembers(&self, session: &SessionName) -> bool {
+        match &self.live {
+            Live::Process(process) => process.remembers(session),
+            Live::Instance(_) => false,
+        }
     }
 
     fn committed(&mut self, tag: u64) {

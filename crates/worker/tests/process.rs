@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Bench, Lines, settings, start};
-use fulmar_model::{Bucket, Durability};
-use fulmar_state::{Bookkeeping, Transaction};
+use fulmar_model::{Bucket, Durability, Group, SessionName};
+use fulmar_state::{Bookkeeping, SessionState, Transaction};
 use fulmar_worker::{Artifact, CallError, Holds, Program, Reply, Request};
 use proptest::prelude::*;
 
@@ -310,6 +310,8 @@ enum Step {
     },
     /// Somebody else does.
     Other { key: u8, value: Option<u16> },
+    /// Another session.
+    Session(u8),
     /// Another worker.
     Restart,
     /// The session's state is let go and loaded again.
@@ -321,6 +323,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (write(), proptest::bool::weighted(0.8)).prop_map(|((key, value), is_kept)| Step::Write { key, value, is_kept }),
         2 => write().prop_map(|(key, value)| Step::Other { key, value }),
+        2 => (0..3_u8).prop_map(Step::Session),
         1 => Just(Step::Restart),
         1 => Just(Step::Evict),
     ]
@@ -334,13 +337,31 @@ elif word[0] in ctx.state:
     del ctx.state[word[0]]
 return ' '.join(key + '=' + value.decode() for key, value in sorted(ctx.state.items()))";
 
+/// A session as it is stored.
+async fn load(bench: &Bench, name: &str) -> Arc<SessionState> {
+    let store = &bench.store;
+    store.durable(store.commits().submitted()).await.unwrap();
+    let group = Group {
+        function: common::function(),
+        session: SessionName::new(name).unwrap(),
+    };
+    store.load_session(&group, store.epoch()).unwrap()
+}
+
 async fn same_as_one_long_lived_worker(steps: Vec<Step>) {
     let script = Script::handler(DIARY);
     let mut bench = Bench::of(&script.artifact).await;
+    bench.session = Some(load(&bench, "s-0").await);
     let lines = Arc::new(Lines::default());
-    let mut expected: BTreeMap<String, u16> = BTreeMap::new();
+    let mut all: BTreeMap<u8, BTreeMap<String, u16>> = BTreeMap::new();
+    let mut at = 0;
     for step in steps {
+        let expected = all.entry(at).or_default();
         match step {
+            Step::Session(name) => {
+                at = name;
+                bench.session = Some(load(&bench, &format!("s-{name}")).await);
+            }
             Step::Write {
                 key,
                 value,
@@ -360,10 +381,10 @@ async fn same_as_one_long_lived_worker(steps: Vec<Step>) {
                     true => keep(&mut bench, post(&body)).await.unwrap(),
                     false => try_out(&mut bench, post(&body)).await.unwrap(),
                 };
-                let all = expected.iter().map(|(key, value)| format!("{key}={value}"));
-                assert_eq!(seen, all.collect::<Vec<_>>().join(" "));
+                let told = expected.iter().map(|(key, value)| format!("{key}={value}"));
+                assert_eq!(seen, told.collect::<Vec<_>>().join(" "));
                 if !is_kept {
-                    expected = before;
+                    *expected = before;
                 }
             }
             Step::Other { key, value } => {
@@ -387,10 +408,8 @@ async fn same_as_one_long_lived_worker(steps: Vec<Step>) {
                 bench.worker = starting.await.unwrap();
             }
             Step::Evict => {
-                let store = &bench.store;
-                store.durable(store.commits().submitted()).await.unwrap();
-                let group = bench.session.take().unwrap().group().clone();
-                bench.session = Some(store.load_session(&group, store.epoch()).unwrap());
+                let name = bench.session.take().unwrap().group().session.clone();
+                bench.session = Some(load(&bench, name.as_str()).await);
             }
         }
     }

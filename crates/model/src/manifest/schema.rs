@@ -144,7 +144,8 @@ fields! {
     /// Largest body of a response; a larger one fails with `response-too-large`.
     MAX_RESPONSE = "limits" "max_response" SIZE_OF_BODY;
 
-    /// Live workers without a session at once, hence invocations without a session that run at once.
+    /// Live workers without a session at once, hence invocations without a session that run at once. All sessions of a program share
+    /// them.
     WORKERS_MAX = "workers" "max" Rule::Count { min: 1, max: limits::MAX_WORKERS };
     /// A worker without work for so long is dropped.
     IDLE_TTL = "workers" "idle_ttl" Rule::Time { min: limits::MIN_IDLE_TTL, max: limits::MAX_IDLE_TTL };

@@ -1,14 +1,53 @@
-//! What a program remembers of its session, and what it lacks of it.
+//! What a program remembers of sessions, and what it lacks of them.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use fulmar_model::SessionName;
 use fulmar_state::{SessionState, StateError, Ticket, Transaction};
 
 use super::frames::Frames;
 
-/// What a program remembers of its session.
+/// Sessions that one program remembers.
+const SESSIONS: usize = 256;
+
+/// What a program remembers of the sessions that it has had, by their names.
+#[derive(Default)]
+pub(super) struct Memories {
+    of: HashMap<SessionName, Memory>,
+    /// How many invocations it has had.
+    count: u64,
+}
+
+impl Memories {
+    pub(super) fn has(&self, session: &SessionName) -> bool {
+        self.of.contains_key(session)
+    }
+
+    pub(super) fn of(&mut self, session: &SessionName) -> Option<&mut Memory> {
+        self.of.get_mut(session)
+    }
+
+    /// What it remembers of a session that it gets now; and which one it is to forget for that, if there are too many.
+    pub(super) fn begin(&mut self, session: &SessionName) -> (&mut Memory, Option<SessionName>) {
+        self.count += 1;
+        let is_full = self.of.len() >= SESSIONS && !self.has(session);
+        let oldest = self.of.iter().min_by_key(|(_, memory)| memory.used);
+        let forgotten = oldest.filter(|_| is_full).map(|(name, _)| name.clone());
+        if let Some(name) = &forgotten {
+            self.of.remove(name);
+        }
+        let memory = self.of.entry(session.clone()).or_default();
+        memory.used = self.count;
+        (memory, forgotten)
+    }
+}
+
+/// What a program remembers of a session.
 #[derive(Default)]
 pub(super) struct Memory {
+    /// When it had it last.
+    used: u64,
     /// The very state that its last invocation ran on.
     of: Weak<SessionState>,
     /// All commits up to this one are in it.

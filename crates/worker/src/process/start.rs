@@ -112,7 +112,8 @@ impl Process {
             ended,
             running: Running::default(),
             writer,
-            memory: None,
+            memories: None,
+            last: None,
             max_response_bytes: settings.max_response_bytes,
         })
     }

@@ -168,7 +168,7 @@ impl Bench {
             session: self
                 .session
                 .as_ref()
-                .map(|_| SessionName::new("s").unwrap()),
+                .map(|session| session.group().session.clone()),
             tag: self.session.as_ref().map_or(0, |session| session.tag()),
             idempotency_key: Some("idem".into()),
             attempt: 3,

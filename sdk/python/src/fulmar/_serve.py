@@ -69,11 +69,9 @@ def _answer(handler, head, stream, client, memories) -> bytes:  # type: ignore[n
     method, path, _ = first.split(" ", 2)
     body = _wire.read_body(stream, headers)
     session = headers.get("fulmar-session")
-    if session not in memories:
-        # A worker has one session at a time.
-        memories.clear()
-        memories[session] = Memory()
-    memory = memories[session]
+    # The node knows what is remembered here, and says what is to be forgotten.
+    memories.pop(headers.pop("fulmar-forget", None), None)
+    memory = memories.setdefault(session, Memory())
     count = int(headers.pop("fulmar-frames", "0"))
     memory.learn(body[:count])
     ctx = Context(headers, client, memory)
@@ -84,14 +82,14 @@ def _answer(handler, head, stream, client, memories) -> bytes:  # type: ignore[n
         if response.status < 500:
             frames = ctx.frames()
     except StateError as error:
-        memories.clear()
+        memories.pop(session)
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         response = Response(str(error), 500)
     except Exception:
         import traceback
 
         # What it wrote does not happen, and is not to be remembered.
-        memories.clear()
+        memories.pop(session)
         traceback.print_exc()
         response = Response("the handler raised an exception; see the function's log", 500)
     sys.stdout.flush()
