@@ -92,6 +92,10 @@ impl Process {
         tx: Transaction,
     ) -> (Transaction, Result<Reply, CallError>) {
         let deadline = call.deadline;
+        // Asked by what an earlier invocation has left behind.
+        while let Ok(asked) = self.asked.try_recv() {
+            asked.refuse();
+        }
         self.writer.begin(call.session.clone(), call.id.clone());
         self.running.begin(&call, tx);
         let answered = tokio::time::timeout_at(deadline.into(), self.answer(call)).await;

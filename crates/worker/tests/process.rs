@@ -246,6 +246,9 @@ async fn a_program_has_what_is_granted_and_nothing_else() {
         .arg("1000")
         .spawn()
         .unwrap();
+    // A service of the machine; whoever is not root has none there.
+    let service = format!("/run/fulmar-test-{}", node.id());
+    let listener = std::os::unix::net::UnixListener::bind(&service);
     let attempt = format!(
         r#"
 import os, socket, subprocess
@@ -268,6 +271,7 @@ return " ".join([
     tried(lambda: os.environ.get("CARGO_MANIFEST_DIR")),
     tried(lambda: len(bytearray(200 << 20))),
     tried(lambda: open("/dev/null", "w").write("x")),
+    tried(lambda: socket.socket(socket.AF_UNIX).connect({service:?})),
 ])
 "#,
         pid = node.id()
@@ -276,8 +280,11 @@ return " ".join([
     let mut bench = Bench::of(&script.artifact).await;
     let told = try_out(&mut bench, post("")).await.unwrap();
     let expected = "PermissionError PermissionError PermissionError 3 PermissionError AF_UNIX \
-        PermissionError PermissionError 32 1 None MemoryError 1";
+        PermissionError PermissionError 32 1 None MemoryError 1 FileNotFoundError";
     assert_eq!(told, expected, "{:?}", bench.lines());
+    if listener.is_ok() {
+        std::fs::remove_file(&service).unwrap();
+    }
     assert!(node.try_wait().unwrap().is_none(), "it lives");
     node.kill().unwrap();
     node.wait().unwrap();
@@ -295,6 +302,36 @@ return " ".join([
     let told = try_out(&mut bench, post("")).await.unwrap();
     assert!(
         told.starts_with("s PermissionError PermissionError 3 <socket"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn what_an_invocation_leaves_behind_is_no_part_of_the_next() {
+    let script = Script::handler(
+        "import os, threading, time
+if request.body == b'leave':
+    def later():
+        while not os.path.exists(os.environ['TMPDIR'] + '/go'):
+            time.sleep(0.001)
+        for _ in range(20):
+            try:
+                ctx.shared('session').set('late', b'1')
+            except Exception as error:
+                last = str(error)
+        open(os.environ['TMPDIR'] + '/done', 'w').write(last)
+    threading.Thread(target=later).start()
+    return 'left'
+open(os.environ['TMPDIR'] + '/go', 'w')
+while not os.path.exists(os.environ['TMPDIR'] + '/done'):
+    time.sleep(0.001)
+return open(os.environ['TMPDIR'] + '/done').read() + ' ' + ','.join(ctx.state)",
+    );
+    let mut bench = Bench::of(&script.artifact).await;
+    assert_eq!(keep(&mut bench, post("leave")).await.unwrap(), "left");
+    let told = keep(&mut bench, post("")).await.unwrap();
+    assert!(
+        told.contains("does not run") && told.ends_with(' '),
         "{told}"
     );
 }

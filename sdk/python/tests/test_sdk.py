@@ -19,7 +19,7 @@ class Node(_wire.Client):
         self.stored = stored
         self.asked = []
 
-    def ask(self, method, path, body=b""):
+    def ask(self, method, path, body=b"", invocation=""):
         self.asked.append((method, path))
         if path.startswith("/buckets/session?"):
             after = path.partition("after=")[2]
@@ -54,14 +54,14 @@ class Memory(unittest.TestCase):
 class State(unittest.TestCase):
     def test_what_was_read_once_is_not_asked_for_again(self):
         node = Node({"a": b"1"})
-        state = _context.State(node, _context.Memory(), False)
+        state = _context.State(node, _context.Memory())
         self.assertEqual([state["a"], state["a"], state.get("b")], [b"1", b"1", None])
         self.assertEqual(len(node.asked), 2)
         self.assertEqual(list(state), ["a"])
         self.assertNotIn("c", state)
 
     def test_writes_are_seen_and_sent(self):
-        state = _context.State(Node({"a": b"1"}), _context.Memory(), False)
+        state = _context.State(Node({"a": b"1"}), _context.Memory())
         state["b"] = b"2"
         del state["a"]
         self.assertEqual(dict(state), {"b": b"2"})
@@ -73,7 +73,7 @@ class State(unittest.TestCase):
             state["c"] = "text"
 
     def test_read_only_invocations_write_nothing(self):
-        state = _context.State(Node({}), _context.Memory(), True)
+        state = _context.State(Node({}), _context.Memory(), read_only=True)
         with self.assertRaises(_context.StateError):
             state["a"] = b"1"
 

@@ -9,7 +9,8 @@
 //! POST              /messages/FUNCTION, /messages/FUNCTION/SESSION
 //! ```
 //!
-//! Names and keys are percent-encoded. What is wrong is said in the body, as text.
+//! Names and keys are percent-encoded. What is wrong is said in the body, as text. A question with the header
+//! `Fulmar-Invocation` is answered only while that one runs.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -27,8 +28,11 @@ use percent_encoding::percent_decode_str;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+use super::INVOCATION;
 use crate::running::{NOT_YET, Running};
 
+/// Why a question is not answered that comes between two invocations.
+const NOT_NOW: &str = "the invocation that this is asked for does not run";
 /// Questions that wait while another is answered.
 const WAITING: usize = 16;
 /// Connections of one program at once.
@@ -95,9 +99,8 @@ async fn hand_in(
     let request = Request::from_parts(head, body.to_bytes());
     let (reply, answer) = oneshot::channel();
     let _ = to.send(Asked { request, reply }).await;
-    // Between two invocations nobody answers; whoever asks then is answered by the next one, if it is of the same session.
     let answer = answer.await;
-    Ok(answer.unwrap_or_else(|_| say(StatusCode::SERVICE_UNAVAILABLE, NOT_YET)))
+    Ok(answer.unwrap_or_else(|_| say(StatusCode::SERVICE_UNAVAILABLE, NOT_NOW)))
 }
 
 fn say(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -138,8 +141,23 @@ impl Refused {
 }
 
 impl Asked {
-    /// Answers, on behalf of the invocation that runs.
+    /// Answers that nothing can be asked now: it was asked while another invocation ran, or none.
+    pub(super) fn refuse(self) {
+        let _ = self
+            .reply
+            .send(say(StatusCode::SERVICE_UNAVAILABLE, NOT_NOW));
+    }
+
+    /// Answers, on behalf of the invocation that runs; unless it says that it is of another one.
     pub(super) async fn answer(self, running: &mut Running) {
+        let of = self.request.headers().get(INVOCATION);
+        let runs = running
+            .current
+            .as_ref()
+            .map(|current| current.id.as_bytes());
+        if of.is_some_and(|of| Some(of.as_bytes()) != runs) {
+            return self.refuse();
+        }
         let answer = match answer(&self.request, running).await {
             Ok(answer) => answer,
             Err(refused) => say(refused.status(), refused.to_string()),

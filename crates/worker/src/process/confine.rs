@@ -2,8 +2,9 @@
 //! program may not have and then becomes the program. That cannot be done between `fork` and `exec` of a process with
 //! threads.
 //!
-//! Landlock bounds the files that it sees, the processes that it may signal and, with seccomp, the network; capabilities
-//! are given up; resource limits bound its memory, its files and what it writes.
+//! Landlock bounds the files that it opens, the processes that it may signal and, with seccomp, the network; where services
+//! of the machine have their sockets is hidden, if the node may do that; capabilities are given up; resource limits bound
+//! its memory, its files and what it writes.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,8 +16,9 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
-use rustix::thread::CapabilitySet;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
+use rustix::thread::{CapabilitySet, UnshareFlags, unshare_unsafe};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -51,6 +53,9 @@ const DEVICES: [&str; 5] = [
     "/dev/random",
     "/dev/urandom",
 ];
+
+/// Where services of the machine have their sockets: who may connect to those Landlock does not ask.
+const HIDDEN: [&str; 3] = ["/run", "/var/run", "/tmp"];
 
 /// What a program may use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,6 +110,7 @@ pub fn become_program(
     let mut command = Command::new(&program);
     command.args(arguments);
     confinement.limits().map_err(kernel)?;
+    confinement.hide().map_err(kernel)?;
     confinement.files()?;
     rustix::thread::set_capabilities(
         None,
@@ -136,6 +142,37 @@ impl Confinement {
                     maximum: limit,
                 },
             )?;
+        }
+        Ok(())
+    }
+
+    /// Hides what is in some folders, if none of its own is there; without the right to it, as nodes that do not run as root
+    /// are, the sockets are those that the node's user may use.
+    fn hide(&self) -> rustix::io::Result<()> {
+        if !geteuid().is_root() {
+            return Ok(());
+        }
+        // SAFETY: the mount namespace has nothing to do with file descriptors or memory, and this process has one thread.
+        #[allow(unsafe_code)]
+        match unsafe { unshare_unsafe(UnshareFlags::NEWNS) } {
+            // Root, but not of this machine.
+            Err(rustix::io::Errno::PERM) => return Ok(()),
+            unshared => unshared?,
+        }
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )?;
+        for hidden in HIDDEN {
+            let Ok(folder) = std::fs::canonicalize(hidden) else {
+                continue;
+            };
+            let own = self.read.iter().chain(&self.write);
+            let own = own.filter_map(|own| std::fs::canonicalize(own).ok());
+            if !own.into_iter().any(|own| own.starts_with(&folder)) {
+                let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+                mount("none", &folder, "tmpfs", flags, None)?;
+            }
         }
         Ok(())
     }

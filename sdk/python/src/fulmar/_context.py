@@ -54,13 +54,14 @@ class Memory:
 class Bucket:
     """A shared bucket: each operation asks the node at once."""
 
-    def __init__(self, client: _wire.Client, name: str) -> None:
+    def __init__(self, client: _wire.Client, name: str, invocation: str) -> None:
         self._client = client
+        self._invocation = invocation
         self._path = f"/buckets/{_wire.quote(name)}"
 
     def _ask(self, method: str, key: str, body: bytes = b"", action: str = "") -> bytes:
         path = f"{self._path}/{_wire.quote(key)}{action}"
-        status, answer = self._client.ask(method, path, body)
+        status, answer = self._client.ask(method, path, body, self._invocation)
         if status >= 300:
             raise StateError(status, answer.decode())
         return answer
@@ -103,7 +104,8 @@ class Bucket:
             query = f"?prefix={_wire.quote(prefix)}"
             if after is not None:
                 query += f"&after={_wire.quote(after)}"
-            status, answer = self._client.ask("GET", self._path + query)
+            path = self._path + query
+            status, answer = self._client.ask("GET", path, b"", self._invocation)
             if status != 200:
                 raise StateError(status, answer.decode())
             page: List[str] = json.loads(answer)
@@ -116,8 +118,14 @@ class Bucket:
 class State(MutableMapping[str, bytes]):
     """The session's own state: a mapping of keys to bytes."""
 
-    def __init__(self, client: _wire.Client, memory: Memory, read_only: bool) -> None:
-        self._bucket = Bucket(client, "session")
+    def __init__(
+        self,
+        client: _wire.Client,
+        memory: Memory,
+        read_only: bool = False,
+        invocation: str = "",
+    ) -> None:
+        self._bucket = Bucket(client, "session", invocation)
         self._memory = memory
         self._read_only = read_only
         self._written: Dict[str, Optional[bytes]] = {}
@@ -195,13 +203,13 @@ class Context:
         #: Whether writes are refused.
         self.read_only: bool = headers.get("fulmar-read-only") == "true"
         #: The session's state.
-        self.state: State = State(client, memory, self.read_only)
+        self.state: State = State(client, memory, self.read_only, self.invocation)
         self._client = client
         self._sent: List[bytes] = []
 
     def shared(self, bucket: str) -> Bucket:
         """A bucket that all functions of the namespace share."""
-        return Bucket(self._client, bucket)
+        return Bucket(self._client, bucket, self.invocation)
 
     def send(self, function: str, body: bytes, session: Optional[str] = None) -> None:
         """Sends a message to a function, with the commit: once, and only if there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import socket
 from typing import BinaryIO, Dict, List, Optional, Tuple
 
@@ -67,11 +68,22 @@ class Client:
         self._path = path
         self._stream: Optional[BinaryIO] = None
         self._socket: Optional[socket.socket] = None
+        # Handlers may have threads.
+        self._alone = _thread.allocate_lock()
 
-    def ask(self, method: str, path: str, body: bytes = b"") -> Tuple[int, bytes]:
-        """The status and body of the answer."""
+    def ask(
+        self, method: str, path: str, body: bytes = b"", invocation: str = ""
+    ) -> Tuple[int, bytes]:
+        """The status and body of the answer, on behalf of an invocation."""
+        with self._alone:
+            return self._ask(method, path, body, invocation)
+
+    def _ask(
+        self, method: str, path: str, body: bytes, invocation: str
+    ) -> Tuple[int, bytes]:
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: fulmar\r\n"
+            f"fulmar-invocation: {invocation}\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
         connection, stream = self._connect()

@@ -1,0 +1,88 @@
+//! What it takes to start a program, confined, until its first answer; and what a call takes then.
+//!
+//! `cargo bench -p fulmar-worker --bench programs`.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{Bench, settings};
+use fulmar_worker::{Artifact, Program, Request};
+
+const STARTS: usize = 200;
+const CALLS: usize = 5000;
+/// With `ctx.state` in use, as functions have it.
+const HANDLER: &str = "import fulmar
+def handle(request, ctx):
+    ctx.state['n'] = request.body
+    return request.body
+fulmar.serve(handle)
+";
+
+fn post() -> Request {
+    let request = http::Request::post("http://node/").body(Bytes::from_static(b"hello"));
+    Request::Http(Box::new(request.unwrap()))
+}
+
+fn percentiles(name: &str, mut times: Vec<Duration>) {
+    times.sort();
+    let at = |share: f64| times[(times.len() as f64 * share) as usize];
+    println!("{name}: p50 {:?}, p99 {:?}", at(0.5), at(0.99));
+}
+
+async fn measure(name: &str, artifact: &Arc<Artifact>) {
+    let mut starts = Vec::with_capacity(STARTS);
+    for _ in 0..STARTS {
+        let started = Instant::now();
+        let mut bench = Bench::with(artifact, settings()).await;
+        bench.run(post()).await.1.unwrap();
+        starts.push(started.elapsed());
+    }
+    percentiles(&format!("{name}, start and first call"), starts);
+    let mut bench = Bench::of(artifact).await;
+    let mut calls = Vec::with_capacity(CALLS);
+    for _ in 0..CALLS {
+        let started = Instant::now();
+        bench.run(post()).await.1.unwrap();
+        calls.push(started.elapsed());
+    }
+    percentiles(&format!("{name}, call"), calls);
+}
+
+fn main() {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk/python/src/fulmar");
+    std::fs::create_dir(folder.path().join("fulmar")).unwrap();
+    for file in std::fs::read_dir(sdk).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_file() {
+            let to = folder.path().join("fulmar").join(path.file_name().unwrap());
+            std::fs::copy(&path, to).unwrap();
+        }
+    }
+    std::fs::write(folder.path().join("main.py"), HANDLER).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_echo"), folder.path().join("echo")).unwrap();
+    let program = |command: &[&str]| {
+        let program = Program {
+            folder: folder.path().to_owned(),
+            command: command.iter().map(|text| (*text).to_owned()).collect(),
+            launcher: vec![env!("CARGO_BIN_EXE_confine").to_owned()],
+            run: folder.path().join("run"),
+        };
+        Arc::new(Artifact::program(program))
+    };
+    tokio.block_on(async {
+        measure("a binary", &program(&["./echo"])).await;
+        measure("Python", &program(&["python3", "main.py"])).await;
+    });
+}
