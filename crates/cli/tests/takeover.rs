@@ -103,6 +103,24 @@ fn sessions_of_a_lost_node_go_on_elsewhere_with_all_that_was_acknowledged() {
 }
 
 #[test]
+fn sessions_of_a_node_that_is_lost_for_good_go_on_with_a_version_that_lets_them() {
+    let (_objects, mut cluster) = cluster();
+    cluster.nodes[0].deploy("kept", "counter", "");
+    assert_eq!(cluster.nodes[1].invoke("kept/a", "5"), "5");
+    cluster.nodes[0].eventually("it is copied", |node| {
+        let nodes = node.get("/admin/nodes").json();
+        let mut nodes = nodes["nodes"].as_array().unwrap().iter();
+        let n2 = nodes.find(|node| node["name"] == "n2").unwrap();
+        n2["behind_seconds"] == 0.0
+    });
+    cluster.nodes[1].crash();
+    let waits = cluster.nodes[0].request("POST", "/fn/kept/a", &[], b"1");
+    assert_eq!(waits.status, 503, "{}", waits.text());
+    cluster.nodes[0].deploy("kept", "counter", LOCAL);
+    counts(&cluster.nodes[2], "kept/a", 5);
+}
+
+#[test]
 fn an_s3_server_keeps_what_was_acknowledged() {
     let Some(server) = S3::start() else {
         eprintln!("skipped: moto_server, a Python package, is not installed");
