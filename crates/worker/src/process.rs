@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use fulmar_model::SessionName;
 use fulmar_state::Transaction;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
@@ -42,6 +42,9 @@ const VERSION: HeaderValue = HeaderValue::from_static("1");
 const FRAMES: HeaderName = HeaderName::from_static("fulmar-frames");
 /// A session that the program has to forget.
 const FORGET: HeaderName = HeaderName::from_static("fulmar-forget");
+/// The request's method, where that would leave no room for frames in the answer; and the status of such an answer.
+const METHOD: HeaderName = HeaderName::from_static("fulmar-method");
+const STATUS: HeaderName = HeaderName::from_static("fulmar-status");
 /// What the program may want to know of its invocation.
 const INVOCATION: HeaderName = HeaderName::from_static("fulmar-invocation");
 const FUNCTION: HeaderName = HeaderName::from_static("fulmar-function");
@@ -167,6 +170,12 @@ impl Process {
             frames::apply(body.split_to(count), &mut self.running)
                 .map_err(|error| failed(error.to_string()))?;
         }
+        let status = head.headers.remove(STATUS).filter(|_| speaks);
+        if let Some(status) =
+            status.and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok())
+        {
+            head.status = status;
+        }
         match (speaks, &self.memories) {
             (true, None) => self.memories = Some(Memories::default()),
             (false, Some(_)) => self.memories = None,
@@ -231,6 +240,11 @@ impl Process {
             headers.insert(READ_ONLY, HeaderValue::from_static("true"));
         }
         headers.remove(FORGET);
+        headers.remove(METHOD);
+        if self.memories.is_some() && head.method == Method::HEAD {
+            head.method = Method::GET;
+            headers.insert(METHOD, HeaderValue::from_static("HEAD"));
+        }
         let body = match (&mut self.memories, tx, &call.session) {
             (Some(memories), Some(tx), Some(session)) => {
                 let (memory, forgotten) = memories.begin(session);

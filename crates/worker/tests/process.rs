@@ -149,6 +149,34 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+#[tokio::test]
+async fn answers_without_a_body_keep_what_was_written() {
+    let script = Script::handler(
+        "n = int(ctx.state.get('n', b'0')) + 1
+ctx.state['n'] = str(n).encode()
+return fulmar.Response(request.method + str(n), 204 if request.body else 200)",
+    );
+    let mut bench = Bench::of(&script.artifact).await;
+    assert_eq!(keep(&mut bench, post("")).await.unwrap(), "POST1");
+    for (method, body, status, expected) in [
+        ("POST", "x", 204, ""),
+        ("HEAD", "", 200, ""),
+        ("GET", "", 200, "GET4"),
+    ] {
+        let request = http::Request::builder().method(method).uri("http://node/");
+        let request = request.body(Bytes::from_static(body.as_bytes())).unwrap();
+        let (tx, result) = bench.run(Request::Http(Box::new(request))).await;
+        let Ok(Reply::Http(response)) = result else {
+            panic!("{method}: {result:?}");
+        };
+        assert_eq!(response.status(), status);
+        assert_eq!(&response.body()[..], expected.as_bytes());
+        commit(&bench, tx);
+        let tag = bench.session.as_ref().unwrap().tag();
+        bench.worker.committed(tag);
+    }
+}
+
 /// A server of HTTP that knows nothing of Fulmar.
 const PLAIN: &str = r#"
 import http.server, os, socketserver

@@ -7,6 +7,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "src"))
 
+import fulmar  # noqa: E402
 from fulmar import _context, _wire  # noqa: E402
 from fulmar import _serve  # noqa: E402
 
@@ -87,6 +88,7 @@ class Serving(unittest.TestCase):
         stream = io.BytesIO(answer)
         first, headers = _wire.read_head(stream)
         body = _wire.read_body(stream, headers)
+        self.told = headers
         count = int(headers["fulmar-frames"])
         return first.split()[1], body[:count], body[count:]
 
@@ -111,6 +113,22 @@ class Serving(unittest.TestCase):
         memories = {}
         status, written, _ = self.answer(handle, b"", None, memories)
         self.assertEqual((status, written, memories), ("500", b"", {}))
+
+    def test_answers_without_a_body_have_frames_all_the_same(self):
+        def handle(request, ctx):
+            ctx.state["method"] = request.method.encode()
+            return fulmar.Response(b"not sent", 204)
+
+        status, written, body = self.answer(handle, b"", {"fulmar-method": "HEAD"})
+        self.assertEqual((status, body), ("200", b""))
+        self.assertEqual(written, frame(_wire.SET, b"method", b"HEAD"))
+        self.assertEqual(self.told["fulmar-status"], "204")
+
+    def test_without_a_session_there_is_no_state(self):
+        state = _context.State(Node({}), _context.Memory(), session=False)
+        for use in (lambda: state["a"], lambda: list(state), lambda: state.update(a=b"1")):
+            with self.assertRaises(_context.StateError):
+                use()
 
     def test_bodies_in_chunks_are_whole(self):
         stream = io.BytesIO(b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n")

@@ -124,13 +124,20 @@ class State(MutableMapping[str, bytes]):
         memory: Memory,
         read_only: bool = False,
         invocation: str = "",
+        session: bool = True,
     ) -> None:
         self._bucket = Bucket(client, "session", invocation)
         self._memory = memory
         self._read_only = read_only
         self._written: Dict[str, Optional[bytes]] = {}
+        self._session = session
+
+    def _check(self) -> None:
+        if not self._session:
+            raise StateError(400, "the invocation has no session, so it has no state")
 
     def __getitem__(self, key: str) -> bytes:
+        self._check()
         memory = self._memory
         if key not in memory.values and not memory.complete:
             memory.values[key] = self._bucket.get(key)
@@ -149,12 +156,14 @@ class State(MutableMapping[str, bytes]):
         self._write(key, None)
 
     def _write(self, key: str, value: Optional[bytes]) -> None:
+        self._check()
         if self._read_only:
             raise StateError(403, "the invocation was declared read-only")
         self._memory.values[key] = value
         self._written[key] = value
 
     def __iter__(self) -> Iterator[str]:
+        self._check()
         memory = self._memory
         if not memory.complete:
             # Not asked for again: those that are not known yet are read one by one.
@@ -203,7 +212,9 @@ class Context:
         #: Whether writes are refused.
         self.read_only: bool = headers.get("fulmar-read-only") == "true"
         #: The session's state.
-        self.state: State = State(client, memory, self.read_only, self.invocation)
+        self.state: State = State(
+            client, memory, self.read_only, self.invocation, session is not None
+        )
         self._client = client
         self._sent: List[bytes] = []
 

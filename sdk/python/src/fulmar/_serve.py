@@ -71,9 +71,10 @@ def _answer(handler, head, stream, client, memories) -> bytes:  # type: ignore[n
     session = headers.get("fulmar-session")
     # The node knows what is remembered here, and says what is to be forgotten.
     memories.pop(headers.pop("fulmar-forget", None), None)
-    memory = memories.setdefault(session, Memory())
+    memory = Memory() if session is None else memories.setdefault(session, Memory())
     count = int(headers.pop("fulmar-frames", "0"))
     memory.learn(body[:count])
+    wire_method, method = method, headers.pop("fulmar-method", method)
     ctx = Context(headers, client, memory)
     frames = b""
     try:
@@ -81,21 +82,32 @@ def _answer(handler, head, stream, client, memories) -> bytes:  # type: ignore[n
         response = answer if isinstance(answer, Response) else Response(answer or b"")
         if response.status < 500:
             frames = ctx.frames()
-    except StateError as error:
-        memories.pop(session)
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        response = Response(str(error), 500)
-    except Exception:
-        import traceback
-
+        if frames and wire_method == "HEAD":
+            raise StateError(403, "a HEAD request writes nothing")
+    except Exception as error:
         # What it wrote does not happen, and is not to be remembered.
-        memories.pop(session)
-        traceback.print_exc()
-        response = Response("the handler raised an exception; see the function's log", 500)
+        memories.pop(session, None)
+        frames = b""
+        response = _failed(error)
     sys.stdout.flush()
     sys.stderr.flush()
-    lines = [f"HTTP/1.1 {response.status} ."]
+    # Some answers have no body on their way, and frames need one.
+    has_no_body = response.status in (204, 304) or method == "HEAD"
+    lines = [f"HTTP/1.1 {200 if frames else response.status} ."]
     lines += [f"{name}: {value}" for name, value in response.headers.items()]
     lines += ["fulmar-protocol: 1", f"fulmar-frames: {len(frames)}"]
-    lines += [f"content-length: {len(frames) + len(response.body)}", "", ""]
-    return "\r\n".join(lines).encode("latin-1") + frames + response.body
+    if frames:
+        lines += [f"fulmar-status: {response.status}"]
+    content = frames + (b"" if has_no_body else response.body)
+    lines += [f"content-length: {len(content)}", "", ""]
+    return "\r\n".join(lines).encode("latin-1") + content
+
+
+def _failed(error: Exception) -> Response:
+    if isinstance(error, StateError):
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return Response(str(error), 500)
+    import traceback
+
+    traceback.print_exc()
+    return Response("the handler raised an exception; see the function's log", 500)
