@@ -78,7 +78,7 @@ pub enum ConfineError {
     Called(String),
     /// The kernel does not do it.
     #[error(
-        "this kernel cannot confine programs: {0}. Landlock (Linux 6.12 or later, for all of it) has to be enabled"
+        "this kernel cannot confine programs: {0}. Landlock (Linux 5.13 or later) has to be enabled"
     )]
     Kernel(String),
     /// It cannot be run.
@@ -178,21 +178,24 @@ impl Confinement {
     }
 
     fn files(&self) -> Result<(), ConfineError> {
-        // The first with signals; what is newer is used where it is there.
-        const LEAST: ABI = ABI::V6;
+        // Without files there is no confinement; the first with signals is used as far as it is there.
+        const LEAST: ABI = ABI::V1;
+        const MOST: ABI = ABI::V6;
         let mut rules = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessFs::from_all(LEAST))
-            .and_then(|rules| rules.scope(Scope::from_all(LEAST)))
+            .map(|rules| rules.set_compatibility(CompatLevel::BestEffort))
+            .and_then(|rules| rules.handle_access(AccessFs::from_all(MOST)))
+            .and_then(|rules| rules.scope(Scope::from_all(MOST)))
             .map_err(kernel)?;
         if !self.network {
             rules = rules
-                .handle_access(AccessNet::from_all(LEAST))
+                .handle_access(AccessNet::from_all(MOST))
                 .map_err(kernel)?;
         }
         let mut rules = rules.create().map_err(kernel)?;
-        let read = AccessFs::from_read(LEAST);
-        let all = AccessFs::from_all(LEAST);
+        let read = AccessFs::from_read(MOST);
+        let all = AccessFs::from_all(MOST);
         let system = SYSTEM.iter().map(|path| (Path::new(path), read));
         let devices = DEVICES.iter().map(|path| (Path::new(path), all));
         let granted = self.read.iter().map(|path| (path.as_path(), read));
@@ -204,7 +207,7 @@ impl Confinement {
             };
             let access = match path.is_dir() {
                 true => access,
-                false => access & AccessFs::from_file(LEAST),
+                false => access & AccessFs::from_file(MOST),
             };
             rules = rules
                 .add_rule(PathBeneath::new(opened, access))
@@ -212,8 +215,8 @@ impl Confinement {
         }
         let status = rules.restrict_self().map_err(kernel)?;
         match status.ruleset {
-            RulesetStatus::FullyEnforced => Ok(()),
-            other => Err(kernel(format!("it is {other:?}"))),
+            RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
+            RulesetStatus::NotEnforced => Err(kernel("it is not enforced")),
         }
     }
 
