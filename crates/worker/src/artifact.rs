@@ -1,30 +1,12 @@
 //! What is deployed of a function, ready to start workers from.
 
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::process::Program;
-use crate::wasm::Mapped;
-
-/// Which interface a function serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum World {
-    /// `fulmar:function`: bytes in, bytes out.
-    Function,
-    /// `wasi:http/proxy`.
-    Http,
-    /// HTTP on a Unix socket.
-    Program,
-}
-
-impl fmt::Display for World {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            World::Function => "fulmar:function",
-            World::Http => "wasi:http/proxy",
-            World::Program => "program",
-        })
-    }
-}
+use crate::wasm::{ArtifactError, Mapped, Runtime};
+use crate::world::World;
 
 /// What is deployed of a function: workers are started from it.
 pub struct Artifact {
@@ -45,12 +27,6 @@ impl fmt::Debug for Artifact {
 }
 
 impl Artifact {
-    pub(crate) fn of(component: Mapped) -> Self {
-        Self {
-            kind: Kind::Component(component),
-        }
-    }
-
     /// A program, whose files are in place.
     pub fn program(program: Program) -> Self {
         Self {
@@ -64,5 +40,16 @@ impl Artifact {
             Kind::Component(component) => component.pre.world(),
             Kind::Program(_) => World::Program,
         }
+    }
+}
+
+impl Runtime {
+    /// Maps a compiled component that [`Runtime::compile`] made and the node stored.
+    ///
+    /// # Errors
+    /// When it cannot be read, or does not fit.
+    pub fn load(&self, path: &Path) -> Result<Arc<Artifact>, ArtifactError> {
+        let kind = Kind::Component(self.map(path)?);
+        Ok(Arc::new(Artifact { kind }))
     }
 }

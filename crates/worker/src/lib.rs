@@ -15,8 +15,9 @@ mod running;
 mod settings;
 mod wasm;
 mod worker;
+mod world;
 
-pub use artifact::{Artifact, World};
+pub use artifact::Artifact;
 pub use call::{Call, CallError, Reply, Request};
 pub use logs::{Level, LogLine, LogSink};
 pub use pool::{Holds, Key, Pool};
@@ -25,3 +26,4 @@ pub use room::{Reserved, Room};
 pub use settings::{FileGrant, FunctionSettings};
 pub use wasm::{ArtifactError, Compiled, Runtime, RuntimeError, RuntimeOptions};
 pub use worker::Worker;
+pub use world::World;

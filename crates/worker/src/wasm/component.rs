@@ -1,14 +1,13 @@
 //! Components: checked, compiled, mapped.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 
-use crate::artifact::{Artifact, World};
 use crate::wasm::bindings::function::FunctionPre;
 use crate::wasm::host::Host;
 use crate::wasm::runtime::Runtime;
+use crate::world::World;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 /// A component cannot be used.
@@ -92,8 +91,8 @@ impl Runtime {
         Ok(Compiled { bytes, world })
     }
 
-    /// Maps a compiled component that [`Runtime::compile`] made and the node stored.
-    pub fn load(&self, path: &Path) -> Result<Arc<Artifact>, ArtifactError> {
+    /// Maps a compiled component.
+    pub(crate) fn map(&self, path: &Path) -> Result<Mapped, ArtifactError> {
         // SAFETY: the file was written by this node from the output of `Runtime::compile`, into its
         // own data directory, by an atomic rename, under a name that has this engine's version and
         // settings; nobody else may write there, and the node never changes such a file.
@@ -101,10 +100,10 @@ impl Runtime {
         let component = unsafe { Component::deserialize_file(self.engine(), path) };
         let component = component.map_err(|error| ArtifactError::Load(format!("{error:#}")))?;
         let pre = self.link(&component)?;
-        Ok(Arc::new(Artifact::of(Mapped {
+        Ok(Mapped {
             runtime: self.clone(),
             pre,
-        })))
+        })
     }
 
     fn link(&self, component: &Component) -> Result<Pre, ArtifactError> {
