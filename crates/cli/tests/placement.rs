@@ -62,18 +62,20 @@ fn decisions(cluster: &Cluster, node: &str, verdict: &str) -> Vec<Value> {
 #[test]
 fn state_goes_to_where_the_promise_is_kept() {
     let cluster = near_and_far("on");
-    let went = || !cluster.sessions_at(1, "counter").is_empty();
+    let went = || (1..3).any(|at| !cluster.sessions_at(at, "counter").is_empty());
     let count = until(&cluster, &[1], "/fn/counter/a", went);
     let moved = decisions(&cluster, "n1", "moved");
     assert_eq!(moved.len(), 1, "{moved:?}");
-    assert_eq!(moved[0]["to"], "n2");
+    // Near enough is good enough: between those two it is two milliseconds.
+    let home = moved[0]["to"].as_str().unwrap();
+    assert!(["n2", "n3"].contains(&home), "{home}");
     let promise = |key: &str| moved[0]["promise"][key].as_f64().unwrap();
     assert_eq!(promise("max_data_access_seconds"), 0.03);
     assert!(promise("now_seconds") > 0.03 && promise("then_seconds") < 0.03);
-    // Near enough is good enough: from the third node it is two milliseconds.
-    let near = || !decisions(&cluster, "n2", "stays").is_empty();
-    let more = until(&cluster, &[2], "/fn/counter/a", near);
-    assert!(decisions(&cluster, "n2", "moved").is_empty());
+    let other = if home == "n2" { 2 } else { 1 };
+    let near = || !decisions(&cluster, home, "stays").is_empty();
+    let more = until(&cluster, &[other], "/fn/counter/a", near);
+    assert!(decisions(&cluster, home, "moved").is_empty());
     let total = 1 + count + more;
     assert_eq!(cluster.nodes[0].invoke("counter/a", "0"), total.to_string());
 }
