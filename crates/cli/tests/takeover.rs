@@ -6,7 +6,7 @@
 mod common;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::cluster::Cluster;
 use common::objects::{LOCAL, ObjectFolder, REPLICATED, counts_with, give_back, take_away};
@@ -28,6 +28,18 @@ fn cluster() -> (ObjectFolder, Cluster) {
     let objects = ObjectFolder::new();
     let cluster = Cluster::with_store(3, &objects.path());
     (objects, cluster)
+}
+
+/// What a node's log is called at the moment.
+fn stream(node: &Node) -> String {
+    let health = node.get("/admin/node").json();
+    health["changelog"]["prefix"].as_str().unwrap().to_owned()
+}
+
+/// Where all logs of a node are.
+fn log_of(node: &Node, objects: &ObjectFolder) -> PathBuf {
+    let stream = objects.path().join(stream(node));
+    stream.parent().unwrap().to_owned()
 }
 
 fn uncopied(data: &Path) -> Vec<String> {
@@ -286,10 +298,7 @@ fn a_later_version_that_stays_with_its_nodes_does_not_hide_a_takeover() {
     };
     n1.deploy("counter", "guest-faults", REPLICATED);
     assert_eq!(n2.invoke("counter/s", "count 1"), "1");
-    let health = n2.get("/admin/node").json();
-    let log = health["changelog"]["prefix"].as_str().unwrap();
-    let log = objects.path().join(log);
-    let log = log.parent().unwrap();
+    let log = log_of(n2, &objects);
     n2.signal("-STOP");
     n1.eventually("it is taken over", |node| {
         let key = [("idempotency-key", "two")];
@@ -298,7 +307,7 @@ fn a_later_version_that_stays_with_its_nodes_does_not_hide_a_takeover() {
     });
     n1.deploy("counter", "guest-faults", "");
     // Without that it does not find out.
-    take_away(log);
+    take_away(&log);
     n2.signal("-CONT");
     n2.eventually("it knows the later version", |node| {
         node.get("/admin/functions/counter").json()["version"] == 2
@@ -307,7 +316,7 @@ fn a_later_version_that_stays_with_its_nodes_does_not_hide_a_takeover() {
     let count = || n2.request("POST", "/fn/counter/s", &key, b"count 1");
     let refused = count();
     assert_eq!(refused.status, 503, "{}", refused.text());
-    give_back(log);
+    give_back(&log);
     n2.eventually("it counts on from there", |_| {
         let reply = count();
         reply.status == 200 && reply.text() == "3"
@@ -324,24 +333,21 @@ fn what_was_taken_over_of_a_removed_function_is_doubted_as_well() {
     };
     n1.deploy("counter", "guest-faults", REPLICATED);
     assert_eq!(n2.invoke("counter/s", "count 1"), "1");
-    let health = n2.get("/admin/node").json();
-    let log = health["changelog"]["prefix"].as_str().unwrap();
-    let log = objects.path().join(log);
-    let log = log.parent().unwrap();
+    let (log, before) = (log_of(n2, &objects), stream(n2));
     n2.signal("-STOP");
     counts_with(n1, "counter/s", "counted", "1");
     assert_eq!(n1.invoke("counter/s", "count 1"), "2");
     let removed = n1.request("DELETE", "/admin/functions/counter", &[], b"");
     assert_eq!(removed.status, 204);
-    take_away(log);
+    take_away(&log);
     n2.signal("-CONT");
     n2.eventually("it knows that the function is gone", |node| {
         node.get("/admin/functions/counter").status == 404
     });
-    give_back(log);
+    give_back(&log);
     n2.eventually("it is back", |node| {
-        let changelog = node.get("/admin/node").json()["changelog"].clone();
-        changelog["open"] == true && changelog["prefix"] != health["changelog"]["prefix"]
+        let health = node.get("/admin/node").json();
+        health["changelog"]["open"] == true && stream(node) != before
     });
     n1.deploy("counter", "guest-faults", REPLICATED);
     assert_eq!(n2.invoke("counter/s", "count 1"), "3");

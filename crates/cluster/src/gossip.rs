@@ -177,8 +177,8 @@ struct Calls {
 impl Socket for Calls {
     /// What does not arrive is said again some time.
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        let others = self.cluster.others().into_iter();
-        let Some(node) = others.into_iter().find(|node| address(node) == to) else {
+        let mut others = self.cluster.others().into_iter();
+        let Some(node) = others.find(|node| address(node) == to) else {
             return Ok(());
         };
         let message = GossipRequest {

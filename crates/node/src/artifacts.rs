@@ -150,9 +150,13 @@ impl Artifacts {
         write_durably(&path, wasm).map_err(|error| internal("write", &path, &error))
     }
 
+    fn files(&self, digest: &str) -> PathBuf {
+        self.dir.join(format!("{digest}.files"))
+    }
+
     /// The folder of a program's files, unpacked once.
     fn unpack(&self, digest: &str, tar: &[u8]) -> Result<PathBuf, Problem> {
-        let folder = self.dir.join(format!("{digest}.files"));
+        let folder = self.files(digest);
         if folder.exists() {
             return Ok(folder);
         }
@@ -184,10 +188,13 @@ impl Artifacts {
         match (manifest.is_program(), is_program) {
             (false, false) => self.load(runtime, digest),
             (true, true) => {
-                let path = self.tar(digest);
-                let tar = std::fs::read(&path).map_err(|_| not_uploaded(digest))?;
+                let mut folder = self.files(digest);
+                if !folder.exists() {
+                    let tar = std::fs::read(self.tar(digest)).map_err(|_| not_uploaded(digest))?;
+                    folder = self.unpack(digest, &tar)?;
+                }
                 let program = Program {
-                    folder: self.unpack(digest, &tar)?,
+                    folder,
                     command: manifest.process.command.clone(),
                     launcher: programs.launcher.clone(),
                     run: programs.run.clone(),

@@ -123,7 +123,6 @@ impl Process {
     }
 
     async fn answer(&mut self, call: Call) -> Result<Reply, CallError> {
-        let is_http = matches!(call.request, Request::Http(_));
         let request = self.request(call)?;
         if self.sender.ready().await.is_err() {
             // A server of HTTP/1.0, or one that is tired of the connection.
@@ -145,7 +144,7 @@ impl Process {
             let answer = sender.send_request(request).await?;
             collect(answer, max).await
         });
-        let (head, mut body) = loop {
+        let (mut head, mut body) = loop {
             tokio::select! {
                 biased;
                 answer = &mut answering => break match answer {
@@ -158,7 +157,6 @@ impl Process {
                 why = ended.ended() => return Err(why),
             }
         };
-        let mut head = head;
         let speaks = head
             .headers
             .remove(PROTOCOL)
@@ -186,22 +184,16 @@ impl Process {
         {
             memories.begin(session).0.ran(tx);
         }
-        Ok(match is_http {
-            true => Reply::Http(Box::new(Response::from_parts(head, body))),
-            false if head.status.is_success() => Reply::Bytes(body),
-            false => return Err(failed(format!("it answered {}", head.status))),
-        })
+        Ok(Reply::Http(Box::new(Response::from_parts(head, body))))
     }
 
     fn request(&mut self, call: Call) -> Result<http::Request<Full<Bytes>>, CallError> {
         let invalid = |error: http::Error| failed(format!("the request cannot be sent: {error}"));
-        let (mut head, body) = match call.request {
-            Request::Http(request) => request.into_parts(),
-            Request::Bytes(body) => {
-                let request = http::Request::post("/").body(body);
-                request.map_err(invalid)?.into_parts()
-            }
+        let Request::Http(request) = call.request else {
+            let text = "a program takes an HTTP request, not bytes";
+            return Err(CallError::Rejected(text.to_owned()));
         };
+        let (mut head, body) = request.into_parts();
         let path = head.uri.path_and_query().cloned();
         head.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
         let headers = &mut head.headers;
@@ -253,7 +245,6 @@ impl Process {
                     headers.insert(FORGET, name.map_err(|error| invalid(error.into()))?);
                 }
                 let frames = memory.lacks(tx, call.tag);
-                let frames = frames.map_err(|error| failed(error.to_string()))?;
                 headers.insert(FRAMES, frames.len().into());
                 Bytes::from([&frames[..], &body[..]].concat())
             }

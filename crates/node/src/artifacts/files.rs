@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -103,7 +103,8 @@ pub(super) fn unpack(tar: &[u8], folder: &Path) -> Result<(), FilesError> {
                 if copied < size {
                     return Err(refused("of which the end is missing"));
                 }
-                file.flush()?;
+                // Whoever finds the folder takes its files for whole, also after a loss of power.
+                file.sync_all()?;
             }
             EntryType::Symlink => {
                 let to = entry.link_name()?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use fulmar_model::SessionName;
-use fulmar_state::{SessionState, StateError, Ticket, Transaction};
+use fulmar_state::{SessionState, Ticket, Transaction};
 
 use super::frames::Frames;
 
@@ -75,13 +75,13 @@ impl Memory {
     }
 
     /// What it has to be told before the next invocation, which begins with the version `tag`.
-    pub(super) fn lacks(&mut self, tx: &Transaction, tag: u64) -> Result<Vec<u8>, StateError> {
+    pub(super) fn lacks(&mut self, tx: &Transaction, tag: u64) -> Vec<u8> {
         let mut frames = Frames::default();
         let Some(session) = tx.session() else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         if self.tag == Some(tag) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let is_same = self.tag.is_some() && std::ptr::eq(self.of.as_ptr(), Arc::as_ptr(session));
         let changes = is_same.then(|| session.changed_since(self.knows)).flatten();
@@ -101,6 +101,6 @@ impl Memory {
                 }
             }
         }
-        Ok(frames.into_bytes())
+        frames.into_bytes()
     }
 }
