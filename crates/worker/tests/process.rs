@@ -347,7 +347,9 @@ if request.body == b'leave':
                 ctx.shared('session').set('late', b'1')
             except Exception as error:
                 last = str(error)
-        open(os.environ['TMPDIR'] + '/done', 'w').write(last)
+        with open(os.environ['TMPDIR'] + '/doing', 'w') as told:
+            told.write(last)
+        os.rename(os.environ['TMPDIR'] + '/doing', os.environ['TMPDIR'] + '/done')
     threading.Thread(target=later).start()
     return 'left'
 open(os.environ['TMPDIR'] + '/go', 'w')
