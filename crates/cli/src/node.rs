@@ -30,6 +30,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             reserve_disk_bytes: config.limits.reserve_disk.0,
             max_workers: config.limits.max_workers,
             worker_bytes: config.limits.worker_memory.map(|bytes| bytes.0),
+            worker_cpu_millis: match config.limits.worker_cpu {
+                Some(cpu) => Some(cpu.millis()),
+                None => NodeOptions::default().worker_cpu_millis,
+            },
             header_timeout: config.limits.client_timeout.get(),
             body_timeout: config.limits.client_timeout.get(),
             threads,

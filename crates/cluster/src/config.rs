@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use fulmar_model::{ByteSize, Duration, NodeName, SiteName};
+use fulmar_model::{ByteSize, CpuAmount, Duration, NodeName, SiteName};
 use serde::Deserialize;
 
 /// The configuration of a node. Every key that is not named here is an error.
@@ -207,6 +207,8 @@ pub struct Limits {
     /// Memory for all of them, of which each takes the memory limit of its function. Without it only their number is
     /// bounded; a node with 0 runs no functions, and keeps state for others.
     pub worker_memory: Option<ByteSize>,
+    /// CPU that workers may have reserved together; all of the machine's if it is not given.
+    pub worker_cpu: Option<CpuAmount>,
     /// Time that a client has to send a request's head, and between two parts of its body.
     pub client_timeout: Duration,
 }
@@ -218,6 +220,7 @@ impl Default for Limits {
             reserve_disk: ByteSize(64 << 20),
             max_workers: 2000,
             worker_memory: None,
+            worker_cpu: None,
             client_timeout: Duration::from_millis(10_000),
         }
     }

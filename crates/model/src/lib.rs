@@ -12,4 +12,4 @@ pub use id::{
 };
 pub use manifest::{Durability, ExecutionModel, Manifest, ManifestError, OnPartition};
 pub use problem::{Code, Problem};
-pub use units::{ByteSize, Duration};
+pub use units::{ByteSize, CpuAmount, Duration};

@@ -24,15 +24,17 @@ pub use error::{ManifestError, ManifestIssue};
 pub use grants::{FileGrant, FileMode, Grants, HostGrant};
 
 use crate::id::{FunctionName, NameError};
-use crate::units::{ByteSize, Duration};
+use crate::units::{ByteSize, CpuAmount, Duration};
 
 /// How a function is called, limited and run. Serialises (JSON) with the key names of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Manifest {
     /// Name of the function.
     pub name: FunctionName,
-    /// Path of the component as written: relative to the manifest.
+    /// Path of the component, of a program's files or of an image as written: relative to the manifest.
     pub artifact: String,
+    /// What its workers are.
+    pub runtime: Runtime,
     /// When an invocation is acknowledged.
     pub durability: Durability,
     /// What becomes of the sessions of a node that is gone.
@@ -75,6 +77,7 @@ impl Manifest {
     pub fn for_artifact(name: FunctionName) -> Self {
         Self {
             artifact: format!("{name}.wasm"),
+            runtime: Runtime::default(),
             name,
             durability: Durability::default(),
             on_partition: OnPartition::default(),
@@ -100,9 +103,9 @@ impl Manifest {
         canonical::write(self)
     }
 
-    /// Whether the function is a program rather than a component.
+    /// Whether workers are processes of their own rather than instances of a component.
     pub fn is_program(&self) -> bool {
-        !self.process.command.is_empty()
+        self.runtime != Runtime::Wasm
     }
 
     /// Whether invocations with this HTTP method are declared read-only.
@@ -161,6 +164,19 @@ word_enum! {
         Local = "local",
         /// After its commit is in the object store as well.
         Replicated = "replicated",
+    }
+}
+
+word_enum! {
+    /// What a function's workers are.
+    Runtime {
+        /// Instances of a WebAssembly component.
+        #[default]
+        Wasm = "wasm",
+        /// Programs, confined.
+        Process = "process",
+        /// Containers of an image.
+        Container = "container",
     }
 }
 
@@ -266,17 +282,19 @@ impl Default for Slo {
 /// `[process]`: a program that is run instead of a component.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Process {
-    /// What is run, with its arguments; empty if the function is a component.
+    /// What is run, with its arguments; empty for a component, and for an image that says it itself.
     pub command: Vec<String>,
 }
 
 /// `[limits]`: what one invocation may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Limits {
-    /// Linear memory of a worker.
+    /// Memory of a worker.
     pub memory: ByteSize,
     /// Time of an invocation.
     pub timeout: Duration,
+    /// Runs of an invocation whose workers crash.
+    pub attempts: u32,
     /// Body of a request.
     pub max_request: ByteSize,
     /// Body of a response.
@@ -288,6 +306,7 @@ impl Default for Limits {
         Self {
             memory: limits::DEFAULT_MEMORY,
             timeout: limits::DEFAULT_TIMEOUT,
+            attempts: limits::DEFAULT_RUNS,
             max_request: limits::DEFAULT_REQUEST,
             max_response: limits::DEFAULT_RESPONSE,
         }
@@ -301,6 +320,10 @@ pub struct Workers {
     pub max: u32,
     /// A worker idle for longer is dropped.
     pub idle_ttl: Duration,
+    /// CPU that each has for itself, if it is a process of its own; 0 for what others leave.
+    pub reserved_cpu: CpuAmount,
+    /// How much of what others leave.
+    pub cpu_weight: u32,
 }
 
 impl Default for Workers {
@@ -308,6 +331,8 @@ impl Default for Workers {
         Self {
             max: limits::DEFAULT_WORKERS,
             idle_ttl: limits::DEFAULT_IDLE_TTL,
+            reserved_cpu: CpuAmount::default(),
+            cpu_weight: limits::DEFAULT_CPU_WEIGHT,
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Sizes and durations as people write them: `64MiB`, `200ms`, `1.5s`.
+//! Sizes, durations and amounts of CPU as people write them: `64MiB`, `200ms`, `1.5s`, `500m`.
 //!
-//! Both types keep exact integers, print the shortest exact text and read back what they print.
+//! All keep exact integers, print the shortest exact text and read back what they print.
 //! A number without a unit is refused, since nobody can tell what it counts.
 
 use std::fmt;
@@ -14,7 +14,7 @@ pub enum UnitError {
     NoNumber {
         /// What was read.
         found: String,
-        /// "a size" or "a duration".
+        /// "a size", for example.
         what: &'static str,
         /// Good text.
         example: &'static str,
@@ -116,6 +116,15 @@ const TIME: Grammar = Grammar {
         ("h", H),
         ("d", 24 * H),
     ],
+};
+
+const CPU: Grammar = Grammar {
+    what: "an amount of CPU",
+    example: "\"500m\"",
+    unit_names: "m (thousandths of a CPU), cpu",
+    smallest: "thousandths of a CPU",
+    max: "4294967cpu",
+    units: &[("m", 1), ("cpu", 1_000)],
 };
 
 /// Reads `digits[.digits]unit` exactly, without a detour through floating point.
@@ -327,6 +336,44 @@ impl FromStr for Duration {
 
 text_serde!(Duration);
 
+/// An amount of CPU in thousandths of one, written as text: `500m`, `1.5cpu`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuAmount {
+    millis: u32,
+}
+
+impl CpuAmount {
+    /// `n` thousandths of a CPU.
+    pub const fn from_millis(millis: u32) -> Self {
+        Self { millis }
+    }
+
+    /// Thousandths of a CPU.
+    pub const fn millis(self) -> u32 {
+        self.millis
+    }
+}
+
+impl fmt::Display for CpuAmount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        print(f, u64::from(self.millis), CPU.units, "0m")
+    }
+}
+
+impl FromStr for CpuAmount {
+    type Err = UnitError;
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let millis = u32::try_from(parse(text, &CPU)?);
+        let millis = millis.map_err(|_| UnitError::TooLarge {
+            found: shortened(text),
+            max: CPU.max,
+        })?;
+        Ok(Self { millis })
+    }
+}
+
+text_serde!(CpuAmount);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,6 +409,18 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(Duration { nanos }), "{text}");
         }
+    }
+
+    #[test]
+    fn amounts_of_cpu_read_as_written() {
+        for (text, millis) in [("0m", 0), ("500m", 500), ("1.5cpu", 1_500), ("2cpu", 2_000)] {
+            assert_eq!(text.parse(), Ok(CpuAmount { millis }), "{text}");
+        }
+        assert_eq!(CpuAmount::from_millis(1_500).to_string(), "1500m");
+        assert_eq!(CpuAmount::from_millis(3_000).to_string(), "3cpu");
+        let refused = |text: &str| text.parse::<CpuAmount>().unwrap_err().to_string();
+        assert!(refused("2").contains("has no unit"));
+        assert!(refused("99999999cpu").contains("too large"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 
 use fulmar_model::{Code, Manifest, Problem};
 use fulmar_state::datadir::write_durably;
-use fulmar_worker::{Artifact, ArtifactError, Program, Runtime};
+use fulmar_worker::{Artifact, ArtifactError, Program, Programs, Runtime};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
@@ -46,35 +46,6 @@ pub(crate) fn is_digest(text: &str) -> bool {
 fn not_uploaded(digest: &str) -> Problem {
     let detail = format!("no artefact {digest} was uploaded");
     Problem::new(Code::ArtifactNotFound, detail)
-}
-
-/// How a node runs programs.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Programs {
-    /// What becomes a program; empty if this node runs none.
-    pub(crate) launcher: Vec<String>,
-    /// Where their workers have their sockets.
-    pub(crate) run: PathBuf,
-}
-
-impl Programs {
-    /// Longest path of the folder: those of sockets have at most 108 bytes, of which their names take some.
-    const LONGEST: usize = 70;
-
-    /// Those of a node with this data directory; ends what an earlier run has left.
-    pub(crate) fn open(
-        launcher: Vec<String>,
-        data: &Path,
-        instance: &str,
-    ) -> std::io::Result<Self> {
-        let mut run = data.join("run");
-        if run.as_os_str().len() > Self::LONGEST {
-            run = std::env::temp_dir()
-                .join(format!("fulmar-{}", &instance[..instance.len().min(16)]));
-        }
-        fulmar_worker::end_left_over(&run)?;
-        Ok(Self { launcher, run })
-    }
 }
 
 fn internal(doing: &str, path: &Path, error: &std::io::Error) -> Problem {
@@ -178,7 +149,7 @@ impl Artifacts {
         runtime: &Runtime,
         digest: &str,
         manifest: &Manifest,
-        programs: &Programs,
+        programs: &Arc<Programs>,
     ) -> Result<Arc<Artifact>, Problem> {
         let is_program = match self.uploaded(digest) {
             Some(path) => path.extension().is_some_and(|extension| extension == "tar"),
@@ -196,8 +167,7 @@ impl Artifacts {
                 let program = Program {
                     folder,
                     command: manifest.process.command.clone(),
-                    launcher: programs.launcher.clone(),
-                    run: programs.run.clone(),
+                    programs: programs.clone(),
                 };
                 Ok(Arc::new(Artifact::program(program)))
             }

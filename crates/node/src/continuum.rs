@@ -129,7 +129,7 @@ impl Handler for Answers {
     }
 
     fn worker_bytes(&self) -> Option<u64> {
-        self.0.pool.total_bytes()
+        self.0.pool.room().total_bytes()
     }
 
     fn execution_times(&self) -> Vec<(String, Measured)> {

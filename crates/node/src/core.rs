@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use fulmar_cluster::{Cluster, NodeConfig};
 use fulmar_model::{Code, Problem};
 use fulmar_state::{Store, Submitters, Ticket};
-use fulmar_worker::{LogSink, Pool, Runtime};
+use fulmar_worker::{LogSink, Pool, Programs, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::arrive::Moving;
-use crate::artifacts::{Artifacts, Programs};
+use crate::artifacts::Artifacts;
 use crate::audit::Audit;
 use crate::carry::StateKeys;
 use crate::continuum::InEffect;
@@ -57,6 +57,8 @@ pub struct NodeOptions {
     pub max_workers: u32,
     /// Memory for all of them, in bytes, of which each takes as much as its function may use; none for no bound.
     pub worker_bytes: Option<u64>,
+    /// CPU that workers may have reserved together, in thousandths of one; none for no bound.
+    pub worker_cpu_millis: Option<u32>,
     /// What becomes a program, confined: the beginning of a command of which the rest is given; empty for a node that runs none.
     pub launcher: Vec<String>,
     /// Messages delivered at once.
@@ -86,6 +88,7 @@ impl Default for NodeOptions {
             max_body_bytes: 256 << 20,
             max_workers: 2_000,
             worker_bytes: None,
+            worker_cpu_millis: cpu_millis(),
             launcher: Vec::new(),
             max_deliveries: 256,
             threads: Arc::new(Submitters::uncounted()),
@@ -95,6 +98,12 @@ impl Default for NodeOptions {
             surroundings: Surroundings::default(),
         }
     }
+}
+
+/// All CPU that this process may use.
+fn cpu_millis() -> Option<u32> {
+    let count = std::thread::available_parallelism().ok()?;
+    u32::try_from(count.get() * 1000).ok()
 }
 
 /// What all parts of a node share.
@@ -117,7 +126,7 @@ pub(crate) struct Core {
     pub(crate) audit: Audit,
     pub(crate) state_keys: StateKeys,
     pub(crate) artifacts: Artifacts,
-    pub(crate) programs: Programs,
+    pub(crate) programs: Arc<Programs>,
     pub(crate) runtime: Runtime,
     pub(crate) pool: Pool,
     pub(crate) functions: Functions,

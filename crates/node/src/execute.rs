@@ -7,19 +7,20 @@ pub(crate) mod lender;
 mod outcome;
 mod queue;
 mod source;
+mod worker;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fulmar_model::units::ByteSize;
 use fulmar_model::{Code, ExecutionModel, Problem, SessionName};
 use fulmar_state::{Cause, ReservedKeys, StoreFailure, Transaction};
-use fulmar_worker::{Call, CallError, Holds, Key as PoolKey, Reply, Reserved, Worker};
+use fulmar_worker::{Call, CallError, Holds, Key as PoolKey, Reply};
 
 use borrowed::GivenBack;
 use commit::{Carried, Finished};
 use lender::Lender;
 pub(crate) use queue::{QueueFull, submit, turn};
+use worker::Before;
 
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
@@ -55,17 +56,6 @@ async fn run(
     }
 }
 
-/// What is left of an invocation's run that met other values of shared keys than it had taken them for.
-#[derive(Default)]
-enum Before {
-    #[default]
-    Nothing,
-    /// Memory for a worker.
-    Room(Reserved),
-    /// A worker.
-    Worker(Worker),
-}
-
 struct Run<'a> {
     core: &'a Arc<Core>,
     function: &'a Arc<Function>,
@@ -87,7 +77,7 @@ impl Run<'_> {
             idempotency,
             idempotency_key,
             read_only,
-            attempt,
+            mut attempt,
             origin,
             ..
         } = invocation;
@@ -239,6 +229,10 @@ impl Run<'_> {
             if self.deployed.may_be_in_store(self.core) {
                 self.function.profile.worked(worked);
             }
+            match &result {
+                Ok(_) => self.deployed.crashes.worked(),
+                Err(error) => self.note_crash(error),
+            }
             let mut reply = match result {
                 Ok(reply) if !is_server_error(&reply) => reply,
                 Ok(reply) => {
@@ -251,6 +245,11 @@ impl Run<'_> {
                 Err(error) => {
                     let missed = tx.missed().cloned();
                     drop((tx, worker));
+                    if is_worth_another(&error) && attempt < self.deployed.manifest.limits.attempts
+                    {
+                        attempt += 1;
+                        continue;
+                    }
                     self.unreserve(reserved);
                     return Err((origin, missed.unwrap_or_else(|| self.call_problem(error))));
                 }
@@ -407,82 +406,23 @@ impl Run<'_> {
             self.core.store.unreserve(&keys, writer);
         }
     }
+}
 
-    /// Puts a worker by that did what is not kept, if it can do without what it remembers of it.
-    fn let_go(&self, worker: Worker, key: &PoolKey) {
-        if worker.catches_up() {
-            let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
-            self.core.pool.put_back(key.clone(), 0, worker, expires);
-        }
-    }
-
-    /// A live worker that knows the session's present state or can be told of it, or a fresh one.
-    async fn worker(
-        &self,
-        key: &PoolKey,
-        session: Option<&SessionName>,
-        tag: u64,
-        before: Before,
-    ) -> Result<Worker, Problem> {
-        let mut room = match before {
-            Before::Worker(worker) => return Ok(worker),
-            Before::Room(room) => Some(room),
-            Before::Nothing => None,
-        };
-        let waiting = match (&key.session, session) {
-            (None, Some(session)) => self.core.pool.take_for(key, session),
-            _ => self.core.pool.take(key, tag),
-        };
-        if let Some(worker) = waiting {
-            return Ok(worker);
-        }
-        let started = Instant::now();
-        let Deployed {
-            artifact: Some(artifact),
-            settings,
-            ..
-        } = &*self.deployed
-        else {
-            let detail = format!("{} cannot be invoked", self.function.name);
-            return Err(Problem::new(Code::FunctionNotFound, detail));
-        };
-        loop {
-            let room = match room.take() {
-                Some(room) => room,
-                None => self.room().await?,
-            };
-            let (name, logs) = (&self.function.name, &self.core.log_sink);
-            match Worker::start(room, artifact, name, settings, logs).await {
-                Ok(worker) => {
-                    self.core
-                        .metrics
-                        .start_seconds
-                        .observe(started.elapsed().as_secs_f64());
-                    return Ok(worker);
-                }
-                // One that waits makes room; if all are busy, the client has to come back.
-                Err(CallError::NoRoom) if self.core.pool.drop_oldest() => {}
-                Err(error) => return Err(self.call_problem(error)),
-            }
-        }
-    }
-
-    /// Memory for a worker, as soon as the node has some.
-    async fn room(&self) -> Result<Reserved, Problem> {
-        let (name, limits) = (&self.function.name, &self.deployed.manifest.limits);
-        let reserving = self.core.pool.reserve(limits.memory.0);
-        let reserved = tokio::time::timeout(limits.timeout.get(), reserving).await;
-        let detail = match reserved {
-            Ok(Some(reserved)) => return Ok(reserved),
-            Ok(None) => format!("a worker of {name} may need {}", limits.memory),
-            Err(_) => format!(
-                "workers that run had all of it for the {} that {name} may take",
-                limits.timeout
-            ),
-        };
-        let total = ByteSize(self.core.pool.total_bytes().unwrap_or(u64::MAX));
-        let detail = format!("the node has {total} for workers: {detail}");
-        Err(Problem::new(Code::NoRoom, detail))
+/// Whether a worker failed in a way that another may not.
+fn is_worth_another(error: &CallError) -> bool {
+    match error {
+        CallError::Trap(_)
+        | CallError::MemoryLimit { .. }
+        | CallError::StackOverflow
+        | CallError::Exited(_)
+        | CallError::Start(_) => true,
+        // There is no time left, it wants none, or it would be the same.
+        CallError::Timeout
+        | CallError::Failed(_)
+        | CallError::Rejected(_)
+        | CallError::NoResponse
+        | CallError::ResponseTooLarge { .. }
+        | CallError::NoRoom => false,
     }
 }
 

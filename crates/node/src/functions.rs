@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fulmar_model::manifest::FileMode;
 use fulmar_model::{Durability, FunctionName, Group, Manifest};
-use fulmar_worker::{Artifact, FileGrant, FunctionSettings, World};
+use fulmar_worker::{Artifact, Cpu, FileGrant, FunctionSettings, Need, World};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::accesses::Accesses;
+use crate::crashes::Crashes;
 use crate::profile::Profile;
 use crate::schedule::{Distances, Told, Tried};
 use crate::sessions::Sessions;
@@ -32,6 +33,8 @@ pub(crate) struct Deployed {
     pub(crate) settings: Arc<FunctionSettings>,
     /// One permit per worker without a session.
     pub(crate) workers: Arc<Semaphore>,
+    /// How its workers fail.
+    pub(crate) crashes: Crashes,
 }
 
 impl Deployed {
@@ -46,6 +49,7 @@ impl Deployed {
             version,
             settings: Arc::new(settings(&manifest)),
             workers: Arc::new(Semaphore::new(manifest.workers.max as usize)),
+            crashes: Crashes::default(),
             manifest,
             digest,
             deployed_unix_ms,
@@ -54,9 +58,22 @@ impl Deployed {
         }
     }
 
+    /// What each of its workers takes.
+    pub(crate) fn need(&self) -> Need {
+        need(&self.manifest)
+    }
+
     pub(crate) fn world(&self) -> World {
         let artifact = self.artifact.as_ref();
         artifact.map_or(World::Function, |artifact| artifact.world())
+    }
+}
+
+/// What each worker of a function takes.
+pub(crate) fn need(manifest: &Manifest) -> Need {
+    Need {
+        bytes: manifest.limits.memory.0,
+        cpu_millis: manifest.workers.reserved_cpu.millis(),
     }
 }
 
@@ -69,6 +86,10 @@ fn settings(manifest: &Manifest) -> FunctionSettings {
     });
     FunctionSettings {
         memory_bytes: manifest.limits.memory.as_usize(),
+        cpu: match manifest.workers.reserved_cpu.millis() {
+            0 => Cpu::Weight(manifest.workers.cpu_weight),
+            millis => Cpu::Reserved { millis },
+        },
         max_response_bytes: manifest.limits.max_response.as_usize(),
         execution_model: manifest.execution_model,
         env: manifest.env.clone().into_iter().collect(),

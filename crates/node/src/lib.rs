@@ -20,6 +20,7 @@ mod clock;
 mod continuum;
 mod core;
 mod courier;
+mod crashes;
 mod custody;
 mod decisions;
 mod deploy;

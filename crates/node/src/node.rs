@@ -9,13 +9,13 @@ use fulmar_cluster::{Cluster, Ending, JoinError};
 use fulmar_state::external::ExternalError;
 use fulmar_state::objects::{Objects, ObjectsError};
 use fulmar_state::{DataDir, DataDirError, RunReleases, Store, StoreError, Writer};
-use fulmar_worker::{Pool, Room, Runtime, RuntimeError, RuntimeOptions};
+use fulmar_worker::{Pool, Programs, Room, Runtime, RuntimeError, RuntimeOptions};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::arrive::Moving;
-use crate::artifacts::{Artifacts, Programs};
+use crate::artifacts::Artifacts;
 use crate::audit::Audit;
 use crate::carry::StateKeys;
 use crate::continuum::{self, InEffect};
@@ -33,6 +33,9 @@ use crate::surroundings::Disk;
 use crate::usages::{self, Usages};
 use crate::ways::Ways;
 use crate::{admin, custody, deploy, follow, ingress, keys, phases, place, takeover};
+
+/// How long programs may take to end when the node does, after they were asked to.
+const WORKERS_END: std::time::Duration = std::time::Duration::from_secs(4);
 
 /// A node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -191,10 +194,10 @@ impl Node {
             })?,
             state_keys: StateKeys::default(),
             artifacts,
-            programs,
+            programs: Arc::new(programs),
             pool: Pool::new(
                 options.max_workers as usize,
-                Room::new(options.worker_bytes),
+                Room::new(options.worker_bytes, options.worker_cpu_millis),
             ),
             runtime,
             functions: Functions::default(),
@@ -348,6 +351,10 @@ impl Node {
             self.copied.cancel();
         };
         tokio::join!(drain, self.tasks.wait());
+        while self.core.pool.drop_oldest() {}
+        // Those that a call still keeps busy are ended by the next start.
+        let ended = self.core.programs.ended();
+        let _ = tokio::time::timeout(WORKERS_END, ended).await;
         let last = self.core.store.commits().submitted();
         Ok(self.core.store.durable(last).await?)
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Bench, settings};
-use fulmar_worker::{Artifact, Program, Request};
+use fulmar_worker::{Artifact, Program, Programs, Request};
 
 const STARTS: usize = 200;
 const CALLS: usize = 5000;
@@ -72,12 +72,14 @@ fn main() {
     }
     std::fs::write(folder.path().join("main.py"), HANDLER).unwrap();
     std::fs::copy(env!("CARGO_BIN_EXE_echo"), folder.path().join("echo")).unwrap();
+    let launcher = vec![env!("CARGO_BIN_EXE_confine").to_owned()];
+    let programs = Programs::open(launcher, folder.path(), "bench").unwrap();
+    let programs = Arc::new(programs);
     let program = |command: &[&str]| {
         let program = Program {
             folder: folder.path().to_owned(),
             command: command.iter().map(|text| (*text).to_owned()).collect(),
-            launcher: vec![env!("CARGO_BIN_EXE_confine").to_owned()],
-            run: folder.path().join("run"),
+            programs: programs.clone(),
         };
         Arc::new(Artifact::program(program))
     };

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::container::Container;
 use crate::process::Program;
 use crate::wasm::{ArtifactError, Mapped, Runtime};
 use crate::world::World;
@@ -16,6 +17,7 @@ pub struct Artifact {
 pub(crate) enum Kind {
     Component(Mapped),
     Program(Program),
+    Container(Container),
 }
 
 impl fmt::Debug for Artifact {
@@ -34,11 +36,18 @@ impl Artifact {
         }
     }
 
+    /// A container, whose image's files are in place.
+    pub fn container(container: Container) -> Self {
+        Self {
+            kind: Kind::Container(container),
+        }
+    }
+
     /// What it serves.
     pub fn world(&self) -> World {
         match &self.kind {
             Kind::Component(component) => component.pre.world(),
-            Kind::Program(_) => World::Program,
+            Kind::Program(_) | Kind::Container(_) => World::Program,
         }
     }
 }

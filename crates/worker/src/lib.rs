@@ -7,9 +7,13 @@
 
 mod artifact;
 mod call;
+mod cgroup;
+mod container;
+mod launch;
 mod logs;
 mod pool;
 mod process;
+mod programs;
 mod room;
 mod running;
 mod settings;
@@ -19,11 +23,14 @@ mod world;
 
 pub use artifact::Artifact;
 pub use call::{Call, CallError, Reply, Request};
+pub use container::{Container, Image};
+pub use launch::{LaunchError, become_program};
 pub use logs::{Level, LogLine, LogSink};
 pub use pool::{Holds, Key, Pool};
-pub use process::{ConfineError, Program, become_program, end_left_over};
-pub use room::{Reserved, Room};
-pub use settings::{FileGrant, FunctionSettings};
+pub use process::Program;
+pub use programs::Programs;
+pub use room::{Need, Reserved, Room};
+pub use settings::{Cpu, FileGrant, FunctionSettings};
 pub use wasm::{ArtifactError, Compiled, Runtime, RuntimeError, RuntimeOptions};
 pub use worker::Worker;
 pub use world::World;

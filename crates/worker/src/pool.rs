@@ -11,13 +11,13 @@ use fulmar_model::{FunctionName, SessionName};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use crate::room::{Reserved, Room};
+use crate::room::{Need, Reserved, Room};
 use crate::worker::Worker;
 
 /// What waits in a pool.
 pub trait Holds {
-    /// How much memory it has for itself, in bytes.
-    fn bytes(&self) -> u64;
+    /// What it has for itself.
+    fn has(&self) -> Need;
 
     /// Whether it can be told what it lacks of a session that has changed since.
     fn catches_up(&self) -> bool {
@@ -60,7 +60,7 @@ struct Inner<W> {
     order: BTreeMap<u64, Key>,
     next_turn: u64,
     /// What all that wait have for themselves.
-    bytes: u64,
+    idle: Need,
 }
 
 /// Live workers that wait. Generic only for its tests.
@@ -80,7 +80,7 @@ impl<W: Holds> Pool<W> {
                 versions: FxHashMap::default(),
                 order: BTreeMap::new(),
                 next_turn: 0,
-                bytes: 0,
+                idle: Need::default(),
             }),
             max,
             room,
@@ -99,7 +99,7 @@ impl<W: Holds> Pool<W> {
                 inner.waiting.remove(key);
             }
             inner.order.remove(&last.turn);
-            inner.bytes -= last.worker.bytes();
+            inner.idle -= last.worker.has();
             if last.tag == tag || last.worker.catches_up() {
                 (found, _dropped_unlocked) = (Some(last.worker), None);
             } else {
@@ -120,7 +120,7 @@ impl<W: Holds> Pool<W> {
             inner.waiting.remove(key);
         }
         inner.order.remove(&found.turn);
-        inner.bytes -= found.worker.bytes();
+        inner.idle -= found.worker.has();
         Some(found.worker)
     }
 
@@ -138,7 +138,7 @@ impl<W: Holds> Pool<W> {
             let mut inner = self.inner.lock();
             let turn = inner.next_turn;
             inner.next_turn += 1;
-            inner.bytes += worker.bytes();
+            inner.idle += worker.has();
             inner.order.insert(turn, key.clone());
             inner.note_version(&key);
             inner.waiting.entry(key).or_default().push_back(Waiting {
@@ -191,7 +191,7 @@ impl<W: Holds> Pool<W> {
                 key.version = *version;
                 for worker in inner.waiting.remove(&key).into_iter().flatten() {
                     inner.order.remove(&worker.turn);
-                    inner.bytes -= worker.worker.bytes();
+                    inner.idle -= worker.worker.has();
                     dropped_unlocked.push(worker);
                 }
             }
@@ -205,20 +205,20 @@ impl<W: Holds> Pool<W> {
         self.drop_where(|key, _| key.function == *function);
     }
 
-    /// Memory for another worker of so many bytes, as soon as there is some; those that waited longest go if need be.
+    /// Room for another worker that takes so much, as soon as there is some; those that waited longest go if need be.
     /// None if it is more than there is in all.
-    pub async fn reserve(&self, bytes: u64) -> Option<Reserved> {
-        self.room.reserve(bytes, || self.drop_oldest()).await
+    pub async fn reserve(&self, need: Need) -> Option<Reserved> {
+        self.room.reserve(need, || self.drop_oldest()).await
     }
 
-    /// Whether another worker of so many bytes could start now.
-    pub fn fits(&self, bytes: u64) -> bool {
-        self.room.fits(bytes, self.inner.lock().bytes)
+    /// Whether another worker that takes so much could start now.
+    pub fn fits(&self, need: Need) -> bool {
+        self.room.fits(need, self.inner.lock().idle)
     }
 
-    /// Memory for all workers, in bytes; none if it is not bounded.
-    pub fn total_bytes(&self) -> Option<u64> {
-        self.room.total_bytes()
+    /// What there is for all workers.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// How many wait.
@@ -235,13 +235,13 @@ impl<W: Holds> Pool<W> {
         let mut dropped_unlocked = Vec::new();
         {
             let inner = &mut *self.inner.lock();
-            let (order, bytes) = (&mut inner.order, &mut inner.bytes);
+            let (order, idle) = (&mut inner.order, &mut inner.idle);
             inner.waiting.retain(|key, waiting| {
                 let mut kept = VecDeque::with_capacity(waiting.len());
                 for worker in waiting.drain(..) {
                     if goes(key, &worker) {
                         order.remove(&worker.turn);
-                        *bytes -= worker.worker.bytes();
+                        *idle -= worker.worker.has();
                         dropped_unlocked.push(worker);
                     } else {
                         kept.push_back(worker);
@@ -271,7 +271,9 @@ impl<W: Holds> Inner<W> {
         if waiting.is_empty() {
             self.waiting.remove(key);
         }
-        self.bytes -= oldest.as_ref().map_or(0, |oldest| oldest.worker.bytes());
+        if let Some(oldest) = &oldest {
+            self.idle -= oldest.worker.has();
+        }
         oldest
     }
 }
@@ -282,8 +284,8 @@ mod tests {
     use std::time::Duration;
 
     impl Holds for &str {
-        fn bytes(&self) -> u64 {
-            0
+        fn has(&self) -> Need {
+            Need::default()
         }
     }
 
@@ -291,13 +293,13 @@ mod tests {
     struct Sized(Reserved);
 
     impl Holds for Sized {
-        fn bytes(&self) -> u64 {
-            self.0.bytes()
+        fn has(&self) -> Need {
+            self.0.need()
         }
     }
 
     fn unbounded(max: usize) -> Pool<&'static str> {
-        Pool::new(max, Room::new(None))
+        Pool::new(max, Room::default())
     }
 
     fn key(session: Option<&str>) -> Key {
@@ -353,22 +355,26 @@ mod tests {
     #[tokio::test]
     async fn those_that_wait_go_when_their_memory_is_needed() {
         const MIB: u64 = 1 << 20;
+        let memory = |bytes| Need {
+            bytes,
+            cpu_millis: 0,
+        };
         let (pool, later) = (
-            Pool::new(8, Room::new(Some(2 * MIB))),
+            Pool::new(8, Room::new(Some(2 * MIB), None)),
             Instant::now() + Duration::from_secs(1),
         );
-        let reserved = pool.reserve(MIB).await.unwrap();
-        assert!(pool.fits(MIB) && !pool.fits(2 * MIB));
+        let reserved = pool.reserve(memory(MIB)).await.unwrap();
+        assert!(pool.fits(memory(MIB)) && !pool.fits(memory(2 * MIB)));
         pool.put(key(Some("a")), 0, Sized(reserved), later);
-        assert!(pool.fits(2 * MIB), "it would go");
-        let both = pool.reserve(2 * MIB).await.unwrap();
-        assert!(pool.is_empty() && !pool.fits(1));
-        let mut next = std::pin::pin!(pool.reserve(MIB));
+        assert!(pool.fits(memory(2 * MIB)), "it would go");
+        let both = pool.reserve(memory(2 * MIB)).await.unwrap();
+        assert!(pool.is_empty() && !pool.fits(memory(1)));
+        let mut next = std::pin::pin!(pool.reserve(memory(MIB)));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(next.as_mut().poll(&mut context).is_pending());
         pool.put(key(None), 0, Sized(both), later);
         assert!(pool.is_empty(), "its memory is wanted");
         assert!(next.await.is_some());
-        assert!(pool.reserve(3 * MIB).await.is_none());
+        assert!(pool.reserve(memory(3 * MIB)).await.is_none());
     }
 }

@@ -6,11 +6,11 @@
 //! writes, with the request and the answer.
 
 mod asking;
-mod confine;
 mod ending;
 mod frames;
 mod memory;
-mod start;
+mod program;
+pub(crate) mod start;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ use asking::Asked;
 use ending::Ended;
 use memory::Memories;
 
-pub use confine::{ConfineError, become_program};
-pub use ending::end_left_over;
+pub(crate) use program::PATH;
+pub use program::Program;
 
 /// The version of the protocol of [`frames`], offered with each request; a program that speaks it says so in its answer.
 const PROTOCOL: HeaderName = HeaderName::from_static("fulmar-protocol");
@@ -53,19 +53,6 @@ const ATTEMPT: HeaderName = HeaderName::from_static("fulmar-attempt");
 const DEADLINE: HeaderName = HeaderName::from_static("fulmar-deadline-unix-ms");
 const READ_ONLY: HeaderName = HeaderName::from_static("fulmar-read-only");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// A program as it is deployed.
-#[derive(Debug, Clone)]
-pub struct Program {
-    /// Where its files are; it starts in this folder.
-    pub folder: PathBuf,
-    /// What is run, with its arguments; a path with a `/` is one in the folder.
-    pub command: Vec<String>,
-    /// What becomes a program: this binary, with the arguments that make it call [`become_program`].
-    pub launcher: Vec<String>,
-    /// Where workers have their sockets: a short path, since those of sockets have at most 108 bytes.
-    pub run: PathBuf,
-}
 
 /// One running program.
 pub(crate) struct Process {

@@ -9,8 +9,10 @@ use fulmar_model::manifest::HostGrant;
 /// Limits and grants of a function's workers. Nothing is granted by default.
 #[derive(Debug, Clone, Default)]
 pub struct FunctionSettings {
-    /// Linear memory of one worker, in bytes.
+    /// Memory of one worker, in bytes: linear memory of an instance, all of a program's.
     pub memory_bytes: usize,
+    /// How much CPU a worker that is a process has.
+    pub cpu: Cpu,
     /// Largest response, in bytes.
     pub max_response_bytes: usize,
     /// Where the state of the function's sessions is.
@@ -25,6 +27,24 @@ pub struct FunctionSettings {
     pub network: bool,
     /// Folders that may be used.
     pub files: Vec<FileGrant>,
+}
+
+/// How much CPU a worker has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cpu {
+    /// What others leave, by weight: 1 to 10,000.
+    Weight(u32),
+    /// So many thousandths of a CPU, no more and no less.
+    Reserved {
+        /// Thousandths.
+        millis: u32,
+    },
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::Weight(100)
+    }
 }
 
 /// A folder that a function may use.

@@ -10,7 +10,7 @@ use crate::call::{Call, CallError, Reply};
 use crate::logs::LogSink;
 use crate::pool::Holds;
 use crate::process::Process;
-use crate::room::Reserved;
+use crate::room::{Need, Reserved};
 use crate::settings::FunctionSettings;
 use crate::wasm::Instance;
 
@@ -29,8 +29,8 @@ enum Live {
 }
 
 impl Holds for Worker {
-    fn bytes(&self) -> u64 {
-        self.room.bytes()
+    fn has(&self) -> Need {
+        self.room.need()
     }
 
     fn catches_up(&self) -> bool {
@@ -70,6 +70,10 @@ impl Worker {
             }
             Kind::Program(program) => {
                 let starting = Process::start(program, function, settings, logs);
+                Live::Process(Box::new(starting.await?))
+            }
+            Kind::Container(container) => {
+                let starting = Process::start(container, function, settings, logs);
                 Live::Process(Box::new(starting.await?))
             }
         };

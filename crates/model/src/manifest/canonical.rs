@@ -16,6 +16,7 @@ pub(super) fn write(manifest: &Manifest) -> String {
 
     line("name", quoted(&manifest.name));
     line("artifact", quote(&manifest.artifact));
+    line("runtime", quote(manifest.runtime.as_str()));
     line("durability", quote(manifest.durability.as_str()));
     line("on_partition", quoted(&manifest.on_partition));
     line("execution_model", quote(manifest.execution_model.as_str()));
@@ -35,14 +36,21 @@ pub(super) fn write(manifest: &Manifest) -> String {
     };
     line("memory", quoted(&manifest.limits.memory));
     line("timeout", quoted(&manifest.limits.timeout));
+    line("attempts", manifest.limits.attempts.to_string());
     line("max_request", quoted(&manifest.limits.max_request));
     line("max_response", quoted(&manifest.limits.max_response));
 
-    let _ = write!(
-        out,
-        "\n[workers]\nmax = {}\nidle_ttl = \"{}\"\n\n[queue]\nmax = {}\n",
-        manifest.workers.max, manifest.workers.idle_ttl, manifest.queue.max
-    );
+    out.push_str("\n[workers]\n");
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(out, "{key} = {value}");
+    };
+    let workers = &manifest.workers;
+    line("max", workers.max.to_string());
+    line("idle_ttl", quoted(&workers.idle_ttl));
+    line("reserved_cpu", quoted(&workers.reserved_cpu));
+    line("cpu_weight", workers.cpu_weight.to_string());
+
+    let _ = write!(out, "\n[queue]\nmax = {}\n", manifest.queue.max);
     let _ = write!(
         out,
         "\n[messages]\nmax_attempts = {}\nbackoff_initial = \"{}\"\nbackoff_max = \"{}\"\n",

@@ -1,6 +1,6 @@
 //! Bounds and defaults of the manifest's values, each with its reason.
 
-use crate::units::{ByteSize, Duration};
+use crate::units::{ByteSize, CpuAmount, Duration};
 
 /// Longest manifest in bytes: a hundred times what a long one needs, little enough to keep whole.
 pub const MAX_MANIFEST_BYTES: usize = 256 << 10;
@@ -23,6 +23,18 @@ pub const MAX_TAKEOVER: Duration = Duration::from_hours(24);
 pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
 /// Within the patience of common HTTP clients and proxies.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most runs of an invocation: whatever crashes so often does not come back by itself.
+pub const MAX_RUNS: u32 = 16;
+/// What a worker did outside before it crashed would happen again.
+pub const DEFAULT_RUNS: u32 = 1;
+
+/// Most CPU of one worker.
+pub const MAX_CPU: CpuAmount = CpuAmount::from_millis(1_024_000);
+/// Largest weight of a worker, as the kernel has it.
+pub const MAX_CPU_WEIGHT: u32 = 10_000;
+/// What the kernel gives to whoever says nothing.
+pub const DEFAULT_CPU_WEIGHT: u32 = 100;
 
 /// Smallest limit of a body.
 pub const MIN_BODY: ByteSize = ByteSize(1);

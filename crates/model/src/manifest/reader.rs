@@ -12,7 +12,8 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ManifestError, ManifestIssue, issue};
 use super::schema::{self, Field};
 use super::suggest::nearest;
-use super::{Durability, ExecutionModel, Manifest, limits};
+use super::{Durability, ExecutionModel, Manifest, Runtime, limits};
+use crate::units::CpuAmount;
 
 type Node<'i> = Spanned<DeValue<'i>>;
 
@@ -91,10 +92,12 @@ impl Reader<'_> {
 
         let process = self.section(root, "process");
         manifest.process.command = self.command(&process);
+        self.runtime(&top, &mut manifest);
 
         let limits = self.section(root, "limits");
         self.size(&limits, &schema::MEMORY, &mut manifest.limits.memory);
         self.time(&limits, &schema::TIMEOUT, &mut manifest.limits.timeout);
+        self.count(&limits, &schema::ATTEMPTS, &mut manifest.limits.attempts);
         self.size(
             &limits,
             &schema::MAX_REQUEST,
@@ -109,6 +112,10 @@ impl Reader<'_> {
         let workers = self.section(root, "workers");
         self.count(&workers, &schema::WORKERS_MAX, &mut manifest.workers.max);
         self.time(&workers, &schema::IDLE_TTL, &mut manifest.workers.idle_ttl);
+        let reserved = &mut manifest.workers.reserved_cpu;
+        self.cpu(&workers, &schema::RESERVED_CPU, reserved);
+        let weight = &mut manifest.workers.cpu_weight;
+        self.count(&workers, &schema::CPU_WEIGHT, weight);
 
         let queue = self.section(root, "queue");
         self.count(&queue, &schema::QUEUE_MAX, &mut manifest.queue.max);
@@ -160,6 +167,34 @@ impl Reader<'_> {
         Some(manifest)
     }
 
+    /// What workers are, as it is said or as the command tells.
+    fn runtime(&mut self, top: &Section<'_, '_>, manifest: &mut Manifest) {
+        let has_command = !manifest.process.command.is_empty();
+        let Some(word) = self.choice(top, &schema::RUNTIME) else {
+            if has_command {
+                manifest.runtime = Runtime::Process;
+            }
+            return;
+        };
+        manifest.runtime = Runtime::parse(word).unwrap_or_default();
+        let span = top.get("runtime").map_or(0..0, Spanned::span);
+        match manifest.runtime {
+            Runtime::Wasm if has_command => self.report(
+                span,
+                "a component has a command",
+                "`process.command` is for programs and containers",
+                "remove [process], or write runtime = \"process\"",
+            ),
+            Runtime::Process if !has_command => self.report(
+                span,
+                "there is no `process.command`",
+                "a program needs one",
+                "add [process] with a line such as command = [\"python3\", \"main.py\"]",
+            ),
+            _ => {}
+        }
+    }
+
     /// What is granted has to suit the kind of function.
     fn check_kind(&mut self, root: &DeTable<'_>, manifest: &Manifest) {
         let (grants, span) = (
@@ -181,6 +216,14 @@ impl Reader<'_> {
                 "list the hosts in grants.http instead",
             ),
             _ => {}
+        }
+        if !manifest.is_program() && manifest.workers.reserved_cpu > CpuAmount::default() {
+            self.report(
+                root.get("workers").map_or(0..0, Spanned::span),
+                "CPU is reserved for a component",
+                "instances of components share the CPU of their node",
+                "remove reserved_cpu",
+            );
         }
         if let Some(file) = elsewhere.filter(|_| manifest.is_program()) {
             self.report(

@@ -2,7 +2,7 @@
 //! reference page (`docs/configuration.md`) all come from.
 
 use crate::manifest::limits;
-use crate::units::{ByteSize, Duration};
+use crate::units::{ByteSize, CpuAmount, Duration};
 
 /// One key of the manifest.
 #[derive(Debug)]
@@ -34,6 +34,11 @@ pub enum Rule {
         /// Longest.
         max: Duration,
     },
+    /// An amount of CPU as text.
+    Cpu {
+        /// Largest.
+        max: CpuAmount,
+    },
     /// A whole number.
     Count {
         /// Smallest.
@@ -57,6 +62,7 @@ impl Rule {
         match self {
             Self::Size { min, max } => format!("a size from {min} to {max} such as \"64MiB\""),
             Self::Time { min, max } => format!("a duration from {min} to {max} such as \"30s\""),
+            Self::Cpu { max } => format!("an amount of CPU up to {max} such as \"500m\""),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
             Self::Choice(allowed) => quoted(allowed),
             Self::Flag => "true or false".to_owned(),
@@ -104,9 +110,12 @@ fields! {
     /// Name of the function: `/fn/{name}` invokes it. With a namespace in front, as in `shop.counter`, the function shares buckets
     /// with the functions of that namespace, sends messages to them, and counts for its quotas.
     NAME = "" "name" Rule::Form("1 to 63 of a-z, 0-9 and, between them, hyphens; a namespace of the same form and a dot may be in front");
-    /// Path of the WebAssembly component, relative to the manifest; with `[process]` of a folder, a file or a .tar, which is where the
-    /// program starts.
-    ARTIFACT = "" "artifact" Rule::Form("the path of a .wasm file, or of a program's files, relative to the manifest");
+    /// Path of the WebAssembly component, relative to the manifest; of a program, the folder, file or .tar that it starts in; of a
+    /// container, the folder or .tar of an OCI image layout.
+    ARTIFACT = "" "artifact" Rule::Form("the path of a .wasm file, of a program's files or of an image, relative to the manifest");
+    /// What workers are: `wasm` instances of a component, `process` programs that serve HTTP on a Unix socket, `container` the same in
+    /// a container. Without it, `process` if `process.command` is given, else `wasm`.
+    RUNTIME = "" "runtime" Rule::Choice(&["wasm", "process", "container"]);
     /// When an invocation is acknowledged: `memory` at once (a crash of the node loses it),
     /// `local` after it is synced to the node's disk, `replicated` after it is in the object store as well,
     /// so that the loss of the node loses nothing. `replicated` needs nodes with `[store]`.
@@ -130,15 +139,19 @@ fields! {
     /// refused with `read-only-violation`.
     READ_ONLY_METHODS = "" "read_only_methods" Rule::Choices(METHODS);
 
-    /// What is run, with its arguments, if the function is a program instead of a component: it serves HTTP on the Unix socket that
-    /// `FULMAR_SOCKET` names. What has a `/` is a path in the artefact, anything else is looked for in the system's folders.
+    /// What is run, with its arguments, of a program: it serves HTTP on the Unix socket that `FULMAR_SOCKET` names. What has a `/` is a
+    /// path in the artefact, anything else is looked for in the system's folders. Of a container, what is run instead of what its
+    /// image says.
     PROCESS_COMMAND = "process" "command" Rule::Form("a list of texts such as [\"python3\", \"main.py\"]; empty for a component");
 
-    /// Linear memory of one worker, or private memory of a program. An invocation of a component that needs more fails with
-    /// `memory-limit`; a program is refused more.
+    /// Memory of one worker: linear memory of a component, all memory of a program or container with what it starts. An invocation
+    /// that needs more fails with `memory-limit`.
     MEMORY = "limits" "memory" Rule::Size { min: limits::MIN_MEMORY, max: limits::MAX_MEMORY };
     /// Time of one invocation. After it the invocation is cut off with `function-timeout` and leaves no trace.
     TIMEOUT = "limits" "timeout" Rule::Time { min: limits::MIN_TIMEOUT, max: limits::MAX_TIMEOUT };
+    /// Runs of one invocation whose worker crashes or has too little memory, within its time. Nothing that such a run wrote or sent
+    /// is kept; what it did elsewhere may happen again.
+    ATTEMPTS = "limits" "attempts" Rule::Count { min: 1, max: limits::MAX_RUNS };
     /// Largest body of a request; a larger one is refused with `body-too-large`.
     MAX_REQUEST = "limits" "max_request" SIZE_OF_BODY;
     /// Largest body of a response; a larger one fails with `response-too-large`.
@@ -149,6 +162,13 @@ fields! {
     WORKERS_MAX = "workers" "max" Rule::Count { min: 1, max: limits::MAX_WORKERS };
     /// A worker without work for so long is dropped.
     IDLE_TTL = "workers" "idle_ttl" Rule::Time { min: limits::MIN_IDLE_TTL, max: limits::MAX_IDLE_TTL };
+
+    /// CPU that each worker that is a program or container has for itself, no more and no less; nodes keep as much of theirs free
+    /// for it. `0m` reserves none.
+    RESERVED_CPU = "workers" "reserved_cpu" Rule::Cpu { max: limits::MAX_CPU };
+    /// How much of the CPU that is not reserved a program or container gets when there is not enough for all: in proportion to
+    /// this.
+    CPU_WEIGHT = "workers" "cpu_weight" Rule::Count { min: 1, max: limits::MAX_CPU_WEIGHT };
 
     /// Waiting invocations of one session, and of all invocations without a session together. Over it: 429 `queue-full`.
     QUEUE_MAX = "queue" "max" Rule::Count { min: 1, max: limits::MAX_QUEUE };

@@ -17,11 +17,13 @@ read_only_methods = ["HEAD", "GET"]
 [limits]
 memory = "128MiB"
 timeout = "1.5s"
+attempts = 3
 max_request = "2MiB"
 max_response = "8MiB"
 [workers]
 max = 0x10
 idle_ttl = "1m"
+cpu_weight = 300
 [queue]
 max = 16
 [messages]
@@ -74,6 +76,10 @@ fn every_key_is_read() {
     assert_eq!(manifest.limits.max_response, ByteSize::mib(8));
     assert_eq!((manifest.workers.max, manifest.queue.max), (16, 16));
     assert_eq!(manifest.workers.idle_ttl, Duration::from_secs(60));
+    assert_eq!(
+        (manifest.limits.attempts, manifest.workers.cpu_weight),
+        (3, 300)
+    );
     assert_eq!(manifest.messages.max_attempts, 3);
     assert_eq!(manifest.messages.backoff_initial, Duration::from_secs(1));
     assert_eq!(manifest.messages.backoff_max, Duration::from_secs(60));
@@ -124,8 +130,14 @@ fn a_program_is_told_from_a_component_by_its_command() {
     let read = parse(&format!("{MINIMAL}{program}[grants]\nnetwork = true\n")).unwrap();
     assert!(read.is_program() && read.grants.network);
     assert_eq!(read.process.command, ["python3", "main.py"]);
+    assert_eq!(read.runtime, Runtime::Process);
     assert_eq!(parse(&read.to_toml()), Ok(read));
     assert!(!parse(MINIMAL).unwrap().is_program());
+    let container = "runtime = \"container\"\n[workers]\nreserved_cpu = \"0.5cpu\"\n";
+    let read = parse(&format!("{MINIMAL}{container}")).unwrap();
+    assert!(read.is_program() && read.process.command.is_empty());
+    assert_eq!(read.workers.reserved_cpu, CpuAmount::from_millis(500));
+    assert_eq!(parse(&read.to_toml()), Ok(read));
     for (text, expected) in [
         (
             "[grants]\nnetwork = true\n".to_owned(),
@@ -140,6 +152,16 @@ fn a_program_is_told_from_a_component_by_its_command() {
             "make host and guest the same",
         ),
         ("[process]\ncommand = [\"\"]\n".to_owned(), "without a NUL"),
+        (format!("runtime = \"wasm\"\n{program}"), "remove [process]"),
+        ("runtime = \"process\"\n".to_owned(), "add [process]"),
+        (
+            "[workers]\nreserved_cpu = \"1cpu\"\n".to_owned(),
+            "remove reserved_cpu",
+        ),
+        (
+            format!("{program}[workers]\nreserved_cpu = \"1\"\n"),
+            "has no unit",
+        ),
         (
             "[process]\ncommand = \"python3\"\n".to_owned(),
             "square brackets",

@@ -50,9 +50,8 @@ impl ClientCall<'_> {
 
     /// Makes sure that what another node has decided to have run here need not wait for memory: that node finds another.
     pub(super) fn has_room(&self) -> Result<(), Problem> {
-        let limits = &self.deployed.manifest.limits;
         let is_offloaded = self.head.headers.contains_key(route::OFFLOADED);
-        if !is_offloaded || self.core.pool.fits(limits.memory.0) {
+        if !is_offloaded || self.core.pool.fits(self.deployed.need()) {
             return Ok(());
         }
         let detail = "running workers have all memory that the node has for them";

@@ -166,12 +166,15 @@ impl Run<'_> {
             Settled::Conflict => {
                 session.set_state(None);
                 self.core.metrics.conflicts.inc();
+                self.let_go(worker, pool_key);
                 Ok(GivenBack::Conflict(origin))
             }
-            // The worker goes as well: it remembers what did not happen.
-            Settled::Replay(record) => self
-                .answer_again(origin, idempotency, record)
-                .map(|()| GivenBack::Settled),
+            Settled::Replay(record) => {
+                // It remembers what did not happen.
+                self.let_go(worker, pool_key);
+                self.answer_again(origin, idempotency, record)
+                    .map(|()| GivenBack::Settled)
+            }
         }
     }
 

@@ -52,8 +52,11 @@ impl Run<'_> {
     ) -> Result<(), (ReservedKeys, Origin)> {
         let prepared = match self.core.store.prepare(tx, writer) {
             Ok(prepared) => prepared,
-            // The worker goes as well: it remembers writes that did not happen.
-            Err(keys) => return Err((keys, origin)),
+            Err(keys) => {
+                // It remembers writes that did not happen.
+                self.let_go(finished.worker, finished.pool_key);
+                return Err((keys, origin));
+            }
         };
         let Finished {
             carried,

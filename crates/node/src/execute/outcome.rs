@@ -380,7 +380,7 @@ impl Run<'_> {
                 format!("the program of {name} ended: {text}"),
             ),
             CallError::Start(text) => Problem::new(
-                Code::Internal,
+                Code::WorkerNotStarted,
                 format!("a worker of {name} could not start: {text}"),
             ),
         }

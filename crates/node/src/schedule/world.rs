@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::core::Core;
-use crate::functions::{Deployed, Function};
+use crate::functions::{self, Deployed, Function};
 use crate::homes;
 use crate::route::{self, Place};
 use crate::ways::{Around, HERE};
@@ -120,10 +120,10 @@ impl World {
         manifest: &Manifest,
         full: &[NodeName],
     ) -> Vec<Estimate> {
-        let memory = manifest.limits.memory.0;
+        let need = functions::need(manifest);
         let rooms = Rooms {
-            memory,
-            fits_here: core.pool.fits(memory),
+            memory: need.bytes,
+            fits_here: core.pool.fits(need),
             full,
         };
         let bytes = function.profile.bytes();

@@ -1,5 +1,6 @@
 //! A program starts: its folder, its sockets, its output.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -15,14 +16,19 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
-use super::confine::Confinement;
-use super::ending::Ended;
-use super::{Process, Program, asking};
+use super::ending::{Bounds, Ended};
+use super::{Process, asking};
 use crate::call::CallError;
+use crate::cgroup::Cgroup;
+use crate::launch::{Orders, Then};
 use crate::logs::{Level, LineStream, LogSink, Writer};
+use crate::programs::{Folder, Programs, WORKER};
 use crate::running::Running;
-use crate::settings::{FileGrant, FunctionSettings};
+use crate::settings::{Cpu, FunctionSettings};
 
+/// Names of a worker's sockets.
+pub(crate) const SOCKET: &str = "function";
+pub(crate) const STATE: &str = "state";
 /// How long a program may take until it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pauses between two looks whether it listens.
@@ -33,61 +39,89 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Bytes of output that are read at once.
 const OUTPUT: usize = 4 << 10;
 
-/// A worker's folder, removed when it is gone.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// How a worker's process is started.
+pub(crate) struct Launch {
+    /// What the launcher does.
+    pub(crate) then: Then,
+    /// What it becomes then, with its arguments.
+    pub(crate) command: Vec<OsString>,
+    /// Where it starts.
+    pub(crate) folder: PathBuf,
+    /// All of its environment.
+    pub(crate) env: Vec<(OsString, OsString)>,
 }
 
-impl Folder {
-    fn create(run: &Path) -> std::io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let path = run.join(format!("{:016x}", fastrand::u64(..)));
-        let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(&path)?;
-        Ok(Self(path))
+/// What a worker's process is started from.
+pub(crate) trait Launches: Send + Sync {
+    /// What the node starts it with.
+    fn programs(&self) -> &Arc<Programs>;
+
+    /// The folder for its sockets in a worker's folder, made if need be.
+    fn own(&self, folder: &Folder) -> std::io::Result<PathBuf>;
+
+    /// Gives a socket there to whoever the worker is.
+    fn give(&self, _socket: &Path) -> std::io::Result<()> {
+        Ok(())
     }
+
+    /// How a worker is started; `is_bounded` if its memory is bounded by a cgroup.
+    fn launch(
+        &self,
+        function: &FunctionName,
+        settings: &FunctionSettings,
+        folder: &Folder,
+        is_bounded: bool,
+    ) -> Result<Launch, CallError>;
 }
 
-fn cannot(what: &str, error: impl std::fmt::Display) -> CallError {
+pub(crate) fn cannot(what: &str, error: impl std::fmt::Display) -> CallError {
     CallError::Start(format!("{what}: {error}"))
 }
 
 impl Process {
     /// Starts a program and waits until it listens.
     pub(crate) async fn start(
-        program: &Program,
+        from: &dyn Launches,
         function: &FunctionName,
         settings: &Arc<FunctionSettings>,
         logs: &Arc<dyn LogSink>,
     ) -> Result<Self, CallError> {
-        let folder = Folder::create(&program.run);
-        let folder = folder.map_err(|error| cannot("its folder cannot be made", error))?;
-        let (socket, state) = (folder.0.join("function"), folder.0.join("state"));
-        let asked = asking::listen(&state);
+        let programs = from.programs();
+        let no_folder = |error| cannot("its folder cannot be made", error);
+        let folder = programs.folder().map_err(no_folder)?;
+        let own = from.own(&folder).map_err(no_folder)?;
+        let cgroup = cgroup(programs, &folder, settings)?;
+        let (socket, state) = (own.join(SOCKET), own.join(STATE));
+        let asked = asking::listen(&state).and_then(|asked| {
+            from.give(&state)?;
+            Ok(asked)
+        });
         let asked = asked.map_err(|error| cannot("its socket cannot be made", error))?;
-        let mut command = command(program, settings, &folder.0)?;
-        command
-            .current_dir(&program.folder)
+        let launch = from.launch(function, settings, &folder, cgroup.is_some())?;
+        let orders = Orders {
+            cgroups: cgroup.as_ref().map(Cgroup::entrances).unwrap_or_default(),
+            then: launch.then,
+        };
+        let orders = serde_json::to_string(&orders)
+            .map_err(|error| cannot("the launcher cannot be told what to do", error))?;
+        let Some((launcher, by)) = programs.launcher.split_first() else {
+            return Err(CallError::Start("this node runs no programs".to_owned()));
+        };
+        let mut child = Command::new(launcher)
+            .args(by)
+            .arg(orders)
+            .args(&launch.command)
+            .current_dir(&launch.folder)
             .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .envs(settings.env.iter().map(|(name, value)| (name, value)))
-            .env("HOME", &folder.0)
-            .env("TMPDIR", &folder.0)
-            .env("FULMAR_SOCKET", &socket)
-            .env("FULMAR_STATE_SOCKET", &state)
-            .env("FULMAR_FUNCTION", function.as_str())
+            .envs(launch.env)
+            .env(WORKER, &folder.name)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true);
-        let mut child = command
+            .kill_on_drop(true)
             .spawn()
-            .map_err(|error| cannot(&format!("{:?} cannot be run", program.command), error))?;
+            .map_err(|error| cannot(&format!("{:?} cannot be run", launch.command), error))?;
         let writer = Writer::new(logs.clone(), function.clone());
         if let Some(out) = child.stdout.take() {
             tokio::spawn(write_down(
@@ -100,7 +134,11 @@ impl Process {
             let lines = LineStream::new(writer.clone(), Level::Error);
             tokio::spawn(write_down(errors, lines))
         });
-        let mut ended = Ended::watch(child, folder);
+        let bounds = Bounds {
+            cgroup,
+            memory_bytes: settings.memory_bytes,
+        };
+        let mut ended = Ended::watch(child, bounds, folder);
         let stream = tokio::select! {
             stream = connect(&socket) => stream?,
             why = ended.ended() => return Err(did_not_listen(&why, errors).await),
@@ -128,41 +166,23 @@ pub(super) async fn talk(stream: UnixStream) -> Result<SendRequest<Full<Bytes>>,
     Ok(sender)
 }
 
-/// What is run: a name is looked for on the path, what has a `/` in the program's folder.
-fn command(
-    program: &Program,
+/// The cgroup of a worker; none where there are none, unless what is asked for needs one.
+fn cgroup(
+    programs: &Programs,
+    folder: &Folder,
     settings: &FunctionSettings,
-    folder: &Path,
-) -> Result<Command, CallError> {
-    let Some((launcher, by)) = program.launcher.split_first() else {
-        return Err(CallError::Start("this node runs no programs".to_owned()));
+) -> Result<Option<Cgroup>, CallError> {
+    let cgroups = match (programs.cgroups(), settings.cpu) {
+        (Ok(cgroups), _) => cgroups,
+        (Err(_), Cpu::Weight(_)) => return Ok(None),
+        (Err(why), Cpu::Reserved { .. }) => {
+            return Err(cannot("no CPU can be reserved for it", why));
+        }
     };
-    let Some((first, arguments)) = program.command.split_first() else {
-        return Err(CallError::Start(
-            "it says nothing of what to run".to_owned(),
-        ));
-    };
-    let (written, read): (Vec<_>, Vec<_>) = settings.files.iter().partition(|file| file.writable);
-    let folders = |files: Vec<&FileGrant>, own: &Path| {
-        let granted = files.into_iter().map(|file| file.host.clone());
-        granted.chain([own.to_owned()]).collect()
-    };
-    let confinement = Confinement {
-        read: folders(read, &program.folder),
-        write: folders(written, folder),
-        network: settings.network,
-        memory_bytes: settings.memory_bytes as u64,
-    };
-    let confinement = serde_json::to_string(&confinement)
-        .map_err(|error| cannot("its confinement cannot be said", error))?;
-    let mut command = Command::new(launcher);
-    command.args(by).arg(confinement);
-    match first.contains('/') {
-        true => command.arg(program.folder.join(first)),
-        false => command.arg(first),
-    };
-    command.args(arguments);
-    Ok(command)
+    let group = cgroups.group(&folder.name, settings.memory_bytes as u64, settings.cpu);
+    group
+        .map(Some)
+        .map_err(|error| cannot("its cgroup cannot be made", error))
 }
 
 /// Connects as soon as somebody listens. There is no event for that: a socket can be seen before it listens.

@@ -10,7 +10,7 @@ use super::{Node, Reader, Section, kind, label, shortened, suggestion};
 use crate::id::FunctionName;
 use crate::manifest::schema::{self, Field, Rule};
 use crate::manifest::{OnPartition, limits};
-use crate::units::{ByteSize, Duration};
+use crate::units::{ByteSize, CpuAmount, Duration};
 
 impl Reader<'_> {
     /// A required text.
@@ -105,6 +105,13 @@ impl Reader<'_> {
             unreachable!("{} is a duration", field.key)
         };
         self.quantity(section, field, min, max, into);
+    }
+
+    pub(super) fn cpu(&mut self, section: &Section<'_, '_>, field: &Field, into: &mut CpuAmount) {
+        let Rule::Cpu { max } = field.rule else {
+            unreachable!("{} is an amount of CPU", field.key)
+        };
+        self.quantity(section, field, CpuAmount::default(), max, into);
     }
 
     pub(super) fn quantity<T>(

@@ -1,16 +1,9 @@
-//! What keeps a program to itself: it is started by way of a launcher, a process of this binary that gives up what the
-//! program may not have and then becomes the program. That cannot be done between `fork` and `exec` of a process with
-//! threads.
-//!
-//! Landlock bounds the files that it opens, the processes that it may signal and, with seccomp, the network; where services
-//! of the machine have their sockets is hidden, if the node may do that; capabilities are given up; resource limits bound
-//! its memory, its files and what it writes.
+//! What keeps a program to itself: Landlock bounds the files that it opens, the processes that it may signal and, with
+//! seccomp, the network; where services of the machine have their sockets is hidden, if the node may do that; capabilities
+//! are given up; resource limits bound its files and what it writes.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
@@ -25,10 +18,12 @@ use seccompiler::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::{LaunchError, REFUSED, kernel};
+
 /// Bytes of one file that a program writes.
-const FILE_BYTES: u64 = 1 << 30;
+pub(crate) const FILE_BYTES: u64 = 1 << 30;
 /// Files and sockets that it has open at once.
-const OPEN_FILES: u64 = 1024;
+pub(crate) const OPEN_FILES: u64 = 1024;
 /// What every program may read and run.
 const SYSTEM: [&str; 13] = [
     "/usr",
@@ -59,82 +54,45 @@ const HIDDEN: [&str; 3] = ["/run", "/var/run", "/tmp"];
 
 /// What a program may use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Confinement {
+pub(crate) struct Confinement {
     /// Folders that it may read and run.
-    pub(super) read: Vec<PathBuf>,
+    pub(crate) read: Vec<PathBuf>,
     /// Folders that it may write as well.
-    pub(super) write: Vec<PathBuf>,
+    pub(crate) write: Vec<PathBuf>,
     /// Whether it may use the network.
-    pub(super) network: bool,
-    /// Bytes of memory that it may have for itself.
-    pub(super) memory_bytes: u64,
-}
-
-/// A program cannot be confined, or run.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfineError {
-    /// The launcher was called in a way that the node does not call it.
-    #[error("this is called by a node only: {0}")]
-    Called(String),
-    /// The kernel does not do it.
-    #[error(
-        "this kernel cannot confine programs: {0}. Landlock (Linux 5.13 or later) has to be enabled"
-    )]
-    Kernel(String),
-    /// It cannot be run.
-    #[error("{program} cannot be run: {error}")]
-    Run {
-        /// What is run.
-        program: String,
-        /// Why not.
-        error: std::io::Error,
-    },
-}
-
-fn kernel(error: impl std::fmt::Display) -> ConfineError {
-    ConfineError::Kernel(error.to_string())
-}
-
-/// Becomes the program that the arguments name, confined as the first of them says.
-///
-/// # Errors
-/// If it comes back, why.
-pub fn become_program(
-    mut arguments: impl Iterator<Item = String>,
-) -> Result<Infallible, ConfineError> {
-    let called = |what: &str| ConfineError::Called(what.to_owned());
-    let confinement = arguments.next().ok_or_else(|| called("no confinement"))?;
-    let program = arguments.next().ok_or_else(|| called("no program"))?;
-    let confinement: Confinement =
-        serde_json::from_str(&confinement).map_err(|error| called(&error.to_string()))?;
-    let mut command = Command::new(&program);
-    command.args(arguments);
-    confinement.limits().map_err(kernel)?;
-    confinement.hide().map_err(kernel)?;
-    confinement.files()?;
-    rustix::thread::set_capabilities(
-        None,
-        rustix::thread::CapabilitySets {
-            effective: CapabilitySet::empty(),
-            permitted: CapabilitySet::empty(),
-            inheritable: CapabilitySet::empty(),
-        },
-    )
-    .map_err(kernel)?;
-    confinement.calls()?;
-    let error = command.exec();
-    Err(ConfineError::Run { program, error })
+    pub(crate) network: bool,
+    /// Bytes of memory that each of its processes may have for itself, if nothing else bounds them.
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 impl Confinement {
+    /// Gives up what the program may not have.
+    pub(super) fn apply(&self) -> Result<(), LaunchError> {
+        self.limits().map_err(kernel)?;
+        self.hide().map_err(kernel)?;
+        self.files()?;
+        rustix::thread::set_capabilities(
+            None,
+            rustix::thread::CapabilitySets {
+                effective: CapabilitySet::empty(),
+                permitted: CapabilitySet::empty(),
+                inheritable: CapabilitySet::empty(),
+            },
+        )
+        .map_err(kernel)?;
+        self.calls()
+    }
+
     fn limits(&self) -> rustix::io::Result<()> {
         for (resource, limit) in [
-            (Resource::Core, 0),
-            (Resource::Nofile, OPEN_FILES),
-            (Resource::Fsize, FILE_BYTES),
+            (Resource::Core, Some(0)),
+            (Resource::Nofile, Some(OPEN_FILES)),
+            (Resource::Fsize, Some(FILE_BYTES)),
             (Resource::Data, self.memory_bytes),
         ] {
-            let limit = Some(limit);
+            if limit.is_none() {
+                continue;
+            }
             setrlimit(
                 resource,
                 Rlimit {
@@ -177,7 +135,7 @@ impl Confinement {
         Ok(())
     }
 
-    fn files(&self) -> Result<(), ConfineError> {
+    fn files(&self) -> Result<(), LaunchError> {
         // Without files there is no confinement; the first with signals is used as far as it is there.
         const LEAST: ABI = ABI::V1;
         const MOST: ABI = ABI::V6;
@@ -220,8 +178,8 @@ impl Confinement {
         }
     }
 
-    fn calls(&self) -> Result<(), ConfineError> {
-        let refused = |errno: i32, rules| -> Result<(), ConfineError> {
+    fn calls(&self) -> Result<(), LaunchError> {
+        let refused = |errno: i32, rules| -> Result<(), LaunchError> {
             let arch = std::env::consts::ARCH.try_into().map_err(kernel)?;
             let (other, these) = (SeccompAction::Allow, SeccompAction::Errno(errno as u32));
             let filter = SeccompFilter::new(rules, other, these, arch).map_err(kernel)?;
@@ -231,7 +189,7 @@ impl Confinement {
         let always = |calls: &[i64]| calls.iter().map(|call| (*call, Vec::new())).collect();
         // Its flags cannot be looked at; the C library then uses `clone`.
         refused(libc::ENOSYS, always(&[libc::SYS_clone3]))?;
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = always(&REFUSED);
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = always(&REFUSED.map(|(_, call)| call));
         rules.insert(libc::SYS_clone, vec![new_namespaces()?]);
         if !self.network {
             // All but sockets of this machine.
@@ -244,38 +202,8 @@ impl Confinement {
     }
 }
 
-/// Calls that no function needs, and that look into other processes, change the system, or get around these rules.
-const REFUSED: [i64; 26] = [
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_reboot,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-];
-
 /// `clone` with a new user namespace, in which a process has all capabilities again.
-fn new_namespaces() -> Result<SeccompRule, ConfineError> {
+fn new_namespaces() -> Result<SeccompRule, LaunchError> {
     let flag = libc::CLONE_NEWUSER as u64;
     let masked = SeccompCmpOp::MaskedEq(flag);
     let condition = SeccompCondition::new(0, SeccompCmpArgLen::Qword, masked, flag);
