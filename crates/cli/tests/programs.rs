@@ -242,6 +242,87 @@ fn what_does_not_fit_together_is_refused() {
     );
 }
 
+/// More of the manifest of the function `it`.
+fn with_more(folder: &Folder, more: &str) {
+    let manifest = folder.0.path().join("fulmar.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, format!("{text}{more}")).unwrap();
+}
+
+#[test]
+fn what_crashes_runs_again_as_often_as_its_manifest_says() {
+    let node = Node::start(&[]);
+    let body = "ctx.state['n'] = str(ctx.attempt).encode()
+ctx.send('process-counter', b'1', session='r')
+if ctx.attempt < int(request.body):
+    os._exit(3)
+return str(ctx.attempt)";
+    Folder::example().deploy(&node);
+    let folder = Folder::handler(body);
+    with_more(&folder, "[limits]\nattempts = 3\n");
+    folder.deploy(&node);
+    assert_eq!(node.invoke("it/s", "1"), "1");
+    assert_eq!(node.invoke("it/s", "3"), "3");
+    let failed = node.request("POST", "/fn/it/s", &[], b"4");
+    failed.expect_problem(500, "function-trap");
+    assert!(
+        failed.text().contains("exited with status 3"),
+        "{}",
+        failed.text()
+    );
+    assert_eq!(node.invoke("it/s", "1"), "1");
+    node.eventually("what was not kept was not sent", |node| {
+        node.invoke("process-counter/r", "0") == "3"
+    });
+}
+
+#[test]
+fn whatever_crashes_again_and_again_has_to_wait() {
+    let node = Node::start(&[]);
+    Folder::handler("os._exit(3)").deploy(&node);
+    let codes: Vec<u16> = (0..4)
+        .map(|_| node.request("POST", "/fn/it", &[], b"").status)
+        .collect();
+    assert_eq!(codes, [500, 500, 500, 503]);
+    let waits = node.request("POST", "/fn/it", &[], b"");
+    waits.expect_problem(503, "crash-loop");
+    assert!(
+        waits.text().contains("exited with status 3"),
+        "{}",
+        waits.text()
+    );
+    assert!(waits.header("retry-after").is_some());
+    node.eventually("the next try", |node| {
+        node.request("POST", "/fn/it", &[], b"").status == 500
+    });
+    // Another version does not wait for what this one did.
+    Folder::handler("return 'well'").deploy(&node);
+    assert_eq!(node.invoke("it", ""), "well");
+}
+
+#[test]
+fn what_asks_for_more_than_there_is_is_told() {
+    let node = Node::start(&[]);
+    let folder = Folder::handler("return 'x'");
+    with_more(&folder, "[workers]\nreserved_cpu = \"1000cpu\"\n");
+    folder.deploy(&node);
+    let refused = node.request("POST", "/fn/it", &[], b"");
+    refused.expect_problem(503, "no-room");
+    assert!(
+        refused.text().contains("1000cpu of CPU"),
+        "{}",
+        refused.text()
+    );
+    let bomb = Folder::handler("kept = b'x' * (300 << 20)\nreturn 'it had it'");
+    bomb.deploy(&node);
+    let failed = node.request("POST", "/fn/it", &[], b"");
+    // Without cgroups it is refused the memory, and says so itself.
+    match failed.text().contains("memory-limit") {
+        true => failed.expect_problem(500, "memory-limit"),
+        false => assert_eq!(failed.status, 500, "{}", failed.text()),
+    }
+}
+
 #[test]
 fn a_session_of_a_program_moves_between_nodes() {
     let cluster = Cluster::start(2);

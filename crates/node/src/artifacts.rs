@@ -1,21 +1,25 @@
-//! Components by digest, and their compiled form; programs by digest, and their files.
+//! Components by digest, and their compiled form; programs and images by digest, and their files.
 //!
 //! ```text
 //! DIR/<sha256>.wasm                       as it was uploaded
 //! DIR/<sha256>.<compatibility>.cwasm      compiled once, memory-mapped afterwards
 //! DIR/<sha256>.tar                        files of a program, as they were uploaded
 //! DIR/<sha256>.files/                     unpacked
+//! DIR/<sha256>.image/                     the same of an image
 //! ```
 
 mod files;
+mod image;
+mod layers;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
+use fulmar_model::manifest::Runtime as ManifestRuntime;
 use fulmar_model::{Code, Manifest, Problem};
 use fulmar_state::datadir::write_durably;
-use fulmar_worker::{Artifact, ArtifactError, Program, Programs, Runtime};
+use fulmar_worker::{Artifact, ArtifactError, Container, Program, Programs, Runtime};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
@@ -57,6 +61,23 @@ fn internal(doing: &str, path: &Path, error: &std::io::Error) -> Problem {
 
 fn invalid(error: &ArtifactError) -> Problem {
     Problem::new(Code::ArtifactInvalid, error.to_string())
+}
+
+/// What was uploaded is not what the manifest says.
+fn other_kind(found: ManifestRuntime, said: ManifestRuntime) -> Problem {
+    let is = match found {
+        ManifestRuntime::Wasm => "a component",
+        ManifestRuntime::Process => "the files of a program",
+        ManifestRuntime::Container => "an image",
+    };
+    let fix = match found {
+        ManifestRuntime::Wasm => "remove `runtime` and `[process]` from the manifest",
+        ManifestRuntime::Process => "add `[process]` with `command` to the manifest",
+        ManifestRuntime::Container => "write runtime = \"container\" in the manifest",
+    };
+    let detail = format!("the artefact is {is}, and the manifest says `{said}`");
+    let fix = format!("{fix}, or give another artefact");
+    Problem::new(Code::ArtifactInvalid, detail).with_fix(fix)
 }
 
 impl Artifacts {
@@ -107,7 +128,10 @@ impl Artifacts {
             return Err(Problem::new(Code::ArtifactInvalid, detail));
         }
         if files::is_tar(wasm) {
-            self.unpack(expected, wasm)?;
+            match image::is_image(wasm) {
+                true => self.unpack_image(expected, wasm)?,
+                false => self.unpack(expected, wasm)?,
+            };
             let path = self.tar(expected);
             return write_durably(&path, wasm).map_err(|error| internal("write", &path, &error));
         }
@@ -125,16 +149,32 @@ impl Artifacts {
         self.dir.join(format!("{digest}.files"))
     }
 
+    fn image(&self, digest: &str) -> PathBuf {
+        self.dir.join(format!("{digest}.image"))
+    }
+
     /// The folder of a program's files, unpacked once.
     fn unpack(&self, digest: &str, tar: &[u8]) -> Result<PathBuf, Problem> {
-        let folder = self.files(digest);
+        self.unpacked(self.files(digest), |folder| files::unpack(tar, folder))
+    }
+
+    /// The folder of an image, unpacked once.
+    fn unpack_image(&self, digest: &str, tar: &[u8]) -> Result<PathBuf, Problem> {
+        self.unpacked(self.image(digest), |folder| image::unpack(tar, folder))
+    }
+
+    fn unpacked<E: std::fmt::Display>(
+        &self,
+        folder: PathBuf,
+        unpack: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, Problem> {
         if folder.exists() {
             return Ok(folder);
         }
         // Whole or not at all.
-        let unfinished = self.dir.join(format!("{digest}.unfinished"));
+        let unfinished = folder.with_extension("unfinished");
         let _ = std::fs::remove_dir_all(&unfinished);
-        if let Err(error) = files::unpack(tar, &unfinished) {
+        if let Err(error) = unpack(&unfinished) {
             let _ = std::fs::remove_dir_all(&unfinished);
             return Err(Problem::new(Code::ArtifactInvalid, error.to_string()));
         }
@@ -151,32 +191,48 @@ impl Artifacts {
         manifest: &Manifest,
         programs: &Arc<Programs>,
     ) -> Result<Arc<Artifact>, Problem> {
-        let is_program = match self.uploaded(digest) {
-            Some(path) => path.extension().is_some_and(|extension| extension == "tar"),
-            None => manifest.is_program(),
+        let is = |path: &Path, kind: &str| path.extension().is_some_and(|found| found == kind);
+        let found = match self.uploaded(digest) {
+            _ if self.image(digest).exists() => ManifestRuntime::Container,
+            Some(path) if is(&path, "tar") => ManifestRuntime::Process,
+            Some(_) => ManifestRuntime::Wasm,
+            // It says itself what is missing.
+            None => manifest.runtime,
         };
-        let wrong = |detail: &str| Err(Problem::new(Code::ArtifactInvalid, detail));
-        match (manifest.is_program(), is_program) {
-            (false, false) => self.load(runtime, digest),
-            (true, true) => {
+        if found != manifest.runtime {
+            return Err(other_kind(found, manifest.runtime));
+        }
+        let again = || std::fs::read(self.tar(digest)).map_err(|_| not_uploaded(digest));
+        let program = |folder| Program {
+            folder,
+            command: manifest.process.command.clone(),
+            programs: programs.clone(),
+        };
+        match found {
+            ManifestRuntime::Wasm => self.load(runtime, digest),
+            ManifestRuntime::Process => {
                 let mut folder = self.files(digest);
                 if !folder.exists() {
-                    let tar = std::fs::read(self.tar(digest)).map_err(|_| not_uploaded(digest))?;
-                    folder = self.unpack(digest, &tar)?;
+                    folder = self.unpack(digest, &again()?)?;
                 }
-                let program = Program {
-                    folder,
-                    command: manifest.process.command.clone(),
-                    programs: programs.clone(),
-                };
-                Ok(Arc::new(Artifact::program(program)))
+                Ok(Arc::new(Artifact::program(program(folder))))
             }
-            (true, false) => wrong(
-                "the manifest says `[process]`, and the artefact is a component; give the folder of the program as `artifact`",
-            ),
-            (false, true) => wrong(
-                "the artefact is the files of a program, and the manifest does not say what is run; add `[process]` with `command`",
-            ),
+            ManifestRuntime::Container => {
+                let mut folder = self.image(digest);
+                if !folder.exists() {
+                    folder = self.unpack_image(digest, &again()?)?;
+                }
+                let path = folder.join(image::CONFIG);
+                let text = std::fs::read(&path).map_err(|error| internal("read", &path, &error))?;
+                let image = serde_json::from_slice(&text)
+                    .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+                let root = folder.join(image::ROOT);
+                Ok(Arc::new(Artifact::container(Container {
+                    image,
+                    program: program(root.clone()),
+                    root,
+                })))
+            }
         }
     }
 

@@ -78,6 +78,9 @@ impl Cgroups {
                 true => lacks.clone(),
                 false => hierarchy.controllers(&hierarchy.own),
             };
+            if wanted.is_empty() {
+                continue;
+            }
             match part(&hierarchy, name, &wanted) {
                 Ok(part) => {
                     lacks.retain(|controller| !part.controllers.contains(controller));
@@ -131,9 +134,9 @@ impl Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
+        // Whoever waited for workers to end may have been cut off.
         for part in &self.parts {
-            // One with workers stays until the next start.
-            let _ = std::fs::remove_dir(&part.folder);
+            end_left_over(&part.folder);
         }
     }
 }

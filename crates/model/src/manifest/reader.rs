@@ -225,7 +225,7 @@ impl Reader<'_> {
                 "remove reserved_cpu",
             );
         }
-        if let Some(file) = elsewhere.filter(|_| manifest.is_program()) {
+        if let Some(file) = elsewhere.filter(|_| manifest.runtime == Runtime::Process) {
             self.report(
                 span,
                 format!("a program is to see {:?} as {:?}", file.host, file.guest),

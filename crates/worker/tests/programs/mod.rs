@@ -24,28 +24,34 @@ pub fn python() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk/python/src")
 }
 
+/// The SDK, as `pip install --target` puts it into a folder.
+pub fn put_sdk(folder: &Path) {
+    let (sdk, own) = (python().join("fulmar"), folder.join("fulmar"));
+    std::fs::create_dir(&own).unwrap();
+    for file in std::fs::read_dir(sdk).unwrap() {
+        let file = file.unwrap();
+        if file.path().is_file() {
+            std::fs::copy(file.path(), own.join(file.file_name())).unwrap();
+        }
+    }
+}
+
+pub fn main_of(body: &str) -> String {
+    let body = body.replace('\n', "\n    ");
+    format!("import fulmar\n\ndef handle(request, ctx):\n    {body}\n\nfulmar.serve(handle)\n")
+}
+
 impl Script {
     pub fn new(source: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("main.py"), source).unwrap();
-        // As `pip install --target` puts it there.
-        let (sdk, own) = (python().join("fulmar"), folder.path().join("fulmar"));
-        std::fs::create_dir(&own).unwrap();
-        for file in std::fs::read_dir(sdk).unwrap() {
-            let file = file.unwrap();
-            if file.path().is_file() {
-                std::fs::copy(file.path(), own.join(file.file_name())).unwrap();
-            }
-        }
+        put_sdk(folder.path());
         let command = ["python3", "-S", "main.py"].map(str::to_owned).to_vec();
         Self::of(folder, command)
     }
 
     pub fn handler(body: &str) -> Self {
-        let body = body.replace('\n', "\n    ");
-        Self::new(&format!(
-            "import fulmar\n\ndef handle(request, ctx):\n    {body}\n\nfulmar.serve(handle)\n"
-        ))
+        Self::new(&main_of(body))
     }
 
     pub fn of(folder: tempfile::TempDir, command: Vec<String>) -> Self {
