@@ -176,7 +176,8 @@ impl Artifacts {
         let _ = std::fs::remove_dir_all(&unfinished);
         if let Err(error) = unpack(&unfinished) {
             let _ = std::fs::remove_dir_all(&unfinished);
-            return Err(Problem::new(Code::ArtifactInvalid, error.to_string()));
+            let problem = Problem::new(Code::ArtifactInvalid, error.to_string());
+            return Err(problem.with_fix("Correct what the detail names, and pack it again."));
         }
         std::fs::rename(&unfinished, &folder)
             .map_err(|error| internal("rename", &unfinished, &error))?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 /// Crashes in a row that are nothing unusual.
-const USUAL: u32 = 3;
+const USUAL: u32 = 5;
 /// The pause after one more; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest.

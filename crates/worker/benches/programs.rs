@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Bench, settings};
-use fulmar_worker::{Artifact, Program, Programs, Request};
+use fulmar_worker::{
+    Artifact, Container, FileGrant, FunctionSettings, Image, Program, Programs, Request,
+};
 
 const STARTS: usize = 200;
 const CALLS: usize = 5000;
@@ -36,16 +38,16 @@ fn percentiles(name: &str, mut times: Vec<Duration>) {
     println!("{name}: p50 {:?}, p99 {:?}", at(0.5), at(0.99));
 }
 
-async fn measure(name: &str, artifact: &Arc<Artifact>) {
+async fn measure(name: &str, artifact: &Arc<Artifact>, settings: FunctionSettings) {
     let mut starts = Vec::with_capacity(STARTS);
     for _ in 0..STARTS {
         let started = Instant::now();
-        let mut bench = Bench::with(artifact, settings()).await;
+        let mut bench = Bench::with(artifact, settings.clone()).await;
         bench.run(post()).await.1.unwrap();
         starts.push(started.elapsed());
     }
     percentiles(&format!("{name}, start and first call"), starts);
-    let mut bench = Bench::of(artifact).await;
+    let mut bench = Bench::with(artifact, settings).await;
     let mut calls = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
         let started = Instant::now();
@@ -83,8 +85,40 @@ fn main() {
         };
         Arc::new(Artifact::program(program))
     };
+    // An image of nothing but that binary; the libraries that it is linked with are the machine's.
+    let root = folder.path().join("root");
+    for made in Image::MOUNTED.into_iter().chain(["usr"]) {
+        std::fs::create_dir_all(root.join(made)).unwrap();
+    }
+    for name in ["lib", "lib64"] {
+        std::os::unix::fs::symlink(format!("usr/{name}"), root.join(name)).unwrap();
+    }
+    std::fs::copy(env!("CARGO_BIN_EXE_echo"), root.join("echo")).unwrap();
+    let container = Artifact::container(Container {
+        image: Image {
+            command: vec!["/echo".to_owned()],
+            ..Image::default()
+        },
+        program: Program {
+            folder: root.clone(),
+            command: Vec::new(),
+            programs: programs.clone(),
+        },
+        root,
+    });
+    let usr = FileGrant {
+        host: "/usr".into(),
+        guest: "/usr".to_owned(),
+        writable: false,
+    };
+    let granted = FunctionSettings {
+        files: vec![usr],
+        ..settings()
+    };
     tokio.block_on(async {
-        measure("a binary", &program(&["./echo"])).await;
-        measure("Python", &program(&["python3", "main.py"])).await;
+        measure("a binary", &program(&["./echo"]), settings()).await;
+        let python = program(&["python3", "main.py"]);
+        measure("Python", &python, settings()).await;
+        measure("a container", &Arc::new(container), granted).await;
     });
 }

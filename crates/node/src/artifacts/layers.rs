@@ -173,7 +173,9 @@ impl Layers {
             .make(path.parent().unwrap_or(Path::new("")))
             .map_err(at)?;
         let header = entry.header();
-        let (user, group) = (header.uid()? as u32, header.gid()? as u32);
+        // Not every packer says whose it is.
+        let user = header.uid().unwrap_or_default() as u32;
+        let group = header.gid().unwrap_or_default() as u32;
         let mode = Mode::from_raw_mode(header.mode()? & MODE);
         let text = name.to_string_lossy();
         if text == OPAQUE {
