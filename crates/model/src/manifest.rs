@@ -316,7 +316,9 @@ impl Default for Limits {
 /// `[workers]`: the function's worker pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Workers {
-    /// Live workers without a session at once.
+    /// Live workers that are always kept, if they are processes of their own.
+    pub min: u32,
+    /// Live workers without a session at once; all of a program or container.
     pub max: u32,
     /// A worker idle for longer is dropped.
     pub idle_ttl: Duration,
@@ -329,6 +331,7 @@ pub struct Workers {
 impl Default for Workers {
     fn default() -> Self {
         Self {
+            min: 0,
             max: limits::DEFAULT_WORKERS,
             idle_ttl: limits::DEFAULT_IDLE_TTL,
             reserved_cpu: CpuAmount::default(),

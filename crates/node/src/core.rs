@@ -22,6 +22,7 @@ use crate::courier::Courier;
 use crate::decisions::Decisions;
 use crate::execute::storage_failed;
 use crate::external::ExternalStore;
+use crate::fleet::Meter;
 use crate::functions::Functions;
 use crate::invocation::InvocationId;
 use crate::keeper::Keeper;
@@ -129,6 +130,8 @@ pub(crate) struct Core {
     pub(crate) programs: Arc<Programs>,
     pub(crate) runtime: Runtime,
     pub(crate) pool: Pool,
+    /// How busy the machine is.
+    pub(crate) meter: Meter,
     pub(crate) functions: Functions,
     pub(crate) namespaces: Namespaces,
     /// Held while what is deployed changes.

@@ -17,7 +17,7 @@ use fulmar_worker::Artifact;
 use crate::core::Core;
 use crate::execute::storage_failed;
 use crate::functions::{Deployed, Function};
-use crate::{clock, custody, external, namespaces, outside, route};
+use crate::{clock, custody, external, fleet, namespaces, outside, route};
 
 /// Longest wait for another node to take up a deployment.
 const EVERYWHERE: Duration = Duration::from_secs(30);
@@ -266,6 +266,7 @@ async fn put_into_effect(
     tracing::info!(function = %deployed.manifest.name, version = deployed.version, "deployed");
     let function = core.functions.deploy(deployed);
     core.pool.evict_function(&function.name);
+    fleet::begin(core, &function);
     Ok(function)
 }
 
@@ -392,7 +393,7 @@ fn recover_one(core: &Arc<Core>, record: FunctionRecord) -> Result<(), Problem> 
         .map_err(|error| Problem::new(Code::ManifestInvalid, error.to_string()))?;
     let artifact = artifact(core, &record.artifact, &manifest)?;
     let deployed = deployed(core, record, manifest, artifact)?;
-    core.functions.deploy(deployed);
+    fleet::begin(core, &core.functions.deploy(deployed));
     Ok(())
 }
 

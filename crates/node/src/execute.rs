@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use fulmar_model::{Code, ExecutionModel, Problem, SessionName};
 use fulmar_state::{Cause, ReservedKeys, StoreFailure, Transaction};
-use fulmar_worker::{Call, CallError, Holds, Key as PoolKey, Reply};
+use fulmar_worker::{Call, CallError, Key as PoolKey, Reply};
 
 use borrowed::GivenBack;
-use commit::{Carried, Finished};
+use commit::{Carried, Conflict, Finished};
 use lender::Lender;
 pub(crate) use queue::{QueueFull, submit, turn};
 use worker::Before;
+pub(crate) use worker::{may_start, start_worker};
 
 use crate::core::Core;
 use crate::functions::{Deployed, Function};
@@ -47,6 +48,7 @@ async fn run(
         function,
         deployed: function.current(),
         started: Instant::now(),
+        has_begun: !matches!(invocation.origin, Origin::Client(_)),
     };
     core.metrics
         .queue_seconds
@@ -61,6 +63,8 @@ struct Run<'a> {
     function: &'a Arc<Function>,
     deployed: Arc<Deployed>,
     started: Instant,
+    /// Whether it completes work that has begun before.
+    has_begun: bool,
 }
 
 impl Run<'_> {
@@ -181,11 +185,6 @@ impl Run<'_> {
             // Programs go from session to session.
             session: name.clone().filter(|_| !is_program),
         };
-        // Without a session there was one before. Kept until all is done: whoever has keys does not wait for a worker again.
-        let _permit = match session {
-            Some(_) if is_program => Some(self.deployed.workers.acquire().await),
-            _ => None,
-        };
         let id: Arc<str> = self.core.id_text(id).into();
         let mut reserved: Option<(ReservedKeys, u64)> = None;
         let mut keys = keys::Turns::default();
@@ -220,8 +219,10 @@ impl Run<'_> {
                 return Err((origin, problem));
             }
             let called = Instant::now();
+            let cpu = self.cpu_used(&worker);
             let (mut tx, result) = worker.call(call, tx).await;
             let worked = called.elapsed();
+            self.note_work(worked, cpu, &worker);
             self.core
                 .metrics
                 .execute_seconds
@@ -238,7 +239,7 @@ impl Run<'_> {
                 Ok(reply) => {
                     // Nothing is kept of it, so the worker's own memory of it must go as well.
                     drop(tx);
-                    self.let_go(worker, &pool_key);
+                    self.let_go(worker);
                     self.unreserve(reserved);
                     return self.finish_unkept(origin, id, reply);
                 }
@@ -248,6 +249,9 @@ impl Run<'_> {
                     if is_worth_another(&error) && attempt < self.deployed.manifest.limits.attempts
                     {
                         attempt += 1;
+                        // Nobody waits for a worker with keys that others wait for.
+                        self.unreserve(reserved.take());
+                        keys = keys::Turns::default();
                         continue;
                     }
                     self.unreserve(reserved);
@@ -276,13 +280,8 @@ impl Run<'_> {
             match self.write_keys(lender.as_ref(), &mut keys, &mut tx).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    // The worker goes as well: it remembers writes that did not happen. Its memory does not: whoever has it
-                    // may wait for the keys that are kept here.
                     drop(tx);
-                    before = match worker.catches_up() {
-                        true => Before::Worker(worker),
-                        false => Before::Room(worker.into_room()),
-                    };
+                    before = Before::of(worker);
                     self.core.metrics.conflicts.inc();
                     continue;
                 }
@@ -322,7 +321,10 @@ impl Run<'_> {
                         self.change_model(Some(name), chosen);
                         return Ok(());
                     }
-                    GivenBack::Conflict(origin) => origin,
+                    GivenBack::Conflict(origin, worker) => {
+                        before = Before::of(worker);
+                        origin
+                    }
                 };
                 if let Err(problem) = lender.try_again(conflicts).await {
                     return Err((origin, problem));
@@ -348,8 +350,10 @@ impl Run<'_> {
                     }
                     return Ok(());
                 }
-                Err((keys, back)) => {
-                    origin = back;
+                Err(conflict) => {
+                    let Conflict { keys, worker, .. } = *conflict;
+                    before = Before::of(worker);
+                    origin = conflict.origin;
                     self.core.metrics.conflicts.inc();
                     if conflicts > 0 {
                         let writer = store.next_writer();

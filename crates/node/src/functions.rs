@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fulmar_model::manifest::FileMode;
 use fulmar_model::{Durability, FunctionName, Group, Manifest};
-use fulmar_worker::{Artifact, Cpu, FileGrant, FunctionSettings, Need, World};
+use fulmar_worker::{Artifact, Cpu, FileGrant, FunctionSettings, Key as PoolKey, Need, World};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::accesses::Accesses;
 use crate::crashes::Crashes;
+use crate::fleet::Fleet;
 use crate::profile::Profile;
 use crate::schedule::{Distances, Told, Tried};
 use crate::sessions::Sessions;
@@ -35,6 +36,8 @@ pub(crate) struct Deployed {
     pub(crate) workers: Arc<Semaphore>,
     /// How its workers fail.
     pub(crate) crashes: Crashes,
+    /// Its workers, if they are processes of their own.
+    pub(crate) fleet: Option<Arc<Fleet>>,
 }
 
 impl Deployed {
@@ -50,6 +53,9 @@ impl Deployed {
             settings: Arc::new(settings(&manifest)),
             workers: Arc::new(Semaphore::new(manifest.workers.max as usize)),
             crashes: Crashes::default(),
+            fleet: manifest
+                .is_program()
+                .then(|| Arc::new(fleet(&manifest, version))),
             manifest,
             digest,
             deployed_unix_ms,
@@ -67,6 +73,16 @@ impl Deployed {
         let artifact = self.artifact.as_ref();
         artifact.map_or(World::Function, |artifact| artifact.world())
     }
+}
+
+/// The workers of a version that are processes of their own: they go from session to session.
+fn fleet(manifest: &Manifest, version: u64) -> Fleet {
+    let key = PoolKey {
+        function: manifest.name.clone(),
+        version,
+        session: None,
+    };
+    Fleet::new(key, &manifest.workers)
 }
 
 /// What each worker of a function takes.

@@ -27,6 +27,7 @@ mod deploy;
 mod drain;
 mod execute;
 mod external;
+mod fleet;
 mod follow;
 mod functions;
 pub mod headers;

@@ -23,6 +23,7 @@ use crate::core::{Admission, Core, NodeOptions};
 use crate::courier::{self, Courier};
 use crate::decisions::Decisions;
 use crate::external::ExternalStore;
+use crate::fleet::Meter;
 use crate::functions::Functions;
 use crate::keeper::{self, Keeper};
 use crate::logs::Logs;
@@ -199,6 +200,7 @@ impl Node {
                 options.max_workers as usize,
                 Room::new(options.worker_bytes, options.worker_cpu_millis),
             ),
+            meter: Meter::default(),
             runtime,
             functions: Functions::default(),
             namespaces: Namespaces::default(),

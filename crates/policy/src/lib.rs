@@ -15,6 +15,7 @@ pub mod follow;
 pub mod local_state;
 pub mod offload;
 pub mod placement;
+pub mod prewarm;
 pub mod scaling;
 pub mod view;
 

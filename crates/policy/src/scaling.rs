@@ -16,6 +16,8 @@ pub struct Workers<'a> {
     pub starting: u32,
     /// Invocations that wait for a worker.
     pub queued: u32,
+    /// For how long the first of them waits already, in seconds.
+    pub waited_seconds: f64,
     /// Invocations that arrive per second.
     pub arrivals_per_second: f64,
     /// How long an invocation keeps a worker when there is no contention, in seconds.
@@ -135,7 +137,15 @@ pub fn decide(workers: &Workers<'_>, cpu: &Cpu, options: &Options) -> Decision {
 fn wanted(workers: &Workers<'_>, cpu: &Cpu, options: &Options) -> (u32, Bound) {
     let load = workers.arrivals_per_second * workers.seconds;
     let backlog = f64::from(workers.queued) * workers.seconds / options.drain_seconds;
-    let asked = (load * (1.0 + options.headroom) + backlog).ceil();
+    let mut asked = (load * (1.0 + options.headroom) + backlog).ceil();
+    // Whoever waits for longer than a start takes shows that workers are busy for longer than those before were.
+    let ready = workers.ready + workers.starting;
+    if workers.queued > 0 && workers.waited_seconds > options.start_seconds {
+        asked = asked.max(f64::from(ready + u32::from(workers.starting == 0)));
+    }
+    if workers.queued > 0 {
+        asked = asked.max(1.0);
+    }
     // Workers that wait for something else half of their time use half a CPU.
     let useful = match workers.cpu_seconds > 0.0 {
         true => (cpu.cpus * workers.seconds / workers.cpu_seconds).ceil(),
@@ -169,10 +179,10 @@ fn starts_allowed(workers: &Workers<'_>, cpu: &Cpu, options: &Options) -> u32 {
 
 /// Whether what waits, and what arrives meanwhile, would still wait when a start is through.
 fn pays(workers: &Workers<'_>, options: &Options) -> bool {
-    if workers.ready == 0 {
+    if workers.ready == 0 || workers.waited_seconds > options.start_seconds {
         return true;
     }
-    let served = f64::from(workers.ready) / workers.seconds;
+    let served = f64::from(workers.ready) / workers.seconds.max(f64::MIN_POSITIVE);
     let growing = workers.arrivals_per_second - served;
     f64::from(workers.queued) + growing * options.start_seconds > 0.0
         || workers.arrivals_per_second * (1.0 + options.headroom) > served
@@ -194,6 +204,7 @@ mod tests {
             busy: 0,
             starting: 0,
             queued: 0,
+            waited_seconds: 0.0,
             arrivals_per_second: 0.0,
             seconds: 1.0,
             cpu_seconds: 0.5,
@@ -210,6 +221,48 @@ mod tests {
         let decision = decide(&load, &CPU, &Options::default());
         assert_eq!((decision.wanted, decision.start), (6, 6));
         assert_eq!(decision.bound, Bound::Demand);
+    }
+
+    #[test]
+    fn the_first_invocation_gets_a_worker_of_which_nothing_is_known_yet() {
+        let first = Workers {
+            queued: 1,
+            seconds: 0.0,
+            cpu_seconds: 0.0,
+            ..workers()
+        };
+        let decision = decide(&first, &CPU, &Options::default());
+        assert_eq!((decision.wanted, decision.start), (1, 1));
+        let starting = Workers {
+            starting: 1,
+            ..first
+        };
+        assert_eq!(decide(&starting, &CPU, &Options::default()).start, 0);
+    }
+
+    #[test]
+    fn whoever_waits_longer_than_a_start_takes_gets_one_more() {
+        // Both workers are busy for longer than any was before.
+        let stuck = Workers {
+            ready: 2,
+            busy: 2,
+            queued: 1,
+            waited_seconds: 1.5,
+            arrivals_per_second: 0.1,
+            ..workers()
+        };
+        let decision = decide(&stuck, &CPU, &Options::default());
+        assert_eq!((decision.wanted, decision.start), (3, 1));
+        let starting = Workers {
+            starting: 1,
+            ..stuck
+        };
+        assert_eq!(decide(&starting, &CPU, &Options::default()).start, 0);
+        let most = Options {
+            most: 2,
+            ..Options::default()
+        };
+        assert_eq!(decide(&stuck, &CPU, &most).start, 0);
     }
 
     #[test]
@@ -293,7 +346,7 @@ mod tests {
             let mut idle: Vec<f64> = idle.into_iter().take((ready - busy) as usize).collect();
             idle.sort_by(|a, b| b.total_cmp(a));
             let workers = Workers {
-                ready, busy, starting, queued,
+                ready, busy, starting, queued, waited_seconds: 0.0,
                 arrivals_per_second: rate, seconds, cpu_seconds: seconds * cpu_share,
                 idle_seconds: &idle,
             };

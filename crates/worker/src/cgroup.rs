@@ -39,6 +39,27 @@ struct Part {
     controllers: Vec<Controller>,
 }
 
+/// Where the kernel counts what a worker uses.
+#[derive(Debug)]
+pub(crate) struct Usage {
+    file: PathBuf,
+    is_v2: bool,
+}
+
+impl Usage {
+    /// CPU that was used so far.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        let told = std::fs::read_to_string(&self.file).ok()?;
+        if self.is_v2 {
+            let used = told
+                .lines()
+                .find_map(|line| line.strip_prefix("usage_usec "))?;
+            return Some(Duration::from_micros(used.parse().ok()?));
+        }
+        Some(Duration::from_nanos(told.trim().parse().ok()?))
+    }
+}
+
 /// A worker's groups. Whoever has them has to [`end`](Self::end) them.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
@@ -67,7 +88,7 @@ impl Cgroups {
     /// # Errors
     /// Why memory and CPU cannot be bounded here.
     pub(crate) fn make(name: &str) -> std::io::Result<Self> {
-        let mut lacks = Controller::ALL.to_vec();
+        let mut lacks = Controller::NEEDED.to_vec();
         let mut parts = Vec::new();
         let mut why = None;
         let mut hierarchies = hierarchies::find()?;
@@ -124,6 +145,7 @@ impl Cgroups {
                 match controller {
                     Controller::Memory => part.bound_memory(memory_bytes)?,
                     Controller::Cpu => part.bound_cpu(cpu)?,
+                    Controller::Usage => {}
                     Controller::Pids => write(&part.folder, "pids.max", &PROCESSES.to_string())?,
                 }
             }
@@ -269,6 +291,24 @@ impl Cgroup {
         folders
             .map(|part| part.folder.join("cgroup.procs"))
             .collect()
+    }
+
+    /// Where it is counted what it uses, if anywhere.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let counts = |part: &&Part| match part.is_v2 {
+            true => part.controllers.contains(&Controller::Cpu),
+            false => part.controllers.contains(&Controller::Usage),
+        };
+        let part = self.parts.iter().find(counts)?;
+        let file = if part.is_v2 {
+            "cpu.stat"
+        } else {
+            "cpuacct.usage"
+        };
+        Some(Usage {
+            file: part.folder.join(file),
+            is_v2: part.is_v2,
+        })
     }
 
     /// Whether the kernel has killed any of its processes since there was no memory for them.

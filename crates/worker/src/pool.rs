@@ -109,12 +109,14 @@ impl<W: Holds> Pool<W> {
         found
     }
 
-    /// The worker for the key that remembers a session, or else the one that waited longest. For those that catch up.
+    /// The worker for the key that remembers a session, or else the one that waited least, so that those that nobody needs
+    /// wait until they go. For those that catch up.
     pub fn take_for(&self, key: &Key, session: &SessionName) -> Option<W> {
         let mut inner = self.inner.lock();
         let waiting = inner.waiting.get_mut(key)?;
         let knows = |waiting: &Waiting<W>| waiting.worker.remembers(session);
-        let at = waiting.iter().position(knows).unwrap_or(0);
+        let last = waiting.len().checked_sub(1)?;
+        let at = waiting.iter().position(knows).unwrap_or(last);
         let found = waiting.remove(at)?;
         if waiting.is_empty() {
             inner.waiting.remove(key);
@@ -219,6 +221,11 @@ impl<W: Holds> Pool<W> {
     /// What there is for all workers.
     pub fn room(&self) -> &Room {
         &self.room
+    }
+
+    /// How many wait for the key.
+    pub fn idle(&self, key: &Key) -> usize {
+        self.inner.lock().waiting.get(key).map_or(0, VecDeque::len)
     }
 
     /// How many wait.

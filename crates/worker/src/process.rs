@@ -26,6 +26,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::sync::mpsc;
 
 use crate::call::{Call, CallError, Reply, Request};
+use crate::cgroup::Usage;
 use crate::logs::Writer;
 use crate::running::Running;
 use asking::Asked;
@@ -61,6 +62,7 @@ pub(crate) struct Process {
     socket: PathBuf,
     asked: mpsc::Receiver<Asked>,
     ended: Ended,
+    usage: Option<Usage>,
     running: Running,
     writer: Arc<Writer>,
     /// What it remembers, once it has said that it speaks the protocol.
@@ -91,6 +93,11 @@ impl Process {
         let answered = tokio::time::timeout_at(deadline.into(), self.answer(call)).await;
         let tx = self.running.end();
         (tx, answered.unwrap_or(Err(CallError::Timeout)))
+    }
+
+    /// CPU that it has used so far, with all that it has started.
+    pub(crate) fn cpu_used(&self) -> Option<std::time::Duration> {
+        self.usage.as_ref()?.cpu()
     }
 
     /// Whether it remembers something of a session.

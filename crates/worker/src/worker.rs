@@ -1,6 +1,7 @@
 //! A live worker of any kind: calls come one at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fulmar_model::{FunctionName, SessionName};
 use fulmar_state::Transaction;
@@ -21,6 +22,8 @@ pub struct Worker {
     poisoned: bool,
     /// Given back last, when the worker is gone.
     room: Reserved,
+    /// Dropped with it: whoever counts workers.
+    counted: Option<Box<dyn Send + Sync>>,
 }
 
 enum Live {
@@ -81,7 +84,23 @@ impl Worker {
             live,
             poisoned: false,
             room,
+            counted: None,
         })
+    }
+
+    /// Keeps something until the worker is gone.
+    #[must_use]
+    pub fn counted_by(mut self, counted: impl Send + Sync + 'static) -> Self {
+        self.counted = Some(Box::new(counted));
+        self
+    }
+
+    /// CPU that it has used so far, with all that it has started; none if nobody knows.
+    pub fn cpu_used(&self) -> Option<Duration> {
+        match &self.live {
+            Live::Process(process) => process.cpu_used(),
+            Live::Instance(_) => None,
+        }
     }
 
     /// Ends the worker; its memory is kept for the next one.

@@ -45,6 +45,7 @@ pub(super) fn write(manifest: &Manifest) -> String {
         let _ = writeln!(out, "{key} = {value}");
     };
     let workers = &manifest.workers;
+    line("min", workers.min.to_string());
     line("max", workers.max.to_string());
     line("idle_ttl", quoted(&workers.idle_ttl));
     line("reserved_cpu", quoted(&workers.reserved_cpu));

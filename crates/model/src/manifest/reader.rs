@@ -110,7 +110,18 @@ impl Reader<'_> {
         );
 
         let workers = self.section(root, "workers");
+        self.count(&workers, &schema::WORKERS_MIN, &mut manifest.workers.min);
         self.count(&workers, &schema::WORKERS_MAX, &mut manifest.workers.max);
+        let (min, max) = (manifest.workers.min, manifest.workers.max);
+        if min > max {
+            let node = workers.get("min").or(workers.get("max"));
+            self.report(
+                node.map_or(0..0, Spanned::span),
+                format!("min is {min}, more than max, which is {max}"),
+                "min can be at most max",
+                "lower min or raise max",
+            );
+        }
         self.time(&workers, &schema::IDLE_TTL, &mut manifest.workers.idle_ttl);
         let reserved = &mut manifest.workers.reserved_cpu;
         self.cpu(&workers, &schema::RESERVED_CPU, reserved);
@@ -217,12 +228,21 @@ impl Reader<'_> {
             ),
             _ => {}
         }
+        let workers = root.get("workers").map_or(0..0, Spanned::span);
         if !manifest.is_program() && manifest.workers.reserved_cpu > CpuAmount::default() {
             self.report(
-                root.get("workers").map_or(0..0, Spanned::span),
+                workers.clone(),
                 "CPU is reserved for a component",
                 "instances of components share the CPU of their node",
                 "remove reserved_cpu",
+            );
+        }
+        if !manifest.is_program() && manifest.workers.min > 0 {
+            self.report(
+                workers,
+                "workers of a component are to be always there",
+                "instances of components start in microseconds",
+                "remove min",
             );
         }
         if let Some(file) = elsewhere.filter(|_| manifest.runtime == Runtime::Process) {

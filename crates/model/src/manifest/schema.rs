@@ -157,6 +157,8 @@ fields! {
     /// Largest body of a response; a larger one fails with `response-too-large`.
     MAX_RESPONSE = "limits" "max_response" SIZE_OF_BODY;
 
+    /// Workers of a program or container that are always there, from its deployment on. Above it they come and go as they are needed.
+    WORKERS_MIN = "workers" "min" Rule::Count { min: 0, max: limits::MAX_WORKERS };
     /// Live workers without a session at once, hence invocations without a session that run at once. All sessions of a program share
     /// them.
     WORKERS_MAX = "workers" "max" Rule::Count { min: 1, max: limits::MAX_WORKERS };

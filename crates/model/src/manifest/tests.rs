@@ -158,6 +158,11 @@ fn a_program_is_told_from_a_component_by_its_command() {
             "[workers]\nreserved_cpu = \"1cpu\"\n".to_owned(),
             "remove reserved_cpu",
         ),
+        ("[workers]\nmin = 1\n".to_owned(), "remove min"),
+        (
+            format!("{program}[workers]\nmin = 3\nmax = 2\n"),
+            "lower min or raise max",
+        ),
         (
             format!("{program}[workers]\nreserved_cpu = \"1\"\n"),
             "has no unit",
@@ -186,7 +191,7 @@ fn an_unknown_key_is_named_with_the_allowed_ones_and_a_suggestion() {
     assert_eq!(
         message("[limits]\nmemmory = \"1MiB\"\n"),
         "fulmar.toml:4:1: unknown key `memmory` in [limits]; \
-         allowed are memory, timeout, max_request, max_response; did you mean `memory`?\n\
+         allowed are memory, timeout, attempts, max_request, max_response; did you mean `memory`?\n\
          \x20 |\n\
          4 | memmory = \"1MiB\"\n\
          \x20 | ^^^^^^^"

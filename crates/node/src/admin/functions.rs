@@ -134,6 +134,9 @@ async fn show(State(core): State<Arc<Core>>, Path(name): Path<String>) -> Answer
     if current.manifest.slo.promises() {
         shown["slo"] = json!(core.metrics.kept(function.name.as_str()));
     }
+    if let Some(fleet) = &current.fleet {
+        shown["workers"] = fleet.describe(&core.pool);
+    }
     let accesses = function.accesses.all();
     if !accesses.is_empty() {
         let mut accesses: Vec<Value> = accesses.iter().filter_map(describe_access).collect();

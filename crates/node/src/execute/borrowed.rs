@@ -8,6 +8,7 @@ use fulmar_cluster::{Returned, Settled};
 use fulmar_model::{Code, Problem, SessionName};
 use fulmar_state::record::{IdempotencyRecord, StoredReply};
 use fulmar_state::{SessionState, Transaction};
+use fulmar_worker::Worker;
 
 use super::Run;
 use super::commit::Finished;
@@ -20,8 +21,8 @@ use crate::{courier, route};
 pub(super) enum GivenBack {
     /// It is settled: its origin has its answer.
     Settled,
-    /// The state was out of date: it has to run again.
-    Conflict(Origin),
+    /// The state was out of date: it has to run again, and its worker remembers writes that did not happen.
+    Conflict(Origin, Worker),
 }
 
 impl Run<'_> {
@@ -147,10 +148,7 @@ impl Run<'_> {
         match settled {
             Settled::Committed(version) => {
                 tx.committed_elsewhere(version);
-                let expires = Instant::now() + manifest.workers.idle_ttl.get();
-                self.core
-                    .pool
-                    .put(pool_key.clone(), state.tag(), worker, expires);
+                self.put_by(worker, pool_key, state.tag());
                 if let Lender::External(..) = lender
                     && !returned.messages.is_empty()
                 {
@@ -166,12 +164,11 @@ impl Run<'_> {
             Settled::Conflict => {
                 session.set_state(None);
                 self.core.metrics.conflicts.inc();
-                self.let_go(worker, pool_key);
-                Ok(GivenBack::Conflict(origin))
+                Ok(GivenBack::Conflict(origin, worker))
             }
             Settled::Replay(record) => {
                 // It remembers what did not happen.
-                self.let_go(worker, pool_key);
+                self.let_go(worker);
                 self.answer_again(origin, idempotency, record)
                     .map(|()| GivenBack::Settled)
             }

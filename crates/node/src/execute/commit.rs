@@ -2,7 +2,6 @@
 //! worker put by.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use fulmar_model::SessionName;
 use fulmar_state::{ReservedKeys, Transaction};
@@ -40,6 +39,15 @@ pub(super) struct Finished<'a> {
     pub(super) now_unix_ms: u64,
 }
 
+/// Something that an invocation depends on changed while it ran.
+pub(super) struct Conflict {
+    /// The keys that it depends on.
+    pub(super) keys: ReservedKeys,
+    pub(super) origin: Origin,
+    /// It remembers writes that did not happen.
+    pub(super) worker: Worker,
+}
+
 impl Run<'_> {
     /// Commits what ran, lets its worker wait for the next, posts its messages. If something that it
     /// depends on changed meanwhile, gives back what the next try needs.
@@ -49,13 +57,16 @@ impl Run<'_> {
         writer: u64,
         origin: Origin,
         finished: Finished<'_>,
-    ) -> Result<(), (ReservedKeys, Origin)> {
+    ) -> Result<(), Box<Conflict>> {
         let prepared = match self.core.store.prepare(tx, writer) {
             Ok(prepared) => prepared,
             Err(keys) => {
-                // It remembers writes that did not happen.
-                self.let_go(finished.worker, finished.pool_key);
-                return Err((keys, origin));
+                let worker = finished.worker;
+                return Err(Box::new(Conflict {
+                    keys,
+                    origin,
+                    worker,
+                }));
             }
         };
         let Finished {
@@ -103,8 +114,7 @@ impl Run<'_> {
                     Carried::Unchanged { tag } => *tag,
                     _ => committed.tag.unwrap_or_default(),
                 };
-                let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
-                self.core.pool.put(pool_key.clone(), tag, worker, expires);
+                self.put_by(worker, pool_key, tag);
                 self.core.courier.post(self.core, committed.messages);
                 Ok(())
             }

@@ -129,6 +129,9 @@ async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Sessio
 /// Runs an invocation without a session as soon as the function has a worker free.
 async fn run_sessionless(core: Arc<Core>, function: Arc<Function>, invocation: Invocation) {
     let deployed = function.current();
+    if deployed.fleet.is_some() {
+        return run(&core, &function, None, invocation).await;
+    }
     let permit = match deployed.workers.clone().try_acquire_owned() {
         Ok(permit) => Ok(permit),
         Err(_) => {

@@ -1,13 +1,16 @@
 //! A worker for an invocation: one that waits, or a fresh one as soon as there is room for it.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fulmar_model::units::{ByteSize, CpuAmount};
 use fulmar_model::{Code, Problem, SessionName};
 use fulmar_worker::{CallError, Holds, Key as PoolKey, Reserved, Worker};
 
 use super::Run;
-use crate::functions::Deployed;
+use crate::core::Core;
+use crate::fleet::Fleet;
+use crate::functions::{Deployed, Function};
 
 /// What is left of an invocation's run that met other values of shared keys than it had taken them for.
 #[derive(Default)]
@@ -20,13 +23,38 @@ pub(super) enum Before {
     Worker(Worker),
 }
 
+impl Before {
+    /// Of a worker that remembers writes that did not happen. Its memory is kept: whoever has it may wait for the keys that
+    /// are kept here.
+    pub(super) fn of(worker: Worker) -> Self {
+        match worker.catches_up() {
+            true => Self::Worker(worker),
+            false => Self::Room(worker.into_room()),
+        }
+    }
+}
+
 impl Run<'_> {
     /// Puts a worker by that did what is not kept, if it can do without what it remembers of it.
-    pub(super) fn let_go(&self, worker: Worker, key: &PoolKey) {
-        if worker.catches_up() {
-            let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
-            self.core.pool.put_back(key.clone(), 0, worker, expires);
+    pub(super) fn let_go(&self, worker: Worker) {
+        if let Some(fleet) = &self.deployed.fleet {
+            fleet.free(&self.core.pool, worker, self.is_current());
         }
+    }
+
+    /// Puts a worker by whose last invocation is committed, and has made this version of its session.
+    pub(super) fn put_by(&self, mut worker: Worker, key: &PoolKey, tag: u64) {
+        if let Some(fleet) = &self.deployed.fleet {
+            worker.committed(tag);
+            return fleet.free(&self.core.pool, worker, self.is_current());
+        }
+        let expires = Instant::now() + self.deployed.manifest.workers.idle_ttl.get();
+        self.core.pool.put(key.clone(), tag, worker, expires);
+    }
+
+    /// Whether this version is what new invocations run.
+    fn is_current(&self) -> bool {
+        self.function.current().version == self.deployed.version
     }
 
     /// A live worker that knows the session's present state or can be told of it, or a fresh one.
@@ -42,13 +70,33 @@ impl Run<'_> {
             Before::Room(room) => Some(room),
             Before::Nothing => None,
         };
-        let waiting = match (&key.session, session) {
-            (None, Some(session)) => self.core.pool.take_for(key, session),
-            _ => self.core.pool.take(key, tag),
-        };
-        if let Some(worker) = waiting {
+        if let Some(fleet) = &self.deployed.fleet {
+            return self.hire(fleet, session).await;
+        }
+        if room.is_none()
+            && let Some(worker) = self.core.pool.take(key, tag)
+        {
             return Ok(worker);
         }
+        self.start(room.take()).await
+    }
+
+    /// A worker that is a process of its own, as soon as one is free.
+    async fn hire(&self, fleet: &Fleet, session: Option<&SessionName>) -> Result<Worker, Problem> {
+        let _waiting = session.is_none().then(|| self.function.wait());
+        let timeout = self.deployed.manifest.limits.timeout;
+        let hiring = fleet.hire(&self.core.pool, session, self.has_begun);
+        let hired = tokio::time::timeout_at((self.started + timeout.get()).into(), hiring);
+        hired.await.unwrap_or_else(|_| {
+            let name = &self.function.name;
+            let detail =
+                format!("all workers of {name} were busy for the {timeout} that it may take");
+            Err(Problem::new(Code::FunctionTimeout, detail))
+        })
+    }
+
+    /// A fresh worker.
+    pub(super) async fn start(&self, mut room: Option<Reserved>) -> Result<Worker, Problem> {
         let started = Instant::now();
         let Deployed {
             artifact: Some(artifact),
@@ -64,7 +112,6 @@ impl Run<'_> {
                 Some(room) => room,
                 None => self.room().await?,
             };
-            self.may_start()?;
             let (name, logs) = (&self.function.name, &self.core.log_sink);
             match Worker::start(room, artifact, name, settings, logs).await {
                 Ok(worker) => {
@@ -113,19 +160,18 @@ impl Run<'_> {
         Err(Problem::new(Code::NoRoom, detail))
     }
 
-    /// Refuses to start what has crashed again and again, for a while.
-    fn may_start(&self) -> Result<(), Problem> {
-        let crashes = &self.deployed.crashes;
-        crashes.may_start(Instant::now()).map_err(|told| {
-            let detail = format!(
-                "the last {} workers of {} crashed, the last since it {}; the next starts in {:.1} s",
-                told.count,
-                self.function.name,
-                told.last,
-                told.pause.as_secs_f64()
-            );
-            Problem::new(Code::CrashLoop, detail)
-        })
+    /// CPU that a worker has used so far, if that is worth looking at.
+    pub(super) fn cpu_used(&self, worker: &Worker) -> Option<Duration> {
+        let fleet = self.deployed.fleet.as_ref()?;
+        fleet.looks_at_cpu().then(|| worker.cpu_used())?
+    }
+
+    /// Remembers how long a worker worked.
+    pub(super) fn note_work(&self, worked: Duration, before: Option<Duration>, worker: &Worker) {
+        if let Some(fleet) = &self.deployed.fleet {
+            let used = before.and_then(|before| worker.cpu_used()?.checked_sub(before));
+            fleet.worked(worked, used);
+        }
     }
 
     /// Remembers that a worker has crashed that is costly to start.
@@ -140,4 +186,34 @@ impl Run<'_> {
             crashes.crashed(&error.to_string(), Instant::now());
         }
     }
+}
+
+/// Refuses to start what has crashed again and again, for a while.
+pub(crate) fn may_start(function: &Function, deployed: &Deployed) -> Result<(), Problem> {
+    deployed.crashes.may_start(Instant::now()).map_err(|told| {
+        let detail = format!(
+            "the last {} workers of {} crashed, the last since it {}; the next starts in {:.1} s",
+            told.count,
+            function.name,
+            told.last,
+            told.pause.as_secs_f64()
+        );
+        Problem::new(Code::CrashLoop, detail)
+    })
+}
+
+/// Starts a worker that nobody has asked for by name.
+pub(crate) async fn start_worker(
+    core: &Arc<Core>,
+    function: &Arc<Function>,
+    deployed: &Arc<Deployed>,
+) -> Result<Worker, Problem> {
+    let run = Run {
+        core,
+        function,
+        deployed: deployed.clone(),
+        started: Instant::now(),
+        has_begun: false,
+    };
+    run.start(None).await
 }

@@ -9,16 +9,20 @@ pub(super) enum Controller {
     Memory,
     Cpu,
     Pids,
+    /// Of the first version: it counts what CPU was used, which `Cpu` does in the second.
+    Usage,
 }
 
 impl Controller {
-    pub(super) const ALL: [Self; 3] = [Self::Memory, Self::Cpu, Self::Pids];
+    pub(super) const NEEDED: [Self; 3] = [Self::Memory, Self::Cpu, Self::Pids];
+    const ALL: [Self; 4] = [Self::Memory, Self::Cpu, Self::Pids, Self::Usage];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Cpu => "cpu",
             Self::Pids => "pids",
+            Self::Usage => "cpuacct",
         }
     }
 }
@@ -47,7 +51,7 @@ impl Hierarchy {
             let mut names = listed.split_ascii_whitespace();
             names.any(|name| name == controller.name())
         };
-        Controller::ALL.into_iter().filter(is_listed).collect()
+        Controller::NEEDED.into_iter().filter(is_listed).collect()
     }
 }
 
@@ -137,7 +141,7 @@ mod tests {
             ]
         );
         let cpu = found[0].controllers(&found[0].own);
-        assert_eq!(cpu, [Controller::Cpu]);
+        assert_eq!(cpu, [Controller::Cpu, Controller::Usage]);
         assert!(found[2].controllers(Path::new("/nowhere")).is_empty());
     }
 }

@@ -134,6 +134,7 @@ impl Process {
             let lines = LineStream::new(writer.clone(), Level::Error);
             tokio::spawn(write_down(errors, lines))
         });
+        let usage = cgroup.as_ref().and_then(Cgroup::usage);
         let bounds = Bounds {
             cgroup,
             memory_bytes: settings.memory_bytes,
@@ -148,6 +149,7 @@ impl Process {
             socket,
             asked,
             ended,
+            usage,
             running: Running::default(),
             writer,
             memories: None,

@@ -469,6 +469,8 @@ impl<'a> Plant<'a> {
             busy: self.busy,
             starting: self.starting,
             queued: self.queue.len() as u32,
+            // Known from its queue, which it works off in order.
+            waited_seconds: 0.0,
             arrivals_per_second: self.arrivals.per_second(self.now),
             seconds: settings.wait_seconds + cpu_seconds,
             cpu_seconds,

@@ -1,0 +1,297 @@
+//! The workers of a function that are processes of their own: how many there are, and who gets the next one that is free.
+//!
+//! Whoever needs a worker gets one that is idle, or waits in line. How many there are
+//! [`fulmar_policy::scaling`] decides from what arrives, how long it takes and what CPU is free; whoever made a worker start
+//! may get another one that is free before. What completes work that has begun (messages) goes before what begins (clients).
+
+mod cpu;
+mod line;
+mod measured;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use fulmar_model::{Code, Problem, SessionName};
+use fulmar_policy::scaling::{self, Bound, Decision};
+use fulmar_worker::{Key as PoolKey, Pool, Worker};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::core::Core;
+use crate::execute;
+use crate::functions::{Deployed, Function};
+pub(crate) use cpu::Meter;
+use line::Line;
+use measured::Measured;
+
+/// Longest pause between two decisions.
+const EVERY: Duration = Duration::from_millis(500);
+/// Workers that are always kept do not go for want of work.
+const FOR_EVER: Duration = Duration::from_hours(24 * 365);
+/// Within so many seconds what waits should be worked off, if that is longer than a start.
+const DRAIN_SECONDS: f64 = 0.1;
+
+/// The workers of a deployed version of a function.
+pub(crate) struct Fleet {
+    key: PoolKey,
+    least: u32,
+    most: u32,
+    idle_ttl: Duration,
+    inner: Mutex<Inner>,
+    /// Workers that live, busy or idle.
+    alive: AtomicU32,
+    /// Something has changed about which there may be something to decide.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    line: Line,
+    starting: u32,
+    measured: Measured,
+    told: Option<Decision>,
+}
+
+/// Counts a worker while it lives.
+struct Alive(Arc<Fleet>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        // Not under the lock: a worker may go while somebody holds it.
+        self.0.alive.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Fleet {
+    pub(crate) fn new(key: PoolKey, workers: &fulmar_model::manifest::Workers) -> Self {
+        Self {
+            key,
+            least: workers.min,
+            most: workers.max,
+            idle_ttl: workers.idle_ttl.get(),
+            inner: Mutex::default(),
+            alive: AtomicU32::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    /// A worker, as soon as there is one: for a session the one that remembers it, if that is idle.
+    pub(crate) async fn hire(
+        &self,
+        pool: &Pool,
+        session: Option<&SessionName>,
+        has_begun: bool,
+    ) -> Result<Worker, Problem> {
+        let waiting = {
+            let mut inner = self.inner.lock();
+            inner.measured.arrived(Instant::now());
+            let idle = match session {
+                _ if !inner.line.is_empty() => None,
+                Some(session) => pool.take_for(&self.key, session),
+                None => pool.take(&self.key, 0),
+            };
+            match idle {
+                Some(worker) => return Ok(worker),
+                None => inner.line.join(session.cloned(), has_begun),
+            }
+        };
+        self.changed.notify_one();
+        let gone = || Problem::new(Code::Internal, "the function's workers are gone");
+        waiting.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// A worker is free: for whoever waits, or until somebody needs it.
+    pub(crate) fn free(&self, pool: &Pool, worker: Worker, is_current: bool) {
+        // Under the lock, so that nobody joins the line who does not see it.
+        let mut inner = self.inner.lock();
+        let Some(worker) = inner.line.give(worker) else {
+            return;
+        };
+        if !is_current {
+            drop(inner);
+            return drop(worker);
+        }
+        let ttl = match self.alive() <= self.least {
+            true => FOR_EVER,
+            false => self.idle_ttl,
+        };
+        let expires = Instant::now() + ttl;
+        pool.put_back(self.key.clone(), 0, worker, expires);
+    }
+
+    /// Whether what an invocation uses of the CPU is worth looking at.
+    pub(crate) fn looks_at_cpu(&self) -> bool {
+        self.inner.lock().measured.looks_at_cpu()
+    }
+
+    /// A worker has worked for so long on an invocation, and has used so much CPU, if that was looked at.
+    pub(crate) fn worked(&self, took: Duration, cpu: Option<Duration>) {
+        self.inner.lock().measured.worked(took, cpu);
+    }
+
+    fn alive(&self) -> u32 {
+        self.alive.load(Ordering::SeqCst)
+    }
+
+    /// What there is, and why it is not more or less.
+    pub(crate) fn describe(&self, pool: &Pool) -> Value {
+        let inner = self.inner.lock();
+        let (alive, idle) = (self.alive(), pool.idle(&self.key));
+        let measured = &inner.measured;
+        let wanted = inner.told.map_or(self.least, |told| told.wanted);
+        json!({
+            "alive": alive,
+            "idle": idle,
+            "starting": inner.starting,
+            "waiting": inner.line.len(),
+            "wanted": wanted,
+            "why": why(inner.told.as_ref(), alive + inner.starting),
+            "arrivals_per_second": rounded(measured.arrivals_per_second(Instant::now())),
+            "ms": rounded(measured.seconds() * 1e3),
+            "cpu_ms": rounded(measured.cpu_seconds() * 1e3),
+            "start_ms": rounded(measured.start_seconds() * 1e3),
+        })
+    }
+
+    /// Decides how many workers to start now.
+    fn decide(&self, pool: &Pool, meter: &Meter) -> u32 {
+        let now = Instant::now();
+        let mut inner = self.inner.lock();
+        let idle = pool.idle(&self.key) as u32;
+        let alive = self.alive();
+        let measured = &inner.measured;
+        let start_seconds = measured.start_seconds();
+        let workers = scaling::Workers {
+            ready: alive,
+            busy: alive.saturating_sub(idle),
+            starting: inner.starting,
+            queued: inner.line.len() as u32,
+            waited_seconds: inner.line.longest(now).as_secs_f64(),
+            arrivals_per_second: measured.arrivals_per_second(now),
+            seconds: measured.seconds(),
+            cpu_seconds: measured.cpu_seconds(),
+            // They go when their time is over.
+            idle_seconds: &[],
+        };
+        let options = scaling::Options {
+            least: self.least.max(u32::from(measured.expects_one(now))),
+            most: self.most,
+            start_seconds,
+            start_cpu_seconds: measured.start_cpu_seconds(),
+            keep_seconds: self.idle_ttl.as_secs_f64(),
+            drain_seconds: start_seconds.max(DRAIN_SECONDS),
+            ..scaling::Options::default()
+        };
+        let mut decision = scaling::decide(&workers, &meter.read(now), &options);
+        if workers.queued == 0 && alive + inner.starting >= options.least {
+            // Whoever is idle is there for what comes next.
+            decision.start = decision.start.min(decision.wanted.saturating_sub(alive));
+        }
+        inner.told = Some(decision);
+        inner.starting += decision.start;
+        decision.start
+    }
+
+    /// A worker has started, or has not.
+    fn started(
+        self: &Arc<Self>,
+        pool: &Pool,
+        started: Result<Worker, Problem>,
+        took: Duration,
+        is_current: bool,
+    ) {
+        match started {
+            Ok(worker) => {
+                let cpu = worker.cpu_used();
+                self.alive.fetch_add(1, Ordering::SeqCst);
+                {
+                    let mut inner = self.inner.lock();
+                    inner.starting -= 1;
+                    inner.measured.started(took, cpu);
+                }
+                let worker = worker.counted_by(Alive(self.clone()));
+                self.free(pool, worker, is_current);
+            }
+            Err(problem) => {
+                let mut inner = self.inner.lock();
+                inner.starting -= 1;
+                // Otherwise others serve whoever waits.
+                if self.alive() == 0 && inner.starting == 0 {
+                    inner.line.send_away(&problem);
+                }
+            }
+        }
+        self.changed.notify_one();
+    }
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+fn why(told: Option<&Decision>, have: u32) -> String {
+    let Some(told) = told else {
+        return "nothing has come yet".to_owned();
+    };
+    let more = have < told.wanted;
+    let why = match told.bound {
+        Bound::Demand if more => "workers are being started for what arrives and waits",
+        Bound::Demand => "as many as what arrives and waits needs",
+        Bound::Configured => "workers.min or workers.max of the manifest says so",
+        Bound::Cpu => "more would not have CPU to work with",
+        Bound::ColdStarts => "starting more at once would take CPU from those that work",
+        Bound::NotWorthIt => "what waits is done before another one would have started",
+    };
+    why.to_owned()
+}
+
+/// Keeps the number of a deployed version's workers right for as long as it is deployed.
+pub(crate) fn begin(core: &Arc<Core>, function: &Arc<Function>) {
+    let deployed = function.current();
+    let Some(fleet) = deployed.fleet.clone() else {
+        return;
+    };
+    let (core, function) = (Arc::downgrade(core), Arc::downgrade(function));
+    tokio::spawn(async move {
+        loop {
+            let (Some(core), Some(function)) = (core.upgrade(), function.upgrade()) else {
+                return;
+            };
+            let is_current = is_current(&core, &function, &deployed);
+            if !is_current && fleet.inner.lock().line.is_empty() {
+                return;
+            }
+            if let Err(problem) = execute::may_start(&function, &deployed) {
+                let mut inner = fleet.inner.lock();
+                if fleet.alive() == 0 && inner.starting == 0 {
+                    inner.line.send_away(&problem);
+                }
+            } else {
+                for _ in 0..fleet.decide(&core.pool, &core.meter) {
+                    tokio::spawn(start(core.clone(), function.clone(), deployed.clone()));
+                }
+            }
+            drop((core, function));
+            let _ = tokio::time::timeout(EVERY, fleet.changed.notified()).await;
+        }
+    });
+}
+
+/// Whether this version is what new invocations run.
+fn is_current(core: &Core, function: &Function, deployed: &Deployed) -> bool {
+    let known = core.functions.get(function.name.as_str());
+    known.is_some_and(|known| known.current().version == deployed.version)
+}
+
+/// Starts a worker for whoever waits first when it has.
+async fn start(core: Arc<Core>, function: Arc<Function>, deployed: Arc<Deployed>) {
+    let began = Instant::now();
+    let started = execute::start_worker(&core, &function, &deployed).await;
+    if let Some(fleet) = &deployed.fleet {
+        let is_current = is_current(&core, &function, &deployed);
+        fleet.started(&core.pool, started, began.elapsed(), is_current);
+    }
+}
