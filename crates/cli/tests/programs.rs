@@ -3,54 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod program;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use common::cluster::Cluster;
 use common::{Connection, Node, fulmar, sha256};
-
-/// A folder with a program in Python and the SDK that it uses.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn of(main: &str, manifest: &str) -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
-        let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk/python/src/fulmar");
-        let own = folder.0.path().join("fulmar");
-        std::fs::create_dir(&own).unwrap();
-        for file in std::fs::read_dir(sdk).unwrap() {
-            let path = file.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "py") {
-                std::fs::copy(&path, own.join(path.file_name().unwrap())).unwrap();
-            }
-        }
-        std::fs::write(folder.0.path().join("main.py"), main).unwrap();
-        std::fs::write(folder.0.path().join("fulmar.toml"), manifest).unwrap();
-        folder
-    }
-
-    fn example() -> Self {
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/process-counter");
-        let read = |name| std::fs::read_to_string(example.join(name)).unwrap();
-        Self::of(&read("main.py"), &read("fulmar.toml"))
-    }
-
-    /// A handler whose body is given, as the function `it`.
-    fn handler(body: &str) -> Self {
-        let body = body.replace('\n', "\n    ");
-        let main = format!(
-            "import os, fulmar\n\ndef handle(request, ctx):\n    {body}\n\nfulmar.serve(handle)\n"
-        );
-        let manifest =
-            "name = \"it\"\nartifact = \".\"\n[process]\ncommand = [\"python3\", \"main.py\"]\n";
-        Self::of(&main, manifest)
-    }
-
-    fn deploy(&self, node: &Node) {
-        fulmar(node, &["deploy", self.0.path().to_str().unwrap()]).unwrap();
-    }
-}
+use program::Folder;
 
 #[test]
 fn a_program_counts_and_its_state_outlives_the_node() {
@@ -242,13 +202,6 @@ fn what_does_not_fit_together_is_refused() {
     );
 }
 
-/// More of the manifest of the function `it`.
-fn with_more(folder: &Folder, more: &str) {
-    let manifest = folder.0.path().join("fulmar.toml");
-    let text = std::fs::read_to_string(&manifest).unwrap();
-    std::fs::write(&manifest, format!("{text}{more}")).unwrap();
-}
-
 #[test]
 fn what_crashes_runs_again_as_often_as_its_manifest_says() {
     let node = Node::start(&[]);
@@ -259,7 +212,7 @@ if ctx.attempt < int(request.body):
 return str(ctx.attempt)";
     Folder::example().deploy(&node);
     let folder = Folder::handler(body);
-    with_more(&folder, "[limits]\nattempts = 3\n");
+    folder.add("[limits]\nattempts = 3\n");
     folder.deploy(&node);
     assert_eq!(node.invoke("it/s", "1"), "1");
     assert_eq!(node.invoke("it/s", "3"), "3");
@@ -304,7 +257,7 @@ fn whatever_crashes_again_and_again_has_to_wait() {
 fn what_asks_for_more_than_there_is_is_told() {
     let node = Node::start(&[]);
     let folder = Folder::handler("return 'x'");
-    with_more(&folder, "[workers]\nreserved_cpu = \"1000cpu\"\n");
+    folder.add("[workers]\nreserved_cpu = \"1000cpu\"\n");
     folder.deploy(&node);
     let refused = node.request("POST", "/fn/it", &[], b"");
     refused.expect_problem(503, "no-room");

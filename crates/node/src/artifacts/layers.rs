@@ -134,7 +134,6 @@ impl Layers {
         for entry in archive.entries()? {
             self.entry(entry?)?;
         }
-        drop(archive);
         std::io::copy(&mut checked, &mut std::io::sink())?;
         let found = format!("sha256:{}", hex(&checked.digest.finalize()));
         match found == expected {

@@ -1,0 +1,131 @@
+//! How many workers a function has that are programs: as many as what comes needs, and no more.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod program;
+
+use common::{Connection, Node};
+use program::Folder;
+use serde_json::Value;
+
+/// What the node tells of the workers of the function `it`.
+fn workers(node: &Node) -> Value {
+    let shown = node.request("GET", "/admin/functions/it", &[], b"");
+    let shown: Value = serde_json::from_str(&shown.text()).unwrap();
+    shown["workers"].clone()
+}
+
+fn alive(node: &Node) -> u64 {
+    workers(node)["alive"].as_u64().unwrap()
+}
+
+/// So many sessions at once, each so often; the most workers that were seen meanwhile.
+fn at_once(node: &Node, sessions: usize, times: usize) -> u64 {
+    let mut most = 0;
+    std::thread::scope(|scope| {
+        let clients = (0..sessions).map(|session| {
+            let port = node.port;
+            scope.spawn(move || {
+                let mut connection = Connection::open(port);
+                for _ in 0..times {
+                    let path = format!("/fn/it/s-{session}");
+                    let reply = connection.request("POST", &path, &[], b"").unwrap();
+                    assert_eq!(reply.status, 200, "{}", reply.text());
+                }
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        while clients.iter().any(|client| !client.is_finished()) {
+            most = most.max(alive(node));
+        }
+    });
+    most
+}
+
+#[test]
+fn workers_come_as_they_are_needed_and_go_again() {
+    let node = Node::start(&[]);
+    let folder = Folder::handler("return str(os.getpid())");
+    folder.add("[workers]\nidle_ttl = \"200ms\"\n");
+    folder.deploy(&node);
+    assert_eq!(alive(&node), 0, "{}", workers(&node));
+    let first = node.invoke("it/a", "");
+    assert_eq!(
+        node.invoke("it/b", ""),
+        first,
+        "one is enough for one at a time"
+    );
+    let told = workers(&node);
+    assert_eq!(told["alive"], 1, "{told}");
+    assert!(
+        told["why"].as_str().unwrap().contains("as many as"),
+        "{told}"
+    );
+    node.eventually("it goes when nobody needs it", |node| alive(node) == 0);
+}
+
+#[test]
+fn some_are_always_there() {
+    let node = Node::start(&[]);
+    let folder = Folder::handler("os._exit(1) if request.body else None\nreturn str(os.getpid())");
+    folder.add("[workers]\nmin = 2\nidle_ttl = \"50ms\"\n");
+    folder.deploy(&node);
+    node.eventually("before anybody comes", |node| alive(node) == 2);
+    let failed = node.request("POST", "/fn/it", &[], b"x");
+    assert_eq!(failed.status, 500);
+    node.eventually("one takes the place of another", |node| {
+        let told = workers(node);
+        told["alive"] == 2 && told["idle"] == 2
+    });
+    assert!(workers(&node)["why"].as_str().is_some());
+}
+
+#[test]
+fn who_waits_for_something_else_gets_company() {
+    let node = Node::start(&[]);
+    // Waits, and computes nothing.
+    let folder = Folder::handler("import time\ntime.sleep(0.2)\nreturn 'well'");
+    folder.add("[workers]\nmax = 12\n");
+    folder.deploy(&node);
+    let most = at_once(&node, 24, 6);
+    assert!((6..=12).contains(&most), "{most}: {}", workers(&node));
+}
+
+#[test]
+fn more_than_the_cpus_can_use_do_not_come() {
+    let node = Node::start(&[]);
+    let folder = Folder::handler(
+        "import time
+until = time.process_time() + 0.02
+while time.process_time() < until:
+    pass
+return 'well'",
+    );
+    folder.deploy(&node);
+    let cpus = std::thread::available_parallelism().unwrap().get() as u64;
+    let most = at_once(&node, 32, 8);
+    let told = workers(&node);
+    // Of the first nobody knows what they compute.
+    assert!(most <= 3 * cpus, "{most}: {told}");
+}
+
+#[test]
+fn who_is_stuck_does_not_hold_up_others() {
+    let node = Node::start(&[]);
+    let folder = Folder::handler("import time\ntime.sleep(float(request.body))\nreturn 'well'");
+    folder.deploy(&node);
+    assert_eq!(node.invoke("it/a", "0"), "well");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| {
+            let mut connection = Connection::open(node.port);
+            connection
+                .request("POST", "/fn/it/slow", &[], b"5")
+                .unwrap()
+        });
+        node.eventually("it runs", |node| workers(node)["idle"] == 0);
+        assert_eq!(node.invoke("it/b", "0"), "well");
+        assert!(!slow.is_finished(), "it did not wait for it");
+        assert_eq!(slow.join().unwrap().status, 200);
+    });
+}
