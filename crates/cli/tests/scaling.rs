@@ -102,6 +102,7 @@ while time.process_time() < until:
     pass
 return 'well'",
     );
+    folder.add("[queue]\nmax_wait = \"1m\"\n");
     folder.deploy(&node);
     let cpus = std::thread::available_parallelism().unwrap().get() as u64;
     let most = at_once(&node, 32, 8);
@@ -128,4 +129,61 @@ fn who_is_stuck_does_not_hold_up_others() {
         assert!(!slow.is_finished(), "it did not wait for it");
         assert_eq!(slow.join().unwrap().status, 200);
     });
+}
+
+#[test]
+fn what_comes_is_refused_early_when_there_is_too_much_of_it() {
+    let node = Node::start(&[]);
+    let folder = Folder::handler(
+        "import time
+time.sleep(0.02)
+if request.body:
+    ctx.send('it', b'', session=request.body.decode())
+ctx.state['n'] = str(int(ctx.state.get('n', b'0')) + 1).encode()
+return ctx.state['n']",
+    );
+    folder.add("[workers]\nmax = 2\n");
+    folder.deploy(&node);
+    node.invoke("it/before", "");
+    // Clients that come again at once, whatever they are told.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(3);
+    let outcomes = std::thread::scope(|scope| {
+        let clients = (0..40).map(|client| {
+            let port = node.port;
+            scope.spawn(move || {
+                let mut connection = Connection::open(port);
+                let (mut done, mut refused) = (0, 0);
+                while std::time::Instant::now() < until {
+                    let path = format!("/fn/it/s-{client}");
+                    // The first of each sends a message as well: those are never refused.
+                    let body: &[u8] = if done == 0 { b"sum" } else { b"" };
+                    let reply = connection.request("POST", &path, &[], body).unwrap();
+                    match reply.status {
+                        200 => done += 1,
+                        429 => {
+                            reply.expect_problem(429, "overloaded");
+                            assert!(reply.header("retry-after").is_some());
+                            refused += 1;
+                        }
+                        other => panic!("{other}: {}", reply.text()),
+                    }
+                }
+                (done, refused)
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    let sum = |of: fn(&(u64, u64)) -> u64| outcomes.iter().map(of).sum::<u64>();
+    let (done, refused) = (sum(|outcome| outcome.0), sum(|outcome| outcome.1));
+    assert!(done > 0 && refused > 0, "{done} done, {refused} refused");
+    let senders = outcomes.iter().filter(|outcome| outcome.0 > 0).count();
+    node.eventually("every message arrived", |node| {
+        let stored = node.request("GET", "/admin/state/session/it/sum/key/n", &[], b"");
+        stored.text() == senders.to_string()
+    });
+    assert!(node.invoke("it/after", "") == "1", "it is over");
 }

@@ -345,12 +345,15 @@ impl Default for Workers {
 pub struct Queue {
     /// Most of one session, and most of all without a session.
     pub max: u32,
+    /// How long one may have to wait for a worker that is a process of its own; 0 for what suits the function.
+    pub max_wait: Duration,
 }
 
 impl Default for Queue {
     fn default() -> Self {
         Self {
             max: limits::DEFAULT_QUEUE,
+            max_wait: Duration::default(),
         }
     }
 }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use fulmar_model::{Code, Problem, SessionName};
+use fulmar_model::{Code, Manifest, Problem, SessionName};
+use fulmar_policy::overload::Queue;
 use fulmar_policy::scaling::{self, Bound, Decision};
 use fulmar_worker::{Key as PoolKey, Pool, Worker};
 use parking_lot::Mutex;
@@ -39,6 +40,8 @@ pub(crate) struct Fleet {
     least: u32,
     most: u32,
     idle_ttl: Duration,
+    /// How long one may wait, in seconds, if the manifest says so.
+    max_wait: Option<f64>,
     inner: Mutex<Inner>,
     /// Workers that live, busy or idle.
     alive: AtomicU32,
@@ -66,12 +69,14 @@ impl Drop for Alive {
 }
 
 impl Fleet {
-    pub(crate) fn new(key: PoolKey, workers: &fulmar_model::manifest::Workers) -> Self {
+    pub(crate) fn new(key: PoolKey, manifest: &Manifest) -> Self {
+        let (workers, max_wait) = (&manifest.workers, manifest.queue.max_wait.get());
         Self {
             key,
             least: workers.min,
             most: workers.max,
             idle_ttl: workers.idle_ttl.get(),
+            max_wait: (!max_wait.is_zero()).then(|| max_wait.as_secs_f64()),
             inner: Mutex::default(),
             alive: AtomicU32::new(0),
             changed: Notify::new(),
@@ -93,14 +98,40 @@ impl Fleet {
                 Some(session) => pool.take_for(&self.key, session),
                 None => pool.take(&self.key, 0),
             };
-            match idle {
-                Some(worker) => return Ok(worker),
-                None => inner.line.join(session.cloned(), has_begun),
+            if let Some(worker) = idle {
+                return Ok(worker);
             }
+            if !has_begun {
+                self.admit(&inner)?;
+            }
+            inner.line.join(session.cloned(), has_begun)
         };
         self.changed.notify_one();
         let gone = || Problem::new(Code::Internal, "the function's workers are gone");
         waiting.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Whether another one may wait that begins: not if what waits is already too much for all workers that there can be.
+    fn admit(&self, inner: &Inner) -> Result<(), Problem> {
+        let is_full = |told: Decision| matches!(told.bound, Bound::Cpu | Bound::Configured);
+        if inner.starting > 0 || !inner.told.is_some_and(is_full) {
+            return Ok(());
+        }
+        let (waiting, workers) = (inner.line.len() as u32, self.alive());
+        let queue = Queue {
+            waiting,
+            standing_seconds: inner.line.standing(Instant::now()).as_secs_f64(),
+            workers,
+            seconds: inner.measured.present_seconds(),
+            allowed_seconds: self.max_wait,
+        };
+        queue.admit().map_err(|told| {
+            let ms = told.wait_seconds * 1e3;
+            let detail = format!(
+                "{waiting} invocations wait for {workers} workers: it would wait for {ms:.0} ms"
+            );
+            Problem::new(Code::Overloaded, detail)
+        })
     }
 
     /// A worker is free: for whoever waits, or until somebody needs it.

@@ -82,7 +82,7 @@ fn fleet(manifest: &Manifest, version: u64) -> Fleet {
         version,
         session: None,
     };
-    Fleet::new(key, &manifest.workers)
+    Fleet::new(key, manifest)
 }
 
 /// What each worker of a function takes.

@@ -14,6 +14,7 @@ pub mod execution;
 pub mod follow;
 pub mod local_state;
 pub mod offload;
+pub mod overload;
 pub mod placement;
 pub mod prewarm;
 pub mod scaling;

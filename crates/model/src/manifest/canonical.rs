@@ -51,7 +51,12 @@ pub(super) fn write(manifest: &Manifest) -> String {
     line("reserved_cpu", quoted(&workers.reserved_cpu));
     line("cpu_weight", workers.cpu_weight.to_string());
 
-    let _ = write!(out, "\n[queue]\nmax = {}\n", manifest.queue.max);
+    let queue = &manifest.queue;
+    let _ = write!(
+        out,
+        "\n[queue]\nmax = {}\nmax_wait = \"{}\"\n",
+        queue.max, queue.max_wait
+    );
     let _ = write!(
         out,
         "\n[messages]\nmax_attempts = {}\nbackoff_initial = \"{}\"\nbackoff_max = \"{}\"\n",

@@ -61,6 +61,9 @@ pub const MAX_QUEUE: u32 = 1_000_000;
 /// A burst of a second at a thousand invocations a second.
 pub const DEFAULT_QUEUE: u32 = 1_024;
 
+/// Whatever suits the function.
+pub const MIN_WAIT: Duration = Duration::from_millis(0);
+
 /// Most deliveries of one message before it is parked.
 pub const MAX_ATTEMPTS: u32 = 1_000;
 /// With the default back-off about 13 seconds.

@@ -130,6 +130,11 @@ impl Reader<'_> {
 
         let queue = self.section(root, "queue");
         self.count(&queue, &schema::QUEUE_MAX, &mut manifest.queue.max);
+        self.time(
+            &queue,
+            &schema::QUEUE_MAX_WAIT,
+            &mut manifest.queue.max_wait,
+        );
 
         let messages = self.section(root, "messages");
         let retry = &mut manifest.messages;

@@ -175,6 +175,11 @@ fields! {
     /// Waiting invocations of one session, and of all invocations without a session together. Over it: 429 `queue-full`.
     QUEUE_MAX = "queue" "max" Rule::Count { min: 1, max: limits::MAX_QUEUE };
 
+    /// How long an invocation may have to wait for a worker of a program or container when more comes than they work off; whoever
+    /// would wait for longer gets 429 `overloaded` at once. `0s` is twice what an invocation takes, and at least 50 ms. A burst may
+    /// wait for 400 ms, messages for as long as it takes.
+    QUEUE_MAX_WAIT = "queue" "max_wait" Rule::Time { min: limits::MIN_WAIT, max: limits::MAX_TIMEOUT };
+
     /// Deliveries of a message to this function before it is parked as a dead letter.
     MAX_ATTEMPTS = "messages" "max_attempts" Rule::Count { min: 1, max: limits::MAX_ATTEMPTS };
     /// Pause before the second delivery; it doubles each time, with jitter.

@@ -26,6 +26,7 @@ idle_ttl = "1m"
 cpu_weight = 300
 [queue]
 max = 16
+max_wait = "2s"
 [messages]
 max_attempts = 3
 backoff_initial = "1s"
@@ -76,6 +77,7 @@ fn every_key_is_read() {
     assert_eq!(manifest.limits.max_response, ByteSize::mib(8));
     assert_eq!((manifest.workers.max, manifest.queue.max), (16, 16));
     assert_eq!(manifest.workers.idle_ttl, Duration::from_secs(60));
+    assert_eq!(manifest.queue.max_wait, Duration::from_secs(2));
     assert_eq!(
         (manifest.limits.attempts, manifest.workers.cpu_weight),
         (3, 300)

@@ -18,6 +18,8 @@ pub(super) struct Line<W = Worker> {
     new: VecDeque<Waiter<W>>,
     /// How many have gone before those that are new.
     in_a_row: u32,
+    /// Since when there is always somebody.
+    standing: Option<Instant>,
 }
 
 struct Waiter<W> {
@@ -32,6 +34,7 @@ impl<W> Default for Line<W> {
             begun: VecDeque::new(),
             new: VecDeque::new(),
             in_a_row: 0,
+            standing: None,
         }
     }
 }
@@ -52,6 +55,12 @@ impl<W: Holds> Line<W> {
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
+    /// For how long there was always somebody.
+    pub(super) fn standing(&self, now: Instant) -> Duration {
+        let standing = self.standing.filter(|_| !self.is_empty());
+        standing.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
     /// Waits at its end.
     pub(super) fn join(
         &mut self,
@@ -59,6 +68,10 @@ impl<W: Holds> Line<W> {
         has_begun: bool,
     ) -> oneshot::Receiver<Result<W, Problem>> {
         let (give, taken) = oneshot::channel();
+        let now = Instant::now();
+        if self.is_empty() {
+            self.standing = Some(now);
+        }
         let line = if has_begun {
             &mut self.begun
         } else {
@@ -66,7 +79,7 @@ impl<W: Holds> Line<W> {
         };
         line.push_back(Waiter {
             session,
-            since: Instant::now(),
+            since: now,
             give,
         });
         taken

@@ -85,6 +85,11 @@ impl Measured {
         }
     }
 
+    /// How long it keeps a worker as it is now, with contention.
+    pub(super) fn present_seconds(&self) -> f64 {
+        self.seconds.value()
+    }
+
     /// What CPU it uses of that; 0 if nobody knows.
     pub(super) fn cpu_seconds(&self) -> f64 {
         self.cpu_seconds.value().min(self.seconds())
