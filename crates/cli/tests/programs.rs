@@ -293,3 +293,50 @@ fn a_session_of_a_program_moves_between_nodes() {
         assert_eq!(n2.invoke("process-counter/a", "1"), (3 + at).to_string());
     }
 }
+
+#[test]
+fn a_program_chooses_where_its_state_is_to_be() {
+    let external = tempfile::tempdir().unwrap();
+    let cluster = Cluster::with_external(2, external.path().to_str().unwrap());
+    let [n1, n2] = &cluster.nodes[..] else {
+        panic!("two nodes");
+    };
+    let body = "n = int(ctx.state.get('n', b'0')) + 1
+ctx.state['n'] = str(n).encode()
+if request.body:
+    try:
+        ctx.choose_model(request.body.decode())
+    except fulmar.StateError as error:
+        return str(error.status) + ' ' + str(error)
+return str(n)";
+    let folder = Folder::handler(body);
+    folder.deploy(n1);
+    let becomes = |model: &str| {
+        n1.eventually(model, |node| {
+            let shown = node.request("GET", "/admin/sessions/it/a", &[], b"");
+            shown
+                .text()
+                .contains(&format!("\"execution_model\":\"{model}\""))
+        });
+    };
+    assert_eq!(n1.invoke("it/a", "external"), "1");
+    becomes("external");
+    assert_eq!(n2.invoke("it/a", ""), "2");
+    assert_eq!(n2.invoke("it/a", "in-edge"), "3");
+    becomes("in-edge");
+    assert_eq!(n1.invoke("it/a", ""), "4");
+    assert!(
+        n1.invoke("it/a", "somewhere")
+            .starts_with("400 the body is")
+    );
+    let fixed = Folder::handler(body);
+    let manifest = fixed.0.path().join("fulmar.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let text = text.replace("\"it\"", "\"fixed\"\nexecution_model = \"in-function\"");
+    std::fs::write(&manifest, text).unwrap();
+    fixed.deploy(n1);
+    assert!(
+        n1.invoke("fixed/a", "external")
+            .starts_with("409 the manifest says")
+    );
+}

@@ -76,7 +76,7 @@ impl Fleet {
             least: workers.min,
             most: workers.max,
             idle_ttl: workers.idle_ttl.get(),
-            max_wait: (!max_wait.is_zero()).then(|| max_wait.as_secs_f64()),
+            max_wait: (!max_wait.is_zero()).then_some(max_wait.as_secs_f64()),
             inner: Mutex::default(),
             alive: AtomicU32::new(0),
             changed: Notify::new(),

@@ -60,7 +60,7 @@ impl Usage {
     }
 }
 
-/// A worker's groups. Whoever has them has to [`end`](Self::end) them.
+/// A worker's groups. Whoever lets a process enter them has to [`end`](Self::end) them.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     parts: Vec<Part>,
@@ -330,6 +330,15 @@ impl Cgroup {
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for part in &self.parts {
+            // Nobody has entered it, or it has ended.
+            let _ = std::fs::remove_dir(&part.folder);
         }
     }
 }

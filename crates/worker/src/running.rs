@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fulmar_model::id::{bucket_within, check_key};
-use fulmar_model::{Bucket, FunctionName, SessionName};
+use fulmar_model::{Bucket, ExecutionModel, FunctionName, SessionName};
 use fulmar_state::{KeyRange, StateError, Transaction};
 
 use crate::call::Call;
@@ -36,14 +36,33 @@ impl Current {
     }
 }
 
+/// Why a session's execution model cannot be chosen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChoiceError {
+    #[error("the manifest says execution_model = \"{0}\"; with \"auto\" functions may choose")]
+    Fixed(ExecutionModel),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
 /// The invocation that runs, if one does, and its state.
-#[derive(Default)]
 pub(crate) struct Running {
     pub(crate) current: Option<Current>,
     tx: Option<Transaction>,
+    /// What the manifest says.
+    model: ExecutionModel,
 }
 
 impl Running {
+    /// Nothing yet, in a worker of a function with this execution model.
+    pub(crate) fn new(model: ExecutionModel) -> Self {
+        Self {
+            current: None,
+            tx: None,
+            model,
+        }
+    }
+
     pub(crate) fn begin(&mut self, call: &Call, tx: Transaction) {
         self.current = Some(Current::of(call));
         self.tx = Some(tx);
@@ -136,6 +155,15 @@ impl Running {
         let listed = self.reached(listed);
         let tx = self.tx.as_ref()?;
         Some(listed.map(|listed| tx.with_own_keys(range, listed)))
+    }
+
+    /// Has the session get an execution model with the commit.
+    pub(crate) fn choose(&mut self, model: ExecutionModel) -> Result<(), ChoiceError> {
+        if self.model != ExecutionModel::Auto {
+            return Err(ChoiceError::Fixed(self.model));
+        }
+        let tx = self.tx.as_mut().ok_or(StateError::NoSession)?;
+        Ok(tx.choose_model(model)?)
     }
 
     /// Sends a message to a function of the same namespace with the commit.

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fulmar_model::Bucket;
+use fulmar_model::{Bucket, ExecutionModel};
 use fulmar_state::StateError;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -29,7 +29,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::INVOCATION;
-use crate::running::{NOT_YET, Running};
+use crate::running::{ChoiceError, NOT_YET, Running};
 
 /// Why a question is not answered that comes between two invocations.
 const NOT_NOW: &str = "the invocation that this is asked for does not run";
@@ -120,12 +120,24 @@ enum Refused {
     Name(#[from] fulmar_model::NameError),
     #[error("{0}")]
     State(#[from] StateError),
+    #[error("{0}")]
+    Fixed(ChoiceError),
+}
+
+impl From<ChoiceError> for Refused {
+    fn from(error: ChoiceError) -> Self {
+        match error {
+            ChoiceError::State(error) => Self::State(error),
+            fixed @ ChoiceError::Fixed(_) => Self::Fixed(fixed),
+        }
+    }
 }
 
 impl Refused {
     fn status(&self) -> StatusCode {
         match self {
             Self::Nothing => StatusCode::NOT_FOUND,
+            Self::Fixed(_) => StatusCode::CONFLICT,
             Self::Nonsense(_) | Self::Name(_) => StatusCode::BAD_REQUEST,
             Self::State(error) => match error {
                 StateError::NoSession | StateError::InvalidName(_) => StatusCode::BAD_REQUEST,
@@ -216,6 +228,14 @@ async fn answer(
             let session = session.first().map(|session| decode(session)).transpose()?;
             let body = request.body().clone();
             running.send(&decode(function)?, session.as_deref(), body)?;
+            Ok(say(StatusCode::NO_CONTENT, ""))
+        }
+        (&Method::PUT, ["model"]) => {
+            let model = std::str::from_utf8(request.body()).ok();
+            let model = model.and_then(ExecutionModel::parse);
+            let model = model.filter(|model| *model != ExecutionModel::InClient);
+            let unknown = "the body is \"auto\", \"in-function\", \"in-edge\" or \"external\"";
+            running.choose(model.ok_or(Refused::Nonsense(unknown))?)?;
             Ok(say(StatusCode::NO_CONTENT, ""))
         }
         _ => Err(Refused::Nothing),

@@ -150,7 +150,7 @@ impl Process {
             asked,
             ended,
             usage,
-            running: Running::default(),
+            running: Running::new(settings.execution_model),
             writer,
             memories: None,
             last: None,

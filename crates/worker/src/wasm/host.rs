@@ -93,7 +93,7 @@ impl Host {
             standard,
             deadline: Instant::now(),
             timed_out: false,
-            running: Running::default(),
+            running: Running::new(settings.execution_model),
         })
     }
 

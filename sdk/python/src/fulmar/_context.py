@@ -227,6 +227,16 @@ class Context:
         self._sent += [bytes([_wire.SEND]), _wire.part(function.encode())]
         self._sent += [_wire.part((session or "").encode()), _wire.part(bytes(body))]
 
+    def choose_model(self, model: str) -> None:
+        """Has the session's state live elsewhere from the commit on.
+
+        ``model`` is ``auto``, ``in-function``, ``in-edge`` or ``external``; the manifest has to leave the choice.
+        """
+        body = model.encode()
+        status, answer = self._client.ask("PUT", "/model", body, self.invocation)
+        if status >= 300:
+            raise StateError(status, answer.decode())
+
     def frames(self) -> bytes:
         """What the handler has done, for the node."""
         return b"".join(self.state.frames() + self._sent)

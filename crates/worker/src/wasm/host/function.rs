@@ -7,7 +7,7 @@ use fulmar_model::{Bucket, ExecutionModel};
 use fulmar_state::{StateError, Transaction};
 
 use super::Host;
-use crate::running::NOT_YET;
+use crate::running::{ChoiceError, NOT_YET};
 use crate::wasm::bindings::offered::fulmar::function::{context, messages, placement, state};
 
 /// Keys of one page at most.
@@ -177,25 +177,16 @@ impl placement::Host for Host {
         &mut self,
         model: placement::ExecutionModel,
     ) -> wasmtime::Result<Result<(), placement::Error>> {
-        let fixed = self.settings.execution_model;
-        if fixed != ExecutionModel::Auto {
-            let text = format!(
-                "the manifest says execution_model = \"{fixed}\"; with \"auto\" functions may choose"
-            );
-            return Ok(Err(placement::Error::Fixed(text)));
-        }
         let model = match model {
             placement::ExecutionModel::Auto => ExecutionModel::Auto,
             placement::ExecutionModel::InFunction => ExecutionModel::InFunction,
             placement::ExecutionModel::InEdge => ExecutionModel::InEdge,
             placement::ExecutionModel::External => ExecutionModel::External,
         };
-        let Some(tx) = self.running.tx() else {
-            return Ok(Err(placement::Error::NoSession));
-        };
-        Ok(tx.choose_model(model).map_err(|error| match error {
-            StateError::ReadOnly => placement::Error::ReadOnly,
-            _ => placement::Error::NoSession,
+        Ok(self.running.choose(model).map_err(|error| match error {
+            ChoiceError::Fixed(_) => placement::Error::Fixed(error.to_string()),
+            ChoiceError::State(StateError::ReadOnly) => placement::Error::ReadOnly,
+            ChoiceError::State(_) => placement::Error::NoSession,
         }))
     }
 }
