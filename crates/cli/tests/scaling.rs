@@ -187,3 +187,24 @@ return ctx.state['n']",
     });
     assert!(node.invoke("it/after", "") == "1", "it is over");
 }
+
+#[test]
+fn functions_that_nobody_uses_are_not_in_memory() {
+    let mut node = Node::start(&[]);
+    let more = "[workers]\nidle_ttl = \"100ms\"\n";
+    for name in ["one", "other"] {
+        node.deploy(name, "counter", more);
+    }
+    let compiled = |node: &Node| {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", node.id()));
+        maps.unwrap().matches(".cwasm").count()
+    };
+    assert_eq!(node.invoke("one/a", "1"), "1");
+    assert!(compiled(&node) > 0);
+    node.crash_and_restart();
+    assert_eq!(compiled(&node), 0);
+    assert_eq!(node.invoke("one/a", "1"), "2");
+    assert!(compiled(&node) > 0);
+    node.eventually("nobody uses it", |node| compiled(node) == 0);
+    assert_eq!(node.invoke("one/a", "1"), "3");
+}

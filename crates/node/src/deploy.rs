@@ -243,6 +243,22 @@ async fn load(
     loaded.map_err(|error| Problem::new(Code::Internal, error.to_string()))?
 }
 
+/// What a function runs, loaded again if nobody has used it for a while.
+pub(crate) async fn loaded(
+    core: &Arc<Core>,
+    deployed: &Deployed,
+) -> Result<Option<Arc<Artifact>>, Problem> {
+    let Some(loaded) = &deployed.artifact else {
+        return Ok(None);
+    };
+    if let Some(artifact) = loaded.get() {
+        return Ok(Some(artifact));
+    }
+    let artifact = load(core, &deployed.digest, &deployed.manifest).await?;
+    loaded.keep(artifact.clone());
+    Ok(Some(artifact))
+}
+
 fn artifact(core: &Core, digest: &str, manifest: &Manifest) -> Result<Arc<Artifact>, Problem> {
     let programs = &core.programs;
     core.artifacts.of(&core.runtime, digest, manifest, programs)
@@ -393,6 +409,10 @@ fn recover_one(core: &Arc<Core>, record: FunctionRecord) -> Result<(), Problem> 
         .map_err(|error| Problem::new(Code::ManifestInvalid, error.to_string()))?;
     let artifact = artifact(core, &record.artifact, &manifest)?;
     let deployed = deployed(core, record, manifest, artifact)?;
+    if let Some(loaded) = &deployed.artifact {
+        // Until somebody uses it.
+        loaded.let_go();
+    }
     fleet::begin(core, &core.functions.deploy(deployed));
     Ok(())
 }

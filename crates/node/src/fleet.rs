@@ -27,8 +27,9 @@ pub(crate) use cpu::Meter;
 use line::Line;
 use measured::Measured;
 
-/// Longest pause between two decisions.
+/// Longest pause between two decisions; where there is nothing to decide about.
 const EVERY: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_secs(60);
 /// Workers that are always kept do not go for want of work.
 const FOR_EVER: Duration = Duration::from_hours(24 * 365);
 /// Within so many seconds what waits should be worked off, if that is longer than a start.
@@ -226,6 +227,16 @@ impl Fleet {
         decision.start
     }
 
+    /// When to decide again, if nothing changes until then.
+    fn pause(&self) -> Duration {
+        let inner = self.inner.lock();
+        let has_any = self.alive() + inner.starting + self.least > 0;
+        match has_any || !inner.line.is_empty() || inner.measured.tells_the_next() {
+            true => EVERY,
+            false => IDLE,
+        }
+    }
+
     /// A worker has started, or has not.
     fn started(
         self: &Arc<Self>,
@@ -306,7 +317,7 @@ pub(crate) fn begin(core: &Arc<Core>, function: &Arc<Function>) {
                 }
             }
             drop((core, function));
-            let _ = tokio::time::timeout(EVERY, fleet.changed.notified()).await;
+            let _ = tokio::time::timeout(fleet.pause(), fleet.changed.notified()).await;
         }
     });
 }

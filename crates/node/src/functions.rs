@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::accesses::Accesses;
 use crate::crashes::Crashes;
 use crate::fleet::Fleet;
+use crate::loaded::Loaded;
 use crate::profile::Profile;
 use crate::schedule::{Distances, Told, Tried};
 use crate::sessions::Sessions;
@@ -30,7 +31,7 @@ pub(crate) struct Deployed {
     /// Whether other nodes may have taken its sessions over, by this version or one before.
     pub(crate) was_taken_over: bool,
     /// None: what stands for shared keys is never invoked.
-    pub(crate) artifact: Option<Arc<Artifact>>,
+    pub(crate) artifact: Option<Loaded>,
     pub(crate) settings: Arc<FunctionSettings>,
     /// One permit per worker without a session.
     pub(crate) workers: Arc<Semaphore>,
@@ -60,7 +61,7 @@ impl Deployed {
             digest,
             deployed_unix_ms,
             was_taken_over: false,
-            artifact,
+            artifact: artifact.map(Loaded::new),
         }
     }
 
@@ -71,7 +72,7 @@ impl Deployed {
 
     pub(crate) fn world(&self) -> World {
         let artifact = self.artifact.as_ref();
-        artifact.map_or(World::Function, |artifact| artifact.world())
+        artifact.map_or(World::Function, Loaded::world)
     }
 }
 

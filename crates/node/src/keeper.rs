@@ -104,6 +104,9 @@ fn sweep_sessions(core: &Core) {
             idle.extend(can_go.map(|session| (function.clone(), is_own, session)));
         }
         queued += function.waiting();
+        if let Some(loaded) = &function.current().artifact {
+            loaded.sweep();
+        }
         for key in function.keyed.sweep(applied).1 {
             if key.age >= IDLE_KEY_SWEEPS {
                 function.keyed.evict(&key.name, applied);

@@ -38,6 +38,7 @@ mod invocation;
 mod keeper;
 mod keys;
 mod lend;
+mod loaded;
 mod logs;
 mod metrics;
 mod migrate;

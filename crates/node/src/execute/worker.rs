@@ -9,6 +9,7 @@ use fulmar_worker::{CallError, Holds, Key as PoolKey, Reserved, Worker};
 
 use super::Run;
 use crate::core::Core;
+use crate::deploy;
 use crate::fleet::Fleet;
 use crate::functions::{Deployed, Function};
 
@@ -98,12 +99,7 @@ impl Run<'_> {
     /// A fresh worker.
     pub(super) async fn start(&self, mut room: Option<Reserved>) -> Result<Worker, Problem> {
         let started = Instant::now();
-        let Deployed {
-            artifact: Some(artifact),
-            settings,
-            ..
-        } = &*self.deployed
-        else {
+        let Some(artifact) = deploy::loaded(self.core, &self.deployed).await? else {
             let detail = format!("{} cannot be invoked", self.function.name);
             return Err(Problem::new(Code::FunctionNotFound, detail));
         };
@@ -113,7 +109,8 @@ impl Run<'_> {
                 None => self.room().await?,
             };
             let (name, logs) = (&self.function.name, &self.core.log_sink);
-            match Worker::start(room, artifact, name, settings, logs).await {
+            let settings = &self.deployed.settings;
+            match Worker::start(room, &artifact, name, settings, logs).await {
                 Ok(worker) => {
                     self.core
                         .metrics

@@ -110,6 +110,11 @@ impl Measured {
         self.start_cpu.value()
     }
 
+    /// Whether it is known when the next will come.
+    pub(super) fn tells_the_next(&self) -> bool {
+        self.history.next().is_some()
+    }
+
     /// Whether somebody is expected to come soon.
     pub(super) fn expects_one(&self, now: Instant) -> bool {
         let now = now.saturating_duration_since(self.origin);
