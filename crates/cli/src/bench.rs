@@ -90,6 +90,9 @@ pub(crate) struct Load {
     /// answer the counter; a body of 0 reads it.
     #[arg(long)]
     verify: bool,
+    /// It is more than the server can do: count answers of 429 apart, instead of taking them for errors.
+    #[arg(long)]
+    overload: bool,
     #[command(flatten)]
     request: Request,
 }
@@ -133,6 +136,7 @@ fn run_load(target: &Target, load: &Load, rate: Option<f64>) -> anyhow::Result<(
         duration: load.duration.get(),
         rate,
         keys: load.idempotency_keys.then(request::run_id),
+        overload: load.overload,
     };
     let increment: Option<i64> = load
         .verify
@@ -222,6 +226,7 @@ fn report(plan: &Plan, tally: &Tally, verified: Option<&Verified>) -> Value {
         "requests": tally.answered,
         "requests_per_second": tally.rate(),
         "latency_us": latencies(&tally.latency),
+        "turned_away": tally.turned_away,
         "non_2xx": tally.refused,
         "socket_errors": tally.socket_errors,
         "timeouts": tally.timeouts,
@@ -254,6 +259,9 @@ fn print(plan: &Plan, tally: &Tally, verified: Option<&Verified>) {
             tally.refused, tally.socket_errors, tally.timeouts
         ),
     );
+    if plan.overload {
+        line("turned away", format!("{} by 429", tally.turned_away));
+    }
     if let Some(rate) = plan.rate {
         let seconds = plan.duration.as_secs_f64();
         let planned = rate * seconds;

@@ -43,6 +43,8 @@ pub(super) struct Plan {
     pub(super) rate: Option<f64>,
     /// Whether each request has an idempotency key of its own; they begin with this.
     pub(super) keys: Option<u128>,
+    /// Whether it is more than the server can do, which says so: 429 is an answer then.
+    pub(super) overload: bool,
 }
 
 /// What came back.
@@ -52,6 +54,8 @@ pub(super) struct Tally {
     pub(super) latency: Histogram<u64>,
     /// Answers with a status of 2xx.
     pub(super) answered: u64,
+    /// Answers with 429 in an overload.
+    pub(super) turned_away: u64,
     /// Answers with another status.
     pub(super) refused: u64,
     /// Connections that failed or broke, answers that are no HTTP.
@@ -72,6 +76,7 @@ impl Tally {
         Ok(Self {
             latency: Histogram::new_with_bounds(1, MAX_MICROS, 3)?,
             answered: 0,
+            turned_away: 0,
             refused: 0,
             socket_errors: 0,
             timeouts: 0,
@@ -96,8 +101,10 @@ impl Tally {
             .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
     }
 
-    fn answer(&mut self, status: u16, body: &[u8], latency: Duration) {
-        if (200..300).contains(&status) {
+    fn answer(&mut self, plan: &Plan, status: u16, body: &[u8], latency: Duration) {
+        if plan.overload && status == 429 {
+            self.turned_away += 1;
+        } else if (200..300).contains(&status) {
             self.answered += 1;
             self.record(latency);
         } else {
@@ -119,6 +126,7 @@ impl Tally {
         let added = self.latency.add(other.latency);
         debug_assert!(added.is_ok());
         self.answered += other.answered;
+        self.turned_away += other.turned_away;
         self.refused += other.refused;
         self.socket_errors += other.socket_errors;
         self.timeouts += other.timeouts;
@@ -295,7 +303,7 @@ impl Client {
         match result {
             Ok(status) => {
                 self.failures = 0;
-                tally.answer(status, self.connection.body(), now - since);
+                tally.answer(plan, status, self.connection.body(), now - since);
             }
             Err(error) => {
                 self.failures += 1;
