@@ -15,6 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::settings::Cpu;
 use hierarchies::{Controller, Hierarchy};
 
+/// Where a node goes in a group of version 2 of which others are to be made.
+const NODE: &str = "node";
 /// Processes and threads of one worker.
 const PROCESSES: u32 = 1024;
 /// Over which time CPU is bounded, in microseconds.
@@ -192,10 +194,17 @@ fn part(hierarchy: &Hierarchy, name: &str, wanted: &[Controller]) -> std::io::Re
             controllers: wanted.to_vec(),
         })
     };
-    match below(&hierarchy.own) {
-        Err(_) if hierarchy.own != hierarchy.root => below(&hierarchy.root),
-        found => found,
+    let own = &*hierarchy.own;
+    // Where it was before it made room.
+    let above = own.parent().filter(|_| own.ends_with(NODE));
+    let mut found = Err(Error::from(ErrorKind::NotFound));
+    for parent in above.into_iter().chain([own, &*hierarchy.root]) {
+        found = below(parent);
+        if found.is_ok() {
+            break;
+        }
     }
+    found
 }
 
 /// Lets groups below `parent` (of version 2) have controllers. Such a parent must have no processes: if this one is alone
@@ -213,7 +222,7 @@ fn enable(parent: &Path, controllers: &[Controller]) -> std::io::Result<()> {
             if procs.lines().any(|id| id != own) {
                 return Err(error);
             }
-            let node = parent.join("node");
+            let node = parent.join(NODE);
             make(&node)?;
             write(&node, "cgroup.procs", &own)?;
             enable()
