@@ -176,7 +176,7 @@ fields! {
     QUEUE_MAX = "queue" "max" Rule::Count { min: 1, max: limits::MAX_QUEUE };
 
     /// How long an invocation may have to wait for a worker of a program or container when more comes than they work off; whoever
-    /// would wait for longer gets 429 `overloaded` at once. `0s` is twice what an invocation takes, and at least 50 ms. A burst may
+    /// would wait for longer gets 429 `overloaded` at once. `0s` is what an invocation takes, and at least 10 ms. A burst may
     /// wait for 400 ms, messages for as long as it takes.
     QUEUE_MAX_WAIT = "queue" "max_wait" Rule::Time { min: limits::MIN_WAIT, max: limits::MAX_TIMEOUT };
 

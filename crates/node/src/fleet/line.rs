@@ -9,6 +9,8 @@ use tokio::sync::oneshot;
 
 /// How many of those that wait are looked at for one that a worker remembers.
 const LOOKED_AT: usize = 8;
+/// So many may go before the first in line, since a worker remembers them.
+const PASSED: u32 = 2;
 /// After so many that go before others, one of the others.
 const IN_A_ROW: u32 = 8;
 
@@ -25,6 +27,8 @@ pub(super) struct Line<W = Worker> {
 struct Waiter<W> {
     session: Option<SessionName>,
     since: Instant,
+    /// How many have gone before it that came later.
+    passed: u32,
     give: oneshot::Sender<Result<W, Problem>>,
 }
 
@@ -80,6 +84,7 @@ impl<W: Holds> Line<W> {
         line.push_back(Waiter {
             session,
             since: now,
+            passed: 0,
             give,
         });
         taken
@@ -114,6 +119,11 @@ impl<W: Holds> Line<W> {
             let session = waiter.session.as_ref();
             session.is_some_and(|session| worker.remembers(session))
         };
+        let first = line.front_mut()?;
+        if first.passed >= PASSED {
+            return line.pop_front();
+        }
+        first.passed += 1;
         let known = line.iter().take(LOOKED_AT).position(remembers);
         line.remove(known.unwrap_or(0))
     }
@@ -177,6 +187,19 @@ mod tests {
         assert_eq!(line.give(Knows("b")), None);
         assert!(first.try_recv().is_ok());
         assert_eq!(line.give(Knows("b")), Some(Knows("b")), "nobody waits");
+    }
+
+    #[test]
+    fn nobody_is_passed_again_and_again() {
+        let mut line = Line::default();
+        let mut first = line.join(session("a"), false);
+        let mut others: Vec<_> = (0..5).map(|_| line.join(session("b"), false)).collect();
+        for _ in 0..=PASSED {
+            assert!(first.try_recv().is_err());
+            line.give(Knows("b"));
+        }
+        assert!(first.try_recv().is_ok());
+        assert!(others[1].try_recv().is_ok() && others[2].try_recv().is_err());
     }
 
     #[test]
