@@ -217,11 +217,7 @@ impl Fleet {
             drain_seconds: start_seconds.max(DRAIN_SECONDS),
             ..scaling::Options::default()
         };
-        let mut decision = scaling::decide(&workers, &meter.read(now), &options);
-        if workers.queued == 0 && alive + inner.starting >= options.least {
-            // Whoever is idle is there for what comes next.
-            decision.start = decision.start.min(decision.wanted.saturating_sub(alive));
-        }
+        let decision = scaling::decide(&workers, &meter.read(now), &options);
         inner.told = Some(decision);
         inner.starting += decision.start;
         decision.start
@@ -302,8 +298,10 @@ pub(crate) fn begin(core: &Arc<Core>, function: &Arc<Function>) {
             let (Some(core), Some(function)) = (core.upgrade(), function.upgrade()) else {
                 return;
             };
-            let is_current = is_current(&core, &function, &deployed);
-            if !is_current && fleet.inner.lock().line.is_empty() {
+            // Invocations that took this version may still come for a worker.
+            let is_used =
+                is_current(&core, &function, &deployed) || Arc::strong_count(&deployed) > 1;
+            if !is_used {
                 return;
             }
             if let Err(problem) = execute::may_start(&function, &deployed) {

@@ -1,11 +1,13 @@
 //! What a node starts programs with: the launcher, the folder of their sockets, their cgroups. What one run of a node
 //! leaves behind the next one ends.
 
+use std::hash::BuildHasher as _;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use rustc_hash::FxBuildHasher;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 
@@ -65,8 +67,10 @@ impl Programs {
     /// # Errors
     /// When the folder of an earlier run cannot be removed, or a new one cannot be made.
     pub fn open(launcher: Vec<String>, data: &Path, instance: &str) -> std::io::Result<Self> {
-        let name = format!("fulmar-{}", &instance[..instance.len().min(16)]);
         let mut run = data.join("run");
+        // A copy of a data directory has the same identifier.
+        let place = FxBuildHasher.hash_one(&run) as u32;
+        let name = format!("fulmar-{}-{place:08x}", &instance[..instance.len().min(16)]);
         if run.as_os_str().len() > LONGEST {
             run = std::env::temp_dir().join(&name);
         }
