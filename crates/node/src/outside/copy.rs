@@ -16,6 +16,10 @@ const MAX_BYTES: usize = 32 << 20;
 /// Bytes that one write to the store takes, about.
 const PART_BYTES: usize = 4 << 20;
 
+/// Tries to close a session there: what is left of an earlier stay may be going just then.
+const CLOSINGS: u32 = 4;
+const OTHERS: &str = "somebody else writes it to the external store";
+
 /// A copy of a session in the store, closed.
 pub(super) struct Copy<'a> {
     of: &'a Crossing<'a>,
@@ -27,19 +31,32 @@ pub(super) struct Copy<'a> {
 
 impl<'a> Copy<'a> {
     pub(super) async fn begin(of: &'a Crossing<'a>, closing: &Writes) -> Result<Self, Problem> {
+        for _ in 0..CLOSINGS {
+            if let Some(copy) = Self::close(of, closing).await? {
+                return Ok(copy);
+            }
+        }
+        Err(of.stays(OTHERS))
+    }
+
+    /// Closes the session there; none if somebody wrote it meanwhile.
+    async fn close(of: &'a Crossing<'a>, closing: &Writes) -> Result<Option<Self>, Problem> {
         let kept = load(of.core, of.store, of.group).await?;
         if kept.version != Version(0) && kept.closed.is_none() {
             let detail = format!("the external store has another session {}", of.group);
             return Err(Problem::new(Code::SessionsInTheWay, detail));
         }
-        let mut copy = Self {
+        let mut stale: BTreeSet<_> = kept.entries.into_iter().map(|(key, _)| key).collect();
+        for (key, _) in closing {
+            stale.remove(key);
+        }
+        let written = write(of.core, of.store, of.group, kept.version, closing).await?;
+        Ok(written.map(|version| Self {
             of,
-            version: kept.version,
-            stale: kept.entries.into_iter().map(|(key, _)| key).collect(),
-            bytes: 0,
-        };
-        copy.write(closing.clone()).await?;
-        Ok(copy)
+            version,
+            stale,
+            bytes: bytes_of(closing),
+        }))
     }
 
     async fn write(&mut self, writes: Writes) -> Result<(), Problem> {
@@ -62,9 +79,7 @@ impl<'a> Copy<'a> {
                 self.version = version;
                 Ok(())
             }
-            None => Err(self
-                .of
-                .stays("somebody else writes it to the external store")),
+            None => Err(self.of.stays(OTHERS)),
         }
     }
 
