@@ -1,5 +1,6 @@
 //! A real Redis and a real PostgreSQL, each with its data in a folder of its own.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub struct Server {
     process: Child,
     command: Command,
     port: u16,
+    answers: fn(u16) -> bool,
     url: String,
     _folder: tempfile::TempDir,
 }
@@ -43,7 +45,7 @@ impl Server {
             .arg(folder.path());
         let url = format!("redis://127.0.0.1:{port}");
         let why = "redis-server is installed (Debian package redis-server)";
-        Self::start(command, port, url, folder, why)
+        Self::start(command, port, redis_answers, url, folder, why)
     }
 
     pub fn postgres() -> Self {
@@ -79,12 +81,14 @@ impl Server {
             .arg(&data)
             .current_dir(folder.path());
         let url = format!("postgres://fulmar@127.0.0.1:{port}/postgres");
-        Self::start(command, port, url, folder, "postgres is installed")
+        let why = "postgres is installed";
+        Self::start(command, port, postgres_answers, url, folder, why)
     }
 
     fn start(
         mut command: Command,
         port: u16,
+        answers: fn(u16) -> bool,
         url: String,
         folder: tempfile::TempDir,
         why: &str,
@@ -95,6 +99,7 @@ impl Server {
             process,
             command,
             port,
+            answers,
             url,
             _folder: folder,
         };
@@ -104,8 +109,9 @@ impl Server {
 
     fn wait(&self) {
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(Instant::now() < deadline, "{} does not listen", self.url);
+        // A server that listens may still be reading its own log.
+        while !(self.answers)(self.port) {
+            assert!(Instant::now() < deadline, "{} does not answer", self.url);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -132,6 +138,25 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn redis_answers(port: u16) -> bool {
+    let ask = || -> std::io::Result<[u8; 5]> {
+        let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+        connection.write_all(b"PING\r\n")?;
+        let mut answer = [0; 5];
+        connection.read_exact(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| &answer == b"+PONG")
+}
+
+fn postgres_answers(port: u16) -> bool {
+    let asked = Command::new(postgres("pg_isready"))
+        .args(["--quiet", "--host", "127.0.0.1", "--port"])
+        .arg(port.to_string())
+        .status();
+    asked.expect("pg_isready is installed").success()
 }
 
 /// A program of PostgreSQL, which Debian keeps out of the path.
