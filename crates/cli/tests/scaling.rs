@@ -82,6 +82,27 @@ fn some_are_always_there() {
 }
 
 #[test]
+fn those_that_are_always_there_outlive_a_burst() {
+    let node = Node::start(&[]);
+    let folder = Folder::handler("import time\ntime.sleep(0.05)\nreturn str(os.getpid())");
+    folder.add("[workers]\nmin = 1\nmax = 8\nidle_ttl = \"200ms\"\n");
+    folder.deploy(&node);
+    node.eventually("one is there", |node| alive(node) == 1);
+    assert!(at_once(&node, 16, 10) > 1);
+    let last = node.invoke("it/last", "");
+    node.eventually("only one stays", |node| {
+        let alive = alive(node);
+        assert!(alive >= 1, "{}", workers(node));
+        alive == 1
+    });
+    assert_eq!(
+        node.invoke("it/last", ""),
+        last,
+        "the one that was used last"
+    );
+}
+
+#[test]
 fn who_waits_for_something_else_gets_company() {
     let node = Node::start(&[]);
     // Waits, and computes nothing.

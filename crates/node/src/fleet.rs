@@ -30,7 +30,7 @@ use measured::Measured;
 /// Longest pause between two decisions; where there is nothing to decide about.
 const EVERY: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(60);
-/// Workers that are always kept do not go for want of work.
+/// Idle workers go when it is decided, not by themselves.
 const FOR_EVER: Duration = Duration::from_hours(24 * 365);
 /// Within so many seconds what waits should be worked off, if that is longer than a start.
 const DRAIN_SECONDS: f64 = 0.1;
@@ -146,11 +146,7 @@ impl Fleet {
             drop(inner);
             return drop(worker);
         }
-        let ttl = match self.alive() <= self.least {
-            true => FOR_EVER,
-            false => self.idle_ttl,
-        };
-        let expires = Instant::now() + ttl;
+        let expires = Instant::now() + FOR_EVER;
         pool.put_back(self.key.clone(), 0, worker, expires);
     }
 
@@ -171,7 +167,7 @@ impl Fleet {
     /// What there is, and why it is not more or less.
     pub(crate) fn describe(&self, pool: &Pool) -> Value {
         let inner = self.inner.lock();
-        let (alive, idle) = (self.alive(), pool.idle(&self.key));
+        let (alive, idle) = (self.alive(), pool.idle_since(&self.key).len());
         let measured = &inner.measured;
         let wanted = inner.told.map_or(self.least, |told| told.wanted);
         json!({
@@ -188,25 +184,27 @@ impl Fleet {
         })
     }
 
-    /// Decides how many workers to start now.
+    /// Decides how many workers to start now; stops those that are not needed.
     fn decide(&self, pool: &Pool, meter: &Meter) -> u32 {
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        let idle = pool.idle(&self.key) as u32;
+        let idle = pool.idle_since(&self.key).into_iter();
+        let idle: Vec<f64> = idle
+            .map(|since| now.saturating_duration_since(since).as_secs_f64())
+            .collect();
         let alive = self.alive();
         let measured = &inner.measured;
         let start_seconds = measured.start_seconds();
         let workers = scaling::Workers {
             ready: alive,
-            busy: alive.saturating_sub(idle),
+            busy: alive.saturating_sub(idle.len() as u32),
             starting: inner.starting,
             queued: inner.line.len() as u32,
             waited_seconds: inner.line.longest(now).as_secs_f64(),
             arrivals_per_second: measured.arrivals_per_second(now),
             seconds: measured.seconds(),
             cpu_seconds: measured.cpu_seconds(),
-            // They go when their time is over.
-            idle_seconds: &[],
+            idle_seconds: &idle,
         };
         let options = scaling::Options {
             least: self.least.max(u32::from(measured.expects_one(now))),
@@ -220,6 +218,8 @@ impl Fleet {
         let decision = scaling::decide(&workers, &meter.read(now), &options);
         inner.told = Some(decision);
         inner.starting += decision.start;
+        drop(inner);
+        pool.drop_idle(&self.key, decision.stop as usize);
         decision.start
     }
 
@@ -302,6 +302,7 @@ pub(crate) fn begin(core: &Arc<Core>, function: &Arc<Function>) {
             let is_used =
                 is_current(&core, &function, &deployed) || Arc::strong_count(&deployed) > 1;
             if !is_used {
+                core.pool.drop_idle(&fleet.key, usize::MAX);
                 return;
             }
             if let Err(problem) = execute::may_start(&function, &deployed) {

@@ -116,7 +116,8 @@ pub fn decide(workers: &Workers<'_>, cpu: &Cpu, options: &Options) -> Decision {
             (start, bound) = (0, Bound::NotWorthIt);
         }
     }
-    let spare = workers.ready.saturating_sub(wanted.max(options.least));
+    // Whoever was not needed for so long is not, whatever the mean says: the one that was used last is used next.
+    let spare = workers.ready.saturating_sub(options.least);
     let expired = workers
         .idle_seconds
         .iter()

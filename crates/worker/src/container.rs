@@ -15,7 +15,7 @@ use rustix::process::geteuid;
 use crate::call::CallError;
 use crate::cgroup;
 use crate::launch::{OWN_SHOWN, ROOT_SHOWN, SHOWN, Stage, Then};
-use crate::process::start::{Launch, Launches, STATE, cannot};
+use crate::process::start::{Launch, Launches, cannot};
 use crate::process::{PATH, Program};
 use crate::programs::{Folder, Programs};
 use crate::settings::FunctionSettings;
@@ -152,9 +152,4 @@ impl Launches for Container {
             ],
         })
     }
-}
-
-/// The socket that the node answers on, as the container sees it.
-fn state_socket() -> String {
-    format!("{}/{STATE}", spec::OWN)
 }

@@ -48,6 +48,7 @@ struct Waiting<W> {
     tag: u64,
     worker: W,
     expires: Instant,
+    since: Instant,
     /// Place in the order of use.
     turn: u64,
 }
@@ -147,6 +148,7 @@ impl<W: Holds> Pool<W> {
                 tag,
                 worker,
                 expires,
+                since: Instant::now(),
                 turn,
             });
             while inner.order.len() > self.max || self.room.is_wanted() {
@@ -223,9 +225,27 @@ impl<W: Holds> Pool<W> {
         &self.room
     }
 
-    /// How many wait for the key.
-    pub fn idle(&self, key: &Key) -> usize {
-        self.inner.lock().waiting.get(key).map_or(0, VecDeque::len)
+    /// Since when those wait that wait for the key, the longest first.
+    pub fn idle_since(&self, key: &Key) -> Vec<Instant> {
+        let inner = self.inner.lock();
+        let waiting = inner.waiting.get(key).into_iter().flatten();
+        waiting.map(|waiting| waiting.since).collect()
+    }
+
+    /// Drops so many of those that wait for the key, that waited longest.
+    pub fn drop_idle(&self, key: &Key, count: usize) {
+        let mut dropped_unlocked = Vec::new();
+        {
+            let mut inner = self.inner.lock();
+            for _ in 0..count {
+                let Some(oldest) = inner.pop_front(key) else {
+                    break;
+                };
+                inner.order.remove(&oldest.turn);
+                dropped_unlocked.push(oldest);
+            }
+        }
+        drop(dropped_unlocked);
     }
 
     /// How many wait.

@@ -118,7 +118,52 @@ async fn a_program_that_does_not_serve_is_explained() {
 }
 
 #[tokio::test]
+async fn a_program_that_never_listens_is_given_up() {
+    let script = Script::new("import time\ntime.sleep(1000)\n");
+    let error = script.fails_to_start().await;
+    assert!(
+        error.contains("did not listen on FULMAR_SOCKET within"),
+        "{error}"
+    );
+    eventually("its folder goes with it", || script.left() == 0).await;
+}
+
+/// Answers what is no HTTP.
+const GARBAGE: &str = r#"
+import os, socket, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(os.environ["FULMAR_SOCKET"])
+listener.listen()
+connection, _ = listener.accept()
+connection.recv(100)
+connection.sendall(bytes(range(256)))
+time.sleep(1000)
+"#;
+
+#[tokio::test]
+async fn garbage_is_no_answer() {
+    let script = Script::new(GARBAGE);
+    let mut bench = Bench::of(&script.artifact).await;
+    let error = try_out(&mut bench, post("")).await.unwrap_err();
+    assert!(error.to_string().contains("not HTTP/1.1"), "{error}");
+    assert!(bench.worker.is_poisoned());
+}
+
+#[tokio::test]
 async fn what_a_program_does_wrong_is_an_error() {
+    let script = Script::handler(
+        "import os
+file = open(os.environ['TMPDIR'] + '/large', 'wb')
+file.seek(1 << 30)
+try:
+    file.write(b'x')
+    file.flush()
+except OSError as error:
+    return os.strerror(error.errno)",
+    );
+    let mut bench = Bench::of(&script.artifact).await;
+    let told = try_out(&mut bench, post("")).await.unwrap();
+    assert_eq!(told, "File too large", "a gigabyte is the most");
     for (body, expected) in [
         ("import os\nos._exit(7)", "exited with status 7"),
         (

@@ -262,6 +262,17 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // It ends its programs; nobody else would.
+        let workers = std::fs::read_dir(self.data.join("run"));
+        let has_workers = workers.is_ok_and(|mut workers| workers.next().is_some());
+        if has_workers && matches!(self.child.try_wait(), Ok(None)) {
+            let pid = self.child.id().to_string();
+            let _ = Command::new("kill").args(["-TERM", &pid]).status();
+            let until = Instant::now() + PATIENCE;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
         // Already gone is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();

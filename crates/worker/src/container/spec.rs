@@ -6,10 +6,10 @@ use fulmar_model::FunctionName;
 use rustix::process::{getegid, geteuid};
 use serde_json::{Value, json};
 
-use super::{FIRST_ID, IDS, Image, state_socket};
+use super::{FIRST_ID, IDS, Image};
 use crate::launch::{FILE_BYTES, OPEN_FILES, REFUSED};
 use crate::process::PATH;
-use crate::process::start::SOCKET;
+use crate::process::start::{SOCKET, STATE};
 use crate::settings::{FileGrant, FunctionSettings};
 
 /// Where a container finds its sockets.
@@ -118,7 +118,7 @@ impl Spec<'_> {
         let asked = asked.map(|(name, value)| format!("{name}={value}"));
         let given = [
             format!("FULMAR_SOCKET={OWN}/{SOCKET}"),
-            format!("FULMAR_STATE_SOCKET={}", state_socket()),
+            format!("FULMAR_STATE_SOCKET={OWN}/{STATE}"),
             format!("FULMAR_FUNCTION={}", self.function),
         ];
         for entry in self.image.env.iter().cloned().chain(asked).chain(given) {
