@@ -55,6 +55,8 @@ pub struct Manifest {
     pub workers: Workers,
     /// Waiting invocations.
     pub queue: Queue,
+    /// Invocations of one session that run together.
+    pub batch: Batch,
     /// Deliveries of messages to the function.
     pub messages: Messages,
     /// Replay of responses.
@@ -89,6 +91,7 @@ impl Manifest {
             limits: Limits::default(),
             workers: Workers::default(),
             queue: Queue::default(),
+            batch: Batch::default(),
             messages: Messages::default(),
             idempotency: Idempotency::default(),
             env: BTreeMap::new(),
@@ -353,6 +356,24 @@ impl Default for Queue {
     fn default() -> Self {
         Self {
             max: limits::DEFAULT_QUEUE,
+            max_wait: Duration::default(),
+        }
+    }
+}
+
+/// `[batch]`: invocations of one session that run one after the other in one worker and are committed together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Batch {
+    /// Most of them; 1 for none together.
+    pub max: u32,
+    /// How long the first waits for others.
+    pub max_wait: Duration,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            max: 1,
             max_wait: Duration::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! Running an invocation: session queue, idempotency, worker, commit. The room between the broker and the crates `worker`
 //! and `state`.
 
+mod batch;
 mod borrowed;
 mod commit;
 pub(crate) mod lender;
@@ -203,6 +204,7 @@ impl Run<'_> {
                 function: self.function.name.clone(),
                 session: name.clone(),
                 tag,
+                goes_on: false,
                 idempotency_key: idempotency_key.clone(),
                 attempt,
                 deadline: self.started + timeout,

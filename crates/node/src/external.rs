@@ -137,7 +137,9 @@ pub(crate) async fn round_trip(core: &Core, group: &Group) -> Result<f64, Proble
     let store = of(core).await?;
     let asked = Instant::now();
     there(core, 0).await;
-    let answered = store.answered(group, "round-trip", clock::unix_ms()).await;
+    let answered = store
+        .answered(group, &["round-trip"], clock::unix_ms())
+        .await;
     answered.map_err(|error| problem(&error))?;
     back(core, 0).await;
     Ok(asked.elapsed().as_secs_f64())

@@ -46,6 +46,8 @@ pub(crate) struct Metrics {
     pub(crate) redelivered: IntCounter,
     pub(crate) parked: IntCounter,
     pub(crate) taken_over: IntCounter,
+    /// Invocations of one session that were committed together, where the manifest wants that.
+    pub(crate) batch_size: Histogram,
     batch_commits: Histogram,
     batch_bytes: IntCounter,
     sync_seconds: Histogram,
@@ -157,6 +159,11 @@ impl Metrics {
             taken_over: counter(
                 "sessions_taken_over_total",
                 "Sessions taken over from nodes that were gone.",
+            )?,
+            batch_size: histogram(
+                "invocation_batch_size",
+                "Invocations of one session that were committed together, of functions with [batch].",
+                &COMMITS,
             )?,
             batch_commits: histogram("commit_batch_commits", "Commits of one batch.", &COMMITS)?,
             batch_bytes: counter("commit_bytes_total", "Bytes written by commits.")?,

@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use fulmar_model::NodeName;
 use fulmar_state::{SessionState, Ticket};
 use parking_lot::Mutex;
 use rustc_hash::{FxBuildHasher, FxHashMap};
-use tokio::sync::{RwLock, oneshot};
+use tokio::sync::{Notify, RwLock, oneshot};
 
 use crate::follow::{Seen, Takers};
 use crate::invocation::{Invocation, Turn};
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     queue: Mutex<Queue>,
     /// Read-only invocations hold it shared, the others alone.
     pub(crate) turn: Arc<RwLock<()>>,
+    /// Hears when as much waits as somebody wants.
+    full: Notify,
     /// Sweep in which the session was last used.
     last_used: AtomicU32,
     /// Invocations since that was asked last.
@@ -38,6 +41,8 @@ pub(crate) struct Session {
 struct Queue {
     waiting: VecDeque<Work>,
     running: bool,
+    /// How much is to wait before it is said; 0: nobody wants to know.
+    wanted: usize,
     state: Option<Arc<SessionState>>,
 }
 
@@ -64,6 +69,7 @@ impl Session {
         Self {
             queue: Mutex::default(),
             turn: Arc::default(),
+            full: Notify::new(),
             last_used: AtomicU32::new(sweep),
             used: AtomicU32::new(0),
             takers: Mutex::default(),
@@ -114,6 +120,9 @@ impl Session {
             self.used.fetch_add(1, Ordering::Relaxed);
         }
         queue.waiting.push_back(work);
+        if queue.waiting.len() == queue.wanted {
+            self.full.notify_one();
+        }
         if std::mem::replace(&mut queue.running, true) {
             Enqueued::Waits
         } else {
@@ -127,6 +136,39 @@ impl Session {
         let next = queue.waiting.pop_front();
         queue.running = next.is_some();
         next
+    }
+
+    /// Waits until so many wait, or it is late.
+    pub(crate) async fn filled(&self, wanted: usize, until: Instant) {
+        let is_full = {
+            let mut queue = self.queue.lock();
+            queue.wanted = wanted;
+            queue.waiting.len() >= wanted
+        };
+        if !is_full {
+            let _ = tokio::time::timeout_at(until.into(), self.full.notified()).await;
+        }
+        self.queue.lock().wanted = 0;
+    }
+
+    /// Takes up to `most` invocations from the front of the queue, as long as they are like that.
+    pub(crate) fn take_while(
+        &self,
+        most: usize,
+        to: &mut Vec<Invocation>,
+        mut is_like_that: impl FnMut(&Invocation) -> bool,
+    ) {
+        let mut queue = self.queue.lock();
+        for _ in 0..most {
+            let next = queue.waiting.pop_front_if(|work| match work {
+                Work::Invocation(invocation) => is_like_that(invocation),
+                Work::Turn(_) => false,
+            });
+            let Some(Work::Invocation(invocation)) = next else {
+                return;
+            };
+            to.push(invocation);
+        }
     }
 
     pub(crate) fn waiting(&self) -> usize {

@@ -121,7 +121,7 @@ impl Batch {
         self.bytes.len()
     }
 
-    fn append(&mut self, other: &Batch) {
+    pub(crate) fn append(&mut self, other: &Batch) {
         let base = self.bytes.len();
         self.bytes.extend_from_slice(&other.bytes);
         self.writes.extend(other.writes.iter().map(|span| Span {

@@ -72,8 +72,8 @@ pub struct Change<'a> {
     pub writes: &'a [(String, Option<Bytes>)],
     /// Messages to be sent.
     pub messages: &'a [Unsent],
-    /// What makes a repetition get the first answer, with the record to keep for it.
-    pub idempotency: Option<(&'a str, &'a IdempotencyRecord)>,
+    /// What makes repetitions get the first answers, with the records to keep for them.
+    pub answers: &'a [(String, IdempotencyRecord)],
     /// Now, in milliseconds since the Unix epoch: records that have expired by then do not count.
     pub now_unix_ms: u64,
 }
@@ -110,7 +110,7 @@ pub enum Outcome {
     Committed(Version),
     /// The session has another version: nothing is in effect.
     Conflict,
-    /// The idempotency key was answered before: nothing is in effect.
+    /// An idempotency key was answered before: nothing is in effect.
     Replay(IdempotencyRecord),
 }
 
@@ -244,17 +244,20 @@ impl External {
         each!(self, store => store.commit(change))
     }
 
-    /// The answer kept for an idempotency key.
+    /// The answers kept for idempotency keys, in the order of the keys.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When they cannot be read.
     pub async fn answered(
         &self,
         group: &Group,
-        key: &str,
+        keys: &[&str],
         now_unix_ms: u64,
-    ) -> Result<Option<IdempotencyRecord>, ExternalError> {
-        each!(self, store => store.answered(group, key, now_unix_ms))
+    ) -> Result<Vec<Option<IdempotencyRecord>>, ExternalError> {
+        match keys {
+            [] => Ok(Vec::new()),
+            keys => each!(self, store => store.answered(group, keys, now_unix_ms)),
+        }
     }
 
     /// All answers that are kept for idempotency keys of a session, and what says which messages were delivered to it.

@@ -100,6 +100,8 @@ pub struct Transaction {
     /// The latest commit whose writes were read.
     pub(crate) saw: Ticket,
     bytes: usize,
+    /// Whether all writes together were too many for one commit.
+    was_too_large: bool,
     read_only: bool,
 }
 
@@ -125,6 +127,7 @@ impl Transaction {
             unreachable: None,
             saw,
             bytes: 0,
+            was_too_large: false,
             read_only,
         }
     }
@@ -164,6 +167,16 @@ impl Transaction {
             self.set(Bucket::Session, &key, value.into())?;
         }
         Ok(())
+    }
+
+    /// Whether it has used more than half of what one commit may write: another invocation is better not added to it.
+    pub fn is_half_full(&self) -> bool {
+        self.bytes > MAX_TRANSACTION_BYTES / 2 || self.messages.len() > MAX_MESSAGES / 2
+    }
+
+    /// Whether something was refused because all writes together were too many for one commit.
+    pub fn was_too_large(&self) -> bool {
+        self.was_too_large
     }
 
     /// Whether there is anything to commit.
@@ -260,6 +273,7 @@ impl Transaction {
     ) -> Result<(), StateError> {
         self.account("the message", body.len())?;
         if self.messages.len() == MAX_MESSAGES {
+            self.was_too_large = true;
             return Err(StateError::TooLarge {
                 what: "the invocation's list of messages",
                 size: MAX_MESSAGES + 1,
@@ -313,6 +327,7 @@ impl Transaction {
         }
         self.bytes += size;
         if self.bytes > MAX_TRANSACTION_BYTES {
+            self.was_too_large = true;
             return Err(StateError::TooLarge {
                 what: "everything that the invocation writes",
                 size: self.bytes,

@@ -68,7 +68,7 @@ fn silent(group: &Group, base: Version) -> Change<'_> {
         next: Version(base.0 + 1),
         writes: &[],
         messages: &[],
-        idempotency: None,
+        answers: &[],
         now_unix_ms: NOW,
     }
 }
@@ -156,10 +156,10 @@ async fn versions(store: &External, other: &External) {
 async fn answers(store: &External, other: &External) {
     let session = group("answers");
     let writes = [("n".to_owned(), Some(Bytes::from_static(b"1")))];
-    let first = answer("one", NOW + 1000);
+    let first = [("key".to_owned(), answer("one", NOW + 1000))];
     let change = Change {
         writes: &writes,
-        idempotency: Some(("key", &first)),
+        answers: &first,
         ..silent(&session, Version(0))
     };
     assert_eq!(
@@ -168,46 +168,48 @@ async fn answers(store: &External, other: &External) {
     );
     // Whatever else it would do, the same key gets the same answer, and nothing happens.
     let second = answer("two", NOW + 1000);
+    let both = ["new", "key"].map(|key| (key.to_owned(), second.clone()));
     let again = Change {
-        idempotency: Some(("key", &second)),
+        answers: &both,
         base: Version(0),
         ..change.clone()
     };
     assert_eq!(
         other.commit(&again).await.unwrap(),
-        Outcome::Replay(first.clone())
+        Outcome::Replay(first[0].1.clone())
     );
-    let found = other.answered(&session, "key", NOW).await.unwrap();
-    assert_eq!(found, Some(first.clone()));
-    assert_eq!(other.answered(&session, "other", NOW).await.unwrap(), None);
+    let found = other.answered(&session, &["new", "key"], NOW).await;
+    assert_eq!(found.unwrap(), [None, Some(first[0].1.clone())]);
+    assert_eq!(other.answered(&session, &[], NOW).await.unwrap(), []);
     assert_eq!(entries(other, &session).await.0, 1);
-    // Without a write the answer is kept as well, and the version stays.
-    let silent_answer = Change {
-        idempotency: Some(("silent", &second)),
+    // Without a write answers are kept as well, and the version stays.
+    let silent_answers = ["silent", "quiet"].map(|key| (key.to_owned(), second.clone()));
+    let silent_change = Change {
+        answers: &silent_answers,
         ..silent(&session, Version(1))
     };
     assert_eq!(
-        store.commit(&silent_answer).await.unwrap(),
+        store.commit(&silent_change).await.unwrap(),
         Outcome::Committed(Version(1))
     );
     assert_eq!(
-        store.commit(&silent_answer).await.unwrap(),
-        Outcome::Replay(second)
+        store.commit(&silent_change).await.unwrap(),
+        Outcome::Replay(second.clone())
     );
     store.forget(&session, "silent").await.unwrap();
-    assert_eq!(store.answered(&session, "silent", NOW).await.unwrap(), None);
+    let found = store.answered(&session, &["silent", "quiet"], NOW).await;
+    assert_eq!(found.unwrap(), [None, Some(second)]);
+    store.forget(&session, "quiet").await.unwrap();
     let forever = answer("delivery", u64::MAX);
+    let delivered = [("\u{1}delivery".to_owned(), forever.clone())];
     let change = Change {
-        idempotency: Some(("\u{1}delivery", &forever)),
+        answers: &delivered,
         ..silent(&session, Version(1))
     };
     store.commit(&change).await.unwrap();
     store.tidy(NOW).await.unwrap();
-    let found = store
-        .answered(&session, "\u{1}delivery", NOW)
-        .await
-        .unwrap();
-    assert_eq!(found, Some(forever.clone()));
+    let found = store.answered(&session, &["\u{1}delivery"], NOW).await;
+    assert_eq!(found.unwrap(), [Some(forever.clone())]);
     // All of them together, and those that were given elsewhere.
     let elsewhere: Vec<_> = (0..600)
         .map(|n| (format!("elsewhere-{n}"), answer("three", NOW + 2000)))
@@ -216,7 +218,7 @@ async fn answers(store: &External, other: &External) {
     store.keep_answers(&session, &[], NOW).await.unwrap();
     other.keep_answers(&session, &elsewhere, NOW).await.unwrap();
     let mut expected: BTreeMap<_, _> = elsewhere.into_iter().collect();
-    expected.insert("key".to_owned(), first);
+    expected.extend(first);
     expected.insert("\u{1}delivery".to_owned(), forever);
     let all = store.answers(&session, NOW).await.unwrap();
     assert_eq!(all.into_iter().collect::<BTreeMap<_, _>>(), expected);

@@ -17,6 +17,8 @@ pub struct Call {
     pub session: Option<SessionName>,
     /// The session's version, which its worker may remember.
     pub tag: u64,
+    /// Whether it goes on with the transaction of the worker's last call: then the worker knows what that wrote.
+    pub goes_on: bool,
     /// The client's idempotency key, if it sent one.
     pub idempotency_key: Option<Arc<str>>,
     /// 1 for the first try.

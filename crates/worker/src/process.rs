@@ -232,6 +232,11 @@ impl Process {
             headers.insert(METHOD, HeaderValue::from_static("HEAD"));
         }
         let body = match (&mut self.memories, tx, &call.session) {
+            // What it lacked it was sent with the first one of the transaction.
+            (Some(memories), Some(_), Some(session)) if call.goes_on && memories.has(session) => {
+                headers.insert(FRAMES, 0.into());
+                body
+            }
             (Some(memories), Some(tx), Some(session)) => {
                 let (memory, forgotten) = memories.begin(session);
                 if let Some(forgotten) = forgotten {

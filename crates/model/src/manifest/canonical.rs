@@ -57,6 +57,12 @@ pub(super) fn write(manifest: &Manifest) -> String {
         "\n[queue]\nmax = {}\nmax_wait = \"{}\"\n",
         queue.max, queue.max_wait
     );
+    let batch = &manifest.batch;
+    let _ = write!(
+        out,
+        "\n[batch]\nmax = {}\nmax_wait = \"{}\"\n",
+        batch.max, batch.max_wait
+    );
     let _ = write!(
         out,
         "\n[messages]\nmax_attempts = {}\nbackoff_initial = \"{}\"\nbackoff_max = \"{}\"\n",

@@ -64,6 +64,11 @@ pub const DEFAULT_QUEUE: u32 = 1_024;
 /// Whatever suits the function.
 pub const MIN_WAIT: Duration = Duration::from_millis(0);
 
+/// Most invocations that are committed together: who is in a batch waits for all of it.
+pub const MAX_BATCH: u32 = 1_024;
+/// Longest wait for a batch to fill.
+pub const MAX_BATCH_WAIT: Duration = Duration::from_secs(10);
+
 /// Most deliveries of one message before it is parked.
 pub const MAX_ATTEMPTS: u32 = 1_000;
 /// With the default back-off about 13 seconds.

@@ -136,6 +136,11 @@ impl Reader<'_> {
             &mut manifest.queue.max_wait,
         );
 
+        let batch = self.section(root, "batch");
+        self.count(&batch, &schema::BATCH_MAX, &mut manifest.batch.max);
+        let wait = &mut manifest.batch.max_wait;
+        self.time(&batch, &schema::BATCH_MAX_WAIT, wait);
+
         let messages = self.section(root, "messages");
         let retry = &mut manifest.messages;
         self.count(&messages, &schema::MAX_ATTEMPTS, &mut retry.max_attempts);

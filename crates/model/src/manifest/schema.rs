@@ -180,6 +180,13 @@ fields! {
     /// wait for 400 ms, messages for as long as it takes.
     QUEUE_MAX_WAIT = "queue" "max_wait" Rule::Time { min: limits::MIN_WAIT, max: limits::MAX_TIMEOUT };
 
+    /// Invocations of one session that run one after the other in one worker and are committed together, at most: one write to the
+    /// disk or to the external store for all of them. Each sees what those before it wrote. If one fails, nothing of the batch is kept, and
+    /// each runs again on its own. Read-only invocations are not among them.
+    BATCH_MAX = "batch" "max" Rule::Count { min: 1, max: limits::MAX_BATCH };
+    /// How long the first invocation of a batch waits for others. With `0s` the batch is what waits in the session's queue.
+    BATCH_MAX_WAIT = "batch" "max_wait" Rule::Time { min: limits::MIN_WAIT, max: limits::MAX_BATCH_WAIT };
+
     /// Deliveries of a message to this function before it is parked as a dead letter.
     MAX_ATTEMPTS = "messages" "max_attempts" Rule::Count { min: 1, max: limits::MAX_ATTEMPTS };
     /// Pause before the second delivery; it doubles each time, with jitter.

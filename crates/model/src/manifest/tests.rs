@@ -27,6 +27,9 @@ cpu_weight = 300
 [queue]
 max = 16
 max_wait = "2s"
+[batch]
+max = 64
+max_wait = "5ms"
 [messages]
 max_attempts = 3
 backoff_initial = "1s"
@@ -78,6 +81,8 @@ fn every_key_is_read() {
     assert_eq!((manifest.workers.max, manifest.queue.max), (16, 16));
     assert_eq!(manifest.workers.idle_ttl, Duration::from_secs(60));
     assert_eq!(manifest.queue.max_wait, Duration::from_secs(2));
+    assert_eq!(manifest.batch.max, 64);
+    assert_eq!(manifest.batch.max_wait, Duration::from_millis(5));
     assert_eq!(
         (manifest.limits.attempts, manifest.workers.cpu_weight),
         (3, 300)

@@ -184,10 +184,13 @@ impl ClientCall<'_> {
         let group = route::group(&self.function.name, session);
         let store = external::of(self.core).await?;
         let kept = store
-            .answered(&group, &idempotency.key, clock::unix_ms())
+            .answered(&group, &[&*idempotency.key], clock::unix_ms())
             .await;
         let kept = kept.map_err(|error| external::problem(&error))?;
-        kept.map(|record| answer_again(idempotency, record))
+        kept.into_iter()
+            .flatten()
+            .next()
+            .map(|record| answer_again(idempotency, record))
             .transpose()
     }
 

@@ -8,7 +8,7 @@ use fulmar_cluster::{Returned, Settled};
 use fulmar_model::{Code, Problem, SessionName};
 use fulmar_state::record::{IdempotencyRecord, StoredReply};
 use fulmar_state::{SessionState, Transaction};
-use fulmar_worker::Worker;
+use fulmar_worker::{Reply, Worker};
 
 use super::Run;
 use super::commit::Finished;
@@ -34,18 +34,19 @@ impl Run<'_> {
         idempotency: &Option<IdempotencyKey>,
         origin: Origin,
     ) -> Result<Option<Origin>, (Origin, Problem)> {
-        let key = match (idempotency, &origin) {
-            (Some(idempotency), _) => idempotency.key.to_string(),
-            (None, Origin::Delivery { receipt, .. }) => receipt_key(receipt),
-            (None, _) => return Ok(Some(origin)),
+        let Some(key) = answer_key(idempotency, &origin) else {
+            return Ok(Some(origin));
         };
         let group = route::group(&self.function.name, name);
-        match lender.answered(&group, &key).await {
-            Ok(None) => Ok(Some(origin)),
-            Ok(Some(record)) => self
+        let answered = match lender.answered(&group, &[&*key]).await {
+            Ok(answered) => answered,
+            Err(problem) => return Err((origin, problem)),
+        };
+        match answered.into_iter().flatten().next() {
+            None => Ok(Some(origin)),
+            Some(record) => self
                 .answer_again(origin, idempotency, record)
                 .map(|()| None),
-            Err(problem) => Err((origin, problem)),
         }
     }
 
@@ -103,32 +104,7 @@ impl Run<'_> {
             return Err((origin, problem));
         };
         let manifest = &self.deployed.manifest;
-        let retention = manifest.idempotency.retention.get().as_millis() as u64;
-        let record = |request, reply, expires_unix_ms| IdempotencyRecord {
-            request,
-            invocation: id.to_string(),
-            reply,
-            expires_unix_ms,
-        };
-        let kept = match (idempotency, &origin) {
-            (Some(idempotency), _) => {
-                let record = record(
-                    idempotency.request,
-                    store_reply(&reply),
-                    now_unix_ms + retention,
-                );
-                Some((idempotency.key.to_string(), record))
-            }
-            (None, Origin::Delivery { receipt, .. }) => {
-                let reply = match receipt.wants_reply {
-                    true => store_reply(&reply),
-                    false => StoredReply::default(),
-                };
-                // For as long as the message may come again.
-                Some((receipt_key(receipt), record([0; 32], reply, u64::MAX)))
-            }
-            (None, _) => None,
-        };
+        let kept = self.kept(idempotency, &origin, &id, &reply, now_unix_ms);
         let returned = Returned {
             group: state.group().clone(),
             version: state.version(),
@@ -175,8 +151,39 @@ impl Run<'_> {
         }
     }
 
+    /// What is kept of an answer, and under which key.
+    pub(super) fn kept(
+        &self,
+        idempotency: &Option<IdempotencyKey>,
+        origin: &Origin,
+        id: &Arc<str>,
+        reply: &Reply,
+        now_unix_ms: u64,
+    ) -> Option<(String, IdempotencyRecord)> {
+        let key = answer_key(idempotency, origin)?;
+        let retention = self.deployed.manifest.idempotency.retention.get();
+        let (request, reply, expires_unix_ms) = match (idempotency, origin) {
+            (Some(idempotency), _) => {
+                let expires = now_unix_ms + retention.as_millis() as u64;
+                (idempotency.request, store_reply(reply), expires)
+            }
+            // For as long as the message may come again.
+            (None, Origin::Delivery { receipt, .. }) if receipt.wants_reply => {
+                ([0; 32], store_reply(reply), u64::MAX)
+            }
+            (None, _) => ([0; 32], StoredReply::default(), u64::MAX),
+        };
+        let record = IdempotencyRecord {
+            request,
+            invocation: id.to_string(),
+            reply,
+            expires_unix_ms,
+        };
+        Some((key, record))
+    }
+
     /// Gives an answer that was given before.
-    fn answer_again(
+    pub(super) fn answer_again(
         &self,
         origin: Origin,
         idempotency: &Option<IdempotencyKey>,
@@ -213,7 +220,7 @@ impl Run<'_> {
 }
 
 /// Tells the origin what came of it.
-fn finish(origin: Origin, answer: Answer) -> Result<(), (Origin, Problem)> {
+pub(super) fn finish(origin: Origin, answer: Answer) -> Result<(), (Origin, Problem)> {
     match origin {
         // The client may be gone; the commit stands.
         Origin::Client(to) => {
@@ -229,6 +236,15 @@ fn finish(origin: Origin, answer: Answer) -> Result<(), (Origin, Problem)> {
         }
     }
     Ok(())
+}
+
+/// Under which key the answer to an invocation is kept where its state is, if it is.
+pub(super) fn answer_key(idempotency: &Option<IdempotencyKey>, origin: &Origin) -> Option<String> {
+    match (idempotency, origin) {
+        (Some(idempotency), _) => Some(idempotency.key.to_string()),
+        (None, Origin::Delivery { receipt, .. }) => Some(receipt_key(receipt)),
+        (None, _) => None,
+    }
 }
 
 /// What stands for a delivery among the keys of a session; no client's key begins so.

@@ -73,18 +73,18 @@ impl Lender<'_> {
         }
     }
 
-    /// The answer that is kept for a key, where asking for it first costs less than running in vain.
+    /// The answers that are kept for keys, where asking for them first costs less than running in vain.
     pub(crate) async fn answered(
         &self,
         group: &Group,
-        key: &str,
-    ) -> Result<Option<IdempotencyRecord>, Problem> {
+        keys: &[&str],
+    ) -> Result<Vec<Option<IdempotencyRecord>>, Problem> {
         match self {
             // It says so when it is asked to commit.
-            Self::Node(..) => Ok(None),
+            Self::Node(..) => Ok(vec![None; keys.len()]),
             Self::External(core, store) => {
-                external::there(core, ASKING_BYTES).await;
-                let answered = store.answered(group, key, clock::unix_ms()).await;
+                external::there(core, ASKING_BYTES * keys.len()).await;
+                let answered = store.answered(group, keys, clock::unix_ms()).await;
                 external::back(core, ASKING_BYTES).await;
                 answered.map_err(|error| external::problem(&error))
             }
@@ -127,38 +127,46 @@ impl Lender<'_> {
                 Err(error) => Err(route::lost(&error)),
             },
             Self::External(core, store) => {
-                let messages: Vec<Unsent> = returned
-                    .messages
-                    .iter()
-                    .map(|message| Unsent {
-                        by: core.instance.clone(),
-                        message: message.clone(),
-                    })
-                    .collect();
-                let idempotency = returned.idempotency.as_ref();
-                let change = Change {
-                    group: &returned.group,
-                    base: returned.version,
-                    next: external::after(returned.version),
-                    writes: &returned.writes,
-                    messages: &messages,
-                    idempotency: idempotency.map(|(key, record)| (key.as_str(), record)),
-                    now_unix_ms: clock::unix_ms(),
-                };
-                let writes = returned.writes.iter();
-                let bytes = writes
-                    .map(|(key, value)| key.len() + value.as_ref().map_or(0, bytes::Bytes::len));
-                external::there(core, ASKING_BYTES + bytes.sum::<usize>()).await;
-                let outcome = store.commit(&change).await;
-                external::back(core, ASKING_BYTES).await;
-                match outcome {
-                    Ok(Outcome::Committed(version)) => Ok(Settled::Committed(version)),
-                    Ok(Outcome::Conflict) => Ok(Settled::Conflict),
-                    Ok(Outcome::Replay(record)) => Ok(Settled::Replay(record)),
-                    Err(error) => Err(Problem::new(Code::OutcomeUnknown, error.to_string())),
-                }
+                commit_in_store(core, store, returned, returned.idempotency.as_slice()).await
             }
         }
+    }
+}
+
+/// Writes what came of invocations to the external store, with what is kept for their keys.
+///
+/// # Errors
+/// `outcome-unknown`.
+pub(crate) async fn commit_in_store(
+    core: &Core,
+    store: &External,
+    returned: &Returned,
+    answers: &[(String, IdempotencyRecord)],
+) -> Result<Settled, Problem> {
+    let messages = returned.messages.iter().map(|message| Unsent {
+        by: core.instance.clone(),
+        message: message.clone(),
+    });
+    let messages: Vec<Unsent> = messages.collect();
+    let change = Change {
+        group: &returned.group,
+        base: returned.version,
+        next: external::after(returned.version),
+        writes: &returned.writes,
+        messages: &messages,
+        answers,
+        now_unix_ms: clock::unix_ms(),
+    };
+    let writes = returned.writes.iter();
+    let bytes = writes.map(|(key, value)| key.len() + value.as_ref().map_or(0, bytes::Bytes::len));
+    external::there(core, ASKING_BYTES + bytes.sum::<usize>()).await;
+    let outcome = store.commit(&change).await;
+    external::back(core, ASKING_BYTES).await;
+    match outcome {
+        Ok(Outcome::Committed(version)) => Ok(Settled::Committed(version)),
+        Ok(Outcome::Conflict) => Ok(Settled::Conflict),
+        Ok(Outcome::Replay(record)) => Ok(Settled::Replay(record)),
+        Err(error) => Err(Problem::new(Code::OutcomeUnknown, error.to_string())),
     }
 }
 

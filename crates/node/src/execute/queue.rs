@@ -12,7 +12,7 @@ use std::task::{Context, Waker};
 use fulmar_model::{Code, Problem};
 use tokio::sync::oneshot;
 
-use super::run;
+use super::{batch, run};
 use crate::core::Core;
 use crate::functions::Function;
 use crate::invocation::{Invocation, StateFrom, Turn};
@@ -105,7 +105,14 @@ async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Sessio
             }
             Work::Invocation(invocation) => {
                 let _turn = session.turn.write().await;
-                run(&core, &function, Some(&session), invocation).await;
+                let batch = &function.current().manifest.batch;
+                if batch.max > 1 {
+                    let gathered = batch::gather(&session, invocation, batch).await;
+                    in_a_row += gathered.len();
+                    batch::run_all(&core, &function, &session, gathered).await;
+                } else {
+                    run(&core, &function, Some(&session), invocation).await;
+                }
             }
             Work::Turn(give) => {
                 let _turn = session.turn.write().await;

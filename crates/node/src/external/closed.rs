@@ -52,7 +52,7 @@ pub(crate) async fn write(
         next: after(base),
         writes,
         messages: &[],
-        idempotency: None,
+        answers: &[],
         now_unix_ms: clock::unix_ms(),
     };
     let outcome = store.commit(&change).await;

@@ -41,6 +41,13 @@ struct Session {
 
 impl Record for Session {}
 
+impl Session {
+    fn answer(&self, key: &str, now_unix_ms: u64) -> Option<&IdempotencyRecord> {
+        let answer = self.answers.get(key);
+        answer.filter(|answer| answer.expires_unix_ms > now_unix_ms)
+    }
+}
+
 /// A session as it was seen last; no tag: it was not there.
 type Seen = (Option<Tag>, Arc<Session>);
 
@@ -162,16 +169,15 @@ impl Bucket {
 
     pub(super) async fn commit(&self, change: &Change<'_>) -> Result<Outcome, ExternalError> {
         let (group, now) = (change.group, change.now_unix_ms);
-        let is_silent = !change.makes_a_version() && change.idempotency.is_none();
+        let is_silent = !change.makes_a_version() && change.answers.is_empty();
         let (tag, session) = match is_silent {
             // It only wants to know whether what it has seen still holds.
             true => self.see(group).await?,
             false => self.remembered(group).await?,
         };
-        if let Some((key, _)) = change.idempotency
-            && let Some(answer) = session.answers.get(key)
-            && answer.expires_unix_ms > now
-        {
+        let mut keys = change.answers.iter().map(|(key, _)| key);
+        let answered = keys.find_map(|key| session.answer(key, now));
+        if let Some(answer) = answered {
             return Ok(Outcome::Replay(answer.clone()));
         }
         if session.version != change.base.0 {
@@ -196,9 +202,7 @@ impl Bucket {
         changed
             .answers
             .retain(|_, answer| answer.expires_unix_ms > now);
-        if let Some((key, record)) = change.idempotency {
-            changed.answers.insert(key.to_owned(), record.clone());
-        }
+        changed.answers.extend(change.answers.iter().cloned());
         let commit = fastrand::u64(..);
         changed.recent.push(commit);
         let surplus = changed.recent.len().saturating_sub(RECENT);
@@ -222,14 +226,12 @@ impl Bucket {
     pub(super) async fn answered(
         &self,
         group: &Group,
-        key: &str,
+        keys: &[&str],
         now_unix_ms: u64,
-    ) -> Result<Option<IdempotencyRecord>, ExternalError> {
+    ) -> Result<Vec<Option<IdempotencyRecord>>, ExternalError> {
         let (_, session) = self.see(group).await?;
-        let answer = session.answers.get(key);
-        Ok(answer
-            .filter(|answer| answer.expires_unix_ms > now_unix_ms)
-            .cloned())
+        let answer = |key: &&str| session.answer(key, now_unix_ms).cloned();
+        Ok(keys.iter().map(answer).collect())
     }
 
     pub(super) async fn answers(

@@ -145,11 +145,7 @@ impl Postgres {
             .map(|(_, value)| value.as_deref())
             .collect();
         let messages: Vec<Vec<u8>> = change.messages.iter().map(Record::encode).collect();
-        let answer_key = change.idempotency.map(|(key, _)| key);
-        let answer = change.idempotency.map(|(_, record)| record.encode());
-        let expires = change
-            .idempotency
-            .map(|(_, record)| as_stored(record.expires_unix_ms));
+        let (answer_keys, answers, expires) = columns(change.answers);
         let after = change.version_after();
         let rows = self
             .query(
@@ -163,8 +159,8 @@ impl Postgres {
                     &keys,
                     &values,
                     &messages,
-                    &answer_key,
-                    &answer,
+                    &answer_keys,
+                    &answers,
                     &expires,
                     &as_stored(change.now_unix_ms),
                 ],
@@ -185,26 +181,29 @@ impl Postgres {
     pub(super) async fn answered(
         &self,
         group: &Group,
-        key: &str,
+        keys: &[&str],
         now_unix_ms: u64,
-    ) -> Result<Option<IdempotencyRecord>, ExternalError> {
+    ) -> Result<Vec<Option<IdempotencyRecord>>, ExternalError> {
         let rows = self
             .query(
-                "read the answer of an idempotency key",
-                "SELECT record FROM fulmar.answers WHERE function = $1 AND session = $2 AND key = $3 \
-                 AND expires_unix_ms > $4",
+                "read the answers of idempotency keys",
+                "SELECT a.record FROM unnest($3::text[]) WITH ORDINALITY AS k (key, place) \
+                 LEFT JOIN fulmar.answers a ON a.function = $1 AND a.session = $2 AND a.key = k.key \
+                     AND a.expires_unix_ms > $4 \
+                 ORDER BY k.place",
                 &[
                     &group.function.as_str(),
                     &group.session.as_str(),
-                    &key,
+                    &keys,
                     &as_stored(now_unix_ms),
                 ],
             )
             .await?;
-        let found = rows
-            .first()
-            .map(|row| IdempotencyRecord::decode(row.get(0)));
-        Ok(found.transpose()?)
+        let record = |row: &Row| {
+            let record: Option<&[u8]> = row.get(0);
+            Ok(record.map(IdempotencyRecord::decode).transpose()?)
+        };
+        rows.iter().map(record).collect()
     }
 
     pub(super) async fn answers(
@@ -231,12 +230,7 @@ impl Postgres {
         answers: &[(String, IdempotencyRecord)],
         _now_unix_ms: u64,
     ) -> Result<(), ExternalError> {
-        let keys: Vec<&str> = answers.iter().map(|(key, _)| &**key).collect();
-        let records: Vec<Vec<u8>> = answers.iter().map(|(_, record)| record.encode()).collect();
-        let expires: Vec<i64> = answers
-            .iter()
-            .map(|(_, record)| as_stored(record.expires_unix_ms))
-            .collect();
+        let (keys, records, expires) = columns(answers);
         let (function, session) = (group.function.as_str(), group.session.as_str());
         self.query(
             "keep the answers of idempotency keys",
@@ -363,6 +357,19 @@ impl Postgres {
         .await
         .map(|_| ())
     }
+}
+
+/// Answers as columns: keys, records, when they expire.
+fn columns(answers: &[(String, IdempotencyRecord)]) -> (Vec<&str>, Vec<Vec<u8>>, Vec<i64>) {
+    let keys = answers.iter().map(|(key, _)| &**key);
+    let records = answers.iter().map(|(_, record)| record);
+    (
+        keys.collect(),
+        records.clone().map(Record::encode).collect(),
+        records
+            .map(|record| as_stored(record.expires_unix_ms))
+            .collect(),
+    )
 }
 
 /// PostgreSQL has no unsigned numbers; none of ours reaches half of theirs, but for `never`.

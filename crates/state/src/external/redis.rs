@@ -59,23 +59,23 @@ end
 return 0
 ";
 
-/// KEYS: session, idempotency record, unsent, sessions of the function, keys of the session's records.
-/// ARGV: base, version after, name of the session, its group, record (empty: no key), when that expires, count of
-/// writes, then field and value (or only the field of a deletion, after a flag), count of messages, then field and
-/// message, then the idempotency key and now.
-/// Answers 0 (committed), 1 (conflict), or the record that was there.
+/// KEYS: session, unsent, sessions of the function, keys of the session's records, then records.
+/// ARGV: base, version after, name of the session, its group, now, count of writes, then field and value (or only the
+/// field of a deletion, after a flag), count of messages, then field and message, then key, record and when it expires of
+/// each.
+/// Answers 0 (committed), 1 (conflict), or a record that was there.
 const COMMIT: &str = r"
-if ARGV[5] ~= '' then
-    local answered = redis.call('GET', KEYS[2])
+for n = 5, #KEYS do
+    local answered = redis.call('GET', KEYS[n])
     if answered then return answered end
 end
 if (redis.call('HGET', KEYS[1], 'v') or '0') ~= ARGV[1] then return 1 end
 if ARGV[2] ~= ARGV[1] then
     redis.call('HSET', KEYS[1], 'v', ARGV[2])
-    if ARGV[1] == '0' then redis.call('ZADD', KEYS[4], 0, ARGV[3]) end
+    if ARGV[1] == '0' then redis.call('ZADD', KEYS[3], 0, ARGV[3]) end
 end
-local at = 8
-for _ = 1, tonumber(ARGV[7]) do
+local at = 7
+for _ = 1, tonumber(ARGV[6]) do
     if ARGV[at] == '1' then
         redis.call('HSET', KEYS[1], ARGV[at + 1], ARGV[at + 2])
         at = at + 3
@@ -90,8 +90,11 @@ for _ = 1, messages do
     redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
     at = at + 2
 end
-if messages > 0 then redis.call('SADD', KEYS[3], ARGV[4]) end
-if ARGV[5] ~= '' then remember(KEYS[5], ARGV[at], KEYS[2], ARGV[5], ARGV[6], ARGV[at + 1]) end
+if messages > 0 then redis.call('SADD', KEYS[2], ARGV[4]) end
+for n = 5, #KEYS do
+    remember(KEYS[4], ARGV[at], KEYS[n], ARGV[at + 1], ARGV[at + 2], ARGV[5])
+    at = at + 3
+end
 return 0
 ";
 
@@ -233,22 +236,19 @@ impl Redis {
 
     pub(super) async fn commit(&self, change: &Change<'_>) -> Result<Outcome, ExternalError> {
         let Change { group, base, .. } = change;
-        let (answer_key, answer, expires) = match change.idempotency {
-            None => ("", Vec::new(), 0),
-            Some((key, record)) => (key, record.encode(), expiry(record)),
-        };
         let mut call = self.commit.prepare_invoke();
         call.key(session_key(group))
-            .key(idempotency_key(group, answer_key))
             .key(unsent_key())
             .key(sessions_key(&group.function))
-            .key(known_key(group))
-            .arg(base.0)
+            .key(known_key(group));
+        for (key, _) in change.answers {
+            call.key(idempotency_key(group, key));
+        }
+        call.arg(base.0)
             .arg(change.version_after().0)
             .arg(group.session.as_str())
             .arg(group.to_string())
-            .arg(answer)
-            .arg(expires)
+            .arg(change.now_unix_ms)
             .arg(change.writes.len());
         for (key, value) in change.writes {
             let field = [b"k", key.as_bytes()].concat();
@@ -265,7 +265,9 @@ impl Redis {
             };
             call.arg(message_field(id)).arg(message.encode());
         }
-        call.arg(answer_key).arg(change.now_unix_ms);
+        for (key, record) in change.answers {
+            call.arg(key).arg(record.encode()).arg(expiry(record));
+        }
         let mut connection = self.connection().await?;
         let answer: redis::Value = call
             .invoke_async(&mut connection)
@@ -287,17 +289,31 @@ impl Redis {
     pub(super) async fn answered(
         &self,
         group: &Group,
-        key: &str,
+        keys: &[&str],
         _now_unix_ms: u64,
-    ) -> Result<Option<IdempotencyRecord>, ExternalError> {
+    ) -> Result<Vec<Option<IdempotencyRecord>>, ExternalError> {
         let mut connection = self.connection().await?;
-        let found: Option<Vec<u8>> = connection
-            .get(idempotency_key(group, key))
+        self.records(&mut connection, group, keys).await
+    }
+
+    /// The records of keys, in their order; there has to be one key.
+    async fn records(
+        &self,
+        connection: &mut ConnectionManager,
+        group: &Group,
+        keys: &[impl AsRef<str>],
+    ) -> Result<Vec<Option<IdempotencyRecord>>, ExternalError> {
+        let names = keys.iter().map(|key| idempotency_key(group, key.as_ref()));
+        let found: Vec<Option<Vec<u8>>> = redis::cmd("MGET")
+            .arg(names.collect::<Vec<_>>())
+            .query_async(connection)
             .await
-            .map_err(failed("read the answer of an idempotency key"))?;
-        Ok(found
-            .map(|found| IdempotencyRecord::decode(&found))
-            .transpose()?)
+            .map_err(failed("read the answers of idempotency keys"))?;
+        let record = |found: Option<Vec<u8>>| {
+            let found = found.map(|found| IdempotencyRecord::decode(&found));
+            Ok(found.transpose()?)
+        };
+        found.into_iter().map(record).collect()
     }
 
     pub(super) async fn answers(
@@ -305,25 +321,16 @@ impl Redis {
         group: &Group,
         now_unix_ms: u64,
     ) -> Result<Vec<(String, IdempotencyRecord)>, ExternalError> {
-        let reading = failed("read the answers of idempotency keys");
         let mut connection = self.connection().await?;
         let keys: Vec<String> = connection
             .zrangebyscore(known_key(group), format!("({now_unix_ms}"), "+inf")
             .await
-            .map_err(&reading)?;
+            .map_err(failed("read the answers of idempotency keys"))?;
         let mut answers = Vec::with_capacity(keys.len());
         for keys in keys.chunks(ANSWERS_AT_ONCE) {
-            let names: Vec<String> = keys.iter().map(|key| idempotency_key(group, key)).collect();
-            let found: Vec<Option<Vec<u8>>> = redis::cmd("MGET")
-                .arg(&names)
-                .query_async(&mut connection)
-                .await
-                .map_err(&reading)?;
-            for (key, record) in keys.iter().zip(found) {
-                if let Some(record) = record {
-                    answers.push((key.clone(), IdempotencyRecord::decode(&record)?));
-                }
-            }
+            let found = self.records(&mut connection, group, keys).await?;
+            let found = keys.iter().zip(found);
+            answers.extend(found.filter_map(|(key, record)| Some((key.clone(), record?))));
         }
         Ok(answers)
     }

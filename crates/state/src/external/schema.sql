@@ -39,10 +39,11 @@ CREATE TABLE IF NOT EXISTS fulmar.messages (
 );
 
 -- Writes what came of an invocation if the session is as the invocation has seen it. Values that are null delete their
--- keys. Answers 0 (committed), 1 (conflict), or 2 with the record that the idempotency key has already.
+-- keys. Answers 0 (committed), 1 (conflict), or 2 with the record that
+-- one of the idempotency keys has already.
 CREATE OR REPLACE FUNCTION fulmar.commit(
     p_function text, p_session text, p_base bigint, p_after bigint, p_keys text[], p_values bytea[],
-    p_messages bytea[], p_answer_key text, p_answer bytea, p_expires_unix_ms bigint, p_now_unix_ms bigint
+    p_messages bytea[], p_answer_keys text[], p_answers bytea[], p_expires_unix_ms bigint[], p_now_unix_ms bigint
 ) RETURNS TABLE (verdict integer, answer bytea) LANGUAGE plpgsql AS $$
 DECLARE
     found_version bigint;
@@ -50,14 +51,12 @@ DECLARE
 BEGIN
     -- One at a time for each session; what follows sees what the one before has committed.
     PERFORM pg_advisory_xact_lock(hashtextextended(p_function || '/' || p_session, 0));
-    IF p_answer_key IS NOT NULL THEN
-        SELECT a.record INTO found_answer FROM fulmar.answers a
-            WHERE a.function = p_function AND a.session = p_session AND a.key = p_answer_key
-                AND a.expires_unix_ms > p_now_unix_ms;
-        IF FOUND THEN
-            RETURN QUERY SELECT 2, found_answer;
-            RETURN;
-        END IF;
+    SELECT a.record INTO found_answer FROM fulmar.answers a
+        WHERE a.function = p_function AND a.session = p_session AND a.key = ANY (p_answer_keys)
+            AND a.expires_unix_ms > p_now_unix_ms LIMIT 1;
+    IF FOUND THEN
+        RETURN QUERY SELECT 2, found_answer;
+        RETURN;
     END IF;
     SELECT s.version INTO found_version FROM fulmar.sessions s
         WHERE s.function = p_function AND s.session = p_session;
@@ -78,12 +77,11 @@ BEGIN
     INSERT INTO fulmar.messages (function, session, version, index, message)
         SELECT p_function, p_session, p_after, m.place - 1, m.message
             FROM unnest(p_messages) WITH ORDINALITY AS m (message, place);
-    IF p_answer_key IS NOT NULL THEN
-        INSERT INTO fulmar.answers AS a (function, session, key, record, expires_unix_ms)
-            VALUES (p_function, p_session, p_answer_key, p_answer, p_expires_unix_ms)
-            ON CONFLICT (function, session, key)
-            DO UPDATE SET record = excluded.record, expires_unix_ms = excluded.expires_unix_ms;
-    END IF;
+    INSERT INTO fulmar.answers AS a (function, session, key, record, expires_unix_ms)
+        SELECT p_function, p_session, k.key, k.record, k.expires
+            FROM unnest(p_answer_keys, p_answers, p_expires_unix_ms) AS k (key, record, expires)
+        ON CONFLICT (function, session, key)
+        DO UPDATE SET record = excluded.record, expires_unix_ms = excluded.expires_unix_ms;
     RETURN QUERY SELECT 0, NULL::bytea;
 END
 $$;

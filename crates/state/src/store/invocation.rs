@@ -59,6 +59,12 @@ impl Bookkeeping {
         self.batch.delete(table, &[key]);
     }
 
+    /// Adds what belongs to another invocation of the same commit.
+    pub fn add(&mut self, other: Self) {
+        self.batch.append(&other.batch);
+        self.recent.extend(other.recent);
+    }
+
     /// Bytes to write, about.
     pub fn bytes(&self) -> usize {
         self.batch.bytes()

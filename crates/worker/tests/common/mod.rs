@@ -170,6 +170,7 @@ impl Bench {
                 .as_ref()
                 .map(|session| session.group().session.clone()),
             tag: self.session.as_ref().map_or(0, |session| session.tag()),
+            goes_on: false,
             idempotency_key: Some("idem".into()),
             attempt: 3,
             deadline: Instant::now() + self.timeout,

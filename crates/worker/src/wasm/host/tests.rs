@@ -51,6 +51,7 @@ fn call(session: Option<SessionName>) -> Call {
         function: function(),
         session,
         tag: 0,
+        goes_on: false,
         idempotency_key: None,
         attempt: 1,
         deadline: Instant::now() + Duration::from_secs(60),
