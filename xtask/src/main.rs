@@ -3,6 +3,7 @@
 //! A command is a list of [steps]; each is announced, timed and summed up at the end.
 //! Nothing here is needed to use Fulmar.
 
+mod cliffhanger;
 mod demo;
 mod docs;
 mod fuzz;
@@ -44,6 +45,12 @@ const COMMANDS: &[Command] = &[
         arguments: "[-- RUNNER-ARGUMENTS]",
         about: "set up what is missing, build and run multi-camera tracking end to end",
         run: demo::run,
+    },
+    Command {
+        name: "cliffhanger",
+        arguments: "[-- BENCH-ARGUMENTS]",
+        about: "set up what is missing, and run the experiments of the Cliffhanger study",
+        run: cliffhanger::run,
     },
     Command {
         name: "docs",

@@ -3,6 +3,7 @@
 //! A run with any answer that is not 2xx or any socket error is void: an error path may be faster
 //! than the work, and would look like a fast server.
 
+mod cliffhanger;
 mod connection;
 mod counters;
 mod load;
@@ -38,6 +39,8 @@ pub(crate) enum Verb {
         #[command(flatten)]
         load: Load,
     },
+    /// The five experiments of the Cliffhanger study, on nodes that are started for it, and a report.
+    Cliffhanger(cliffhanger::Options),
     /// The first request of new sessions against the next one, in turn on one connection.
     LatencyNewSessions {
         /// Number of sessions to make.
@@ -108,6 +111,7 @@ pub(crate) fn run(target: &Target, verb: &Verb) -> anyhow::Result<()> {
             );
             run_load(target, load, Some(*rate))
         }
+        Verb::Cliffhanger(options) => cliffhanger::run(options),
         Verb::LatencyNewSessions { sessions, request } => new_sessions(target, *sessions, request),
     }
 }

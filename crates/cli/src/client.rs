@@ -51,6 +51,17 @@ pub(crate) struct Client {
 pub(crate) use fulmar_node::target::encode_segment as segment;
 
 impl Target {
+    /// A node on this machine that asks for no token.
+    pub(crate) fn local(url: String) -> Self {
+        Self {
+            node: url,
+            json: false,
+            token: None,
+            namespace: None,
+            ca: None,
+        }
+    }
+
     /// The node's address.
     pub(crate) fn url(&self) -> &str {
         self.node.trim_end_matches('/')

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use fulmar_model::manifest::function_name_of;
 use fulmar_model::{FunctionName, Manifest};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::client::{Target, segment};
+use crate::client::{Client, Target, segment};
 use crate::output;
 
 /// Arguments of `fulmar deploy`.
@@ -25,43 +25,7 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
     if let Some(namespace) = target.namespace() {
         manifest.name = FunctionName::within(namespace, manifest.name.as_str())?;
     }
-    let artifact = match manifest.is_program() {
-        true => pack::files(&component).with_context(|| {
-            format!(
-                "cannot pack the program {}\n  fix: correct `artifact` in the manifest: a folder, a file or a .tar",
-                component.display()
-            )
-        })?,
-        false => std::fs::read(&component).with_context(|| {
-            format!(
-                "cannot read the component {}\n  fix: build it first (cargo build --release --target wasm32-wasip2), or correct `artifact` in the manifest",
-                component.display()
-            )
-        })?,
-    };
-    let digest: String = Sha256::digest(&artifact)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let client = target.client()?;
-    let place = format!("/admin/artifacts/{digest}");
-    if client.send("HEAD", &place, &[], None)?.status() != 200 {
-        let doing = match manifest.is_program() {
-            true => "uploading",
-            false => "uploading and compiling",
-        };
-        let (shown, size) = (component.display(), artifact.len() / 1024);
-        eprintln!("{doing} {shown} ({size} KiB)");
-        client
-            .call("PUT", &place, Some(&artifact))
-            .with_context(|| component.display().to_string())?;
-    }
-    let body = json!({ "manifest": manifest.to_toml(), "artifact": digest }).to_string();
-    let deployed = client.json(
-        "PUT",
-        &format!("/admin/functions/{}", segment(manifest.name.as_str())),
-        Some(body.as_bytes()),
-    )?;
+    let deployed = to_node(&target.client()?, &manifest, &component)?;
     if target.json {
         output::value(&deployed);
         return Ok(());
@@ -81,8 +45,52 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Deploys a component or a program's files; what the node says.
+pub(crate) fn to_node(
+    client: &Client,
+    manifest: &Manifest,
+    component: &Path,
+) -> anyhow::Result<Value> {
+    let artifact = match manifest.is_program() {
+        true => pack::files(component).with_context(|| {
+            format!(
+                "cannot pack the program {}\n  fix: correct `artifact` in the manifest: a folder, a file or a .tar",
+                component.display()
+            )
+        })?,
+        false => std::fs::read(component).with_context(|| {
+            format!(
+                "cannot read the component {}\n  fix: build it first (cargo build --release --target wasm32-wasip2), or correct `artifact` in the manifest",
+                component.display()
+            )
+        })?,
+    };
+    let digest: String = Sha256::digest(&artifact)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let place = format!("/admin/artifacts/{digest}");
+    if client.send("HEAD", &place, &[], None)?.status() != 200 {
+        let doing = match manifest.is_program() {
+            true => "uploading",
+            false => "uploading and compiling",
+        };
+        let (shown, size) = (component.display(), artifact.len() / 1024);
+        eprintln!("{doing} {shown} ({size} KiB)");
+        client
+            .call("PUT", &place, Some(&artifact))
+            .with_context(|| component.display().to_string())?;
+    }
+    let body = json!({ "manifest": manifest.to_toml(), "artifact": digest }).to_string();
+    client.json(
+        "PUT",
+        &format!("/admin/functions/{}", segment(manifest.name.as_str())),
+        Some(body.as_bytes()),
+    )
+}
+
 /// The manifest and the component that a path means.
-fn find(path: &Path) -> anyhow::Result<(Manifest, PathBuf)> {
+pub(crate) fn find(path: &Path) -> anyhow::Result<(Manifest, PathBuf)> {
     if path
         .extension()
         .is_some_and(|extension| extension == "wasm")

@@ -43,6 +43,22 @@ pub struct FrameHeader {
     pub step: u64,
     /// When the runner sent it, in milliseconds since the Unix epoch.
     pub sent_unix_ms: u64,
+    /// What becomes of what is seen.
+    #[serde(default)]
+    pub then: Then,
+}
+
+/// What `detect` does with what it sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Then {
+    /// Send it to the session of `aggregate`.
+    #[default]
+    Aggregate,
+    /// Only answer it: whoever asked knows what to do with it.
+    Answer,
+    /// Look at nothing, and send that to the session of `collect`: what is measured then is everything but detection.
+    Collect,
 }
 
 /// A frame event that is not one.
@@ -193,6 +209,7 @@ mod tests {
             camera: "c1".into(),
             step: 7,
             sent_unix_ms: 1_700_000_000_123,
+            then: Then::Aggregate,
         }
     }
 

@@ -1,5 +1,5 @@
 //! `detect`: the people in one frame of one camera. No session; the answer goes to the client and, as a message,
-//! to the session of `aggregate` that is named after the scene.
+//! to the session of `aggregate` that is named after the scene, unless the frame says otherwise.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,7 +9,8 @@ use fulmar::{Error, Json};
 use mvot_core::detect::{DetectError, Detection, Detector};
 use mvot_core::image::Image;
 use mvot_core::message::{
-    BUCKET, CameraRecord, FrameHeader, Request, View, background_key, camera_key, decode_frame,
+    BUCKET, CameraRecord, FrameHeader, Request, Then, View, background_key, camera_key,
+    decode_frame,
 };
 
 /// Cameras that a worker keeps ready at most: a few scenes' worth, well inside its memory.
@@ -24,13 +25,18 @@ thread_local! {
 fn detect(event: &[u8]) -> Result<Json<View>, Error> {
     let started = Instant::now();
     let (header, png) = decode_frame(event).map_err(Error::rejected)?;
-    let detections = with_detector(&header, |detector| {
-        let frame = Image::from_png(png).map_err(Error::rejected)?;
-        detector.detect(frame).map_err(|error| match error {
-            DetectError::WrongSize { .. } => Error::rejected(error),
-            DetectError::Image(_) => Error::failed(error),
-        })
-    })?;
+    let detections = match header.then {
+        Then::Collect => Image::from_png(png)
+            .map(|_| Vec::new())
+            .map_err(Error::rejected)?,
+        Then::Aggregate | Then::Answer => with_detector(&header, |detector| {
+            let frame = Image::from_png(png).map_err(Error::rejected)?;
+            detector.detect(frame).map_err(|error| match error {
+                DetectError::WrongSize { .. } => Error::rejected(error),
+                DetectError::Image(_) => Error::failed(error),
+            })
+        })?,
+    };
     let view = View {
         camera: header.camera,
         step: header.step,
@@ -38,8 +44,13 @@ fn detect(event: &[u8]) -> Result<Json<View>, Error> {
         detect_micros: started.elapsed().as_micros() as u64,
         detections,
     };
+    let receiver = match header.then {
+        Then::Aggregate => "aggregate",
+        Then::Collect => "collect",
+        Then::Answer => return Ok(Json(view)),
+    };
     let message = serde_json::to_vec(&Request::View(view.clone()))?;
-    fulmar::send("aggregate", Some(&header.scene), &message)?;
+    fulmar::send(receiver, Some(&header.scene), &message)?;
     Ok(Json(view))
 }
 

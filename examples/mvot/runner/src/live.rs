@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use indicatif::ProgressBar;
 use mvot_core::message::{
-    BUCKET, CameraRecord, FrameHeader, Request, Response, Settings, StepResult, View,
+    BUCKET, CameraRecord, FrameHeader, Request, Response, Settings, StepResult, Then, View,
     background_key, camera_key, encode_frame,
 };
 use sha2::{Digest, Sha256};
@@ -289,6 +289,7 @@ async fn send_frame(
         camera: name,
         step: step as u64,
         sent_unix_ms: unix_ms(),
+        then: Then::Aggregate,
     };
     let event = Bytes::from(encode_frame(&header, &png));
     let sent = Instant::now();

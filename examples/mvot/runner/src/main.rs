@@ -1,5 +1,6 @@
 //! `mvot`: multi-view object tracking on a Fulmar node, and the frames to try it with.
 
+mod backgrounds;
 mod dataset;
 mod demo;
 mod deploy;
@@ -28,6 +29,8 @@ struct Cli {
 enum Command {
     /// Make a folder of frames: people on a plaza, seven cameras, the truth.
     Generate(generate::Args),
+    /// Add to a folder of frames what each camera sees without people.
+    Backgrounds(backgrounds::Args),
     /// Send a folder of frames to a node and collect the tracks.
     Run(live::Args),
     /// Generate frames, start a node, run, stop it.
@@ -61,6 +64,7 @@ fn run(command: Command) -> Result<()> {
                 args.out.display()
             );
         }
+        Command::Backgrounds(args) => backgrounds::run(&args)?,
         Command::Run(args) => {
             let (metrics, failed) = runtime()?.block_on(live::run(&args))?;
             print!("{metrics}");

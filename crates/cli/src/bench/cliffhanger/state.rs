@@ -1,0 +1,224 @@
+//! Experiment 2: state and application management (III-C, Fig. 4), at three quarters of what can be tracked.
+
+use fulmar_model::{Durability, ExecutionModel, Manifest};
+use fulmar_sim::report::Table;
+
+use super::drive::{self, Seen, steady};
+use super::kit::Then;
+use super::measure::{median, ms, quantile};
+use super::{Bench, sound};
+
+/// Part of what can be tracked.
+const LOAD: f64 = 0.75;
+/// Events of one commit, where they are batched.
+const BATCH: u32 = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    Internal,
+    InEdge,
+    External,
+    ExternalBatched,
+    Unmanaged,
+    NoManager,
+}
+
+impl Variant {
+    const ALL: [Self; 6] = [
+        Self::Internal,
+        Self::InEdge,
+        Self::External,
+        Self::ExternalBatched,
+        Self::Unmanaged,
+        Self::NoManager,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Internal => "internal (in-function)",
+            Self::InEdge => "internal (in-edge)",
+            Self::External => "external",
+            Self::ExternalBatched => "external, batched",
+            Self::Unmanaged => "unmanaged (memory)",
+            Self::NoManager => "no application manager",
+        }
+    }
+
+    fn is_external(self) -> bool {
+        matches!(self, Self::External | Self::ExternalBatched)
+    }
+
+    fn change(self, manifest: &mut Manifest) {
+        match self {
+            // By default the platform decides, which is in the function on one node.
+            Self::Internal | Self::NoManager => {}
+            Self::InEdge => manifest.execution_model = ExecutionModel::InEdge,
+            Self::Unmanaged => manifest.durability = Durability::Memory,
+            Self::External | Self::ExternalBatched if manifest.name.as_str() == "detect" => {}
+            Self::External => manifest.execution_model = ExecutionModel::External,
+            Self::ExternalBatched => {
+                manifest.execution_model = ExecutionModel::External;
+                manifest.batch.max = BATCH;
+            }
+        }
+    }
+
+    fn then(self) -> Then {
+        match self {
+            Self::NoManager => Then::Answer,
+            _ => Then::Aggregate,
+        }
+    }
+}
+
+/// Medians over the rounds.
+struct Figures {
+    p50: f64,
+    p99: f64,
+}
+
+pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
+    let rate = bench.rate(LOAD)?;
+    let url = bench.store.as_ref().map(|store| store.url().to_owned());
+    let variants = Variant::ALL.into_iter();
+    let variants: Vec<Variant> = variants
+        .filter(|variant| url.is_some() || !variant.is_external())
+        .collect();
+    let name = |variant: &Variant| variant.name().to_owned();
+    let results = bench.in_turns(2, &variants, name, |variant| {
+        let external = url.as_deref().filter(|_| variant.is_external());
+        let server = bench.serve(external, &|manifest| variant.change(manifest))?;
+        sound(bench.measure(&server, rate, variant.then())?)
+    })?;
+    let mut table = Table {
+        title: format!(
+            "Experiment 2: end-to-end latency by where the state is (Fig. 4), {:.1} timesteps/s",
+            rate
+        ),
+        columns: [
+            "state",
+            "p50 ms",
+            "p95 ms",
+            "p99 ms",
+            "detection p50 ms",
+            "lost",
+        ]
+        .map(str::to_owned)
+        .into(),
+        rows: Vec::new(),
+    };
+    let mut figures = Vec::new();
+    for (variant, rounds) in variants.iter().zip(&results) {
+        let of = |share| -> Vec<f64> {
+            let rounds = rounds.iter();
+            rounds
+                .map(|seen| quantile(&seen.latencies(0.0), share))
+                .collect()
+        };
+        let (p50, p95, p99) = (of(0.5), of(0.95), of(0.99));
+        let detection = rounds.iter().map(|seen| median(seen.detections.clone()));
+        let lost: usize = rounds.iter().map(Seen::lost).sum();
+        table.rows.push(vec![
+            variant.name().to_owned(),
+            ms(median(p50.clone())),
+            ms(median(p95)),
+            ms(median(p99.clone())),
+            ms(median(detection.collect())),
+            lost.to_string(),
+        ]);
+        bench.row(2, variant.name(), "end_to_end_p50", "s", &p50);
+        bench.row(2, variant.name(), "end_to_end_p99", "s", &p99);
+        figures.push((
+            *variant,
+            Figures {
+                p50: median(p50),
+                p99: median(p99),
+            },
+        ));
+        bench.row(2, variant.name(), "lost", "timesteps", &[lost as f64]);
+    }
+    bench.report.tables.push(table);
+    let find = |wanted: Variant| {
+        let found = figures.iter().find(|(variant, _)| *variant == wanted);
+        found.map(|(_, figures)| figures)
+    };
+    if let (Some(internal), Some(external)) = (find(Variant::Internal), find(Variant::External)) {
+        bench.finding(
+            "Internal state beats external state in p50 and p99 (IV-B)",
+            internal.p50 < external.p50 && internal.p99 < external.p99,
+            format!(
+                "p50 {} against {} ms, p99 {} against {} ms",
+                ms(internal.p50),
+                ms(external.p50),
+                ms(internal.p99),
+                ms(external.p99)
+            ),
+        );
+    } else {
+        bench.note("experiment 2 had no external store: give --external, or install redis-server");
+    }
+    if let (Some(local), Some(memory)) = (find(Variant::Internal), find(Variant::Unmanaged)) {
+        let more = |of: fn(&Figures) -> f64| (of(local) / of(memory) - 1.0) * 100.0;
+        let (p50, p99) = (more(|figures| figures.p50), more(|figures| figures.p99));
+        bench.finding(
+            "Being durable costs at most 15 % over state in memory only (IV-B: which was no faster, and was lost)",
+            p50 <= 15.0 && p99 <= 15.0,
+            format!("p50 {p50:+.1} %, p99 {p99:+.1} %"),
+        );
+    }
+    killed(bench, rate)
+}
+
+/// The node is killed on the way, and comes back.
+fn killed(bench: &mut Bench, rate: f64) -> anyhow::Result<()> {
+    for variant in [Variant::Internal, Variant::Unmanaged] {
+        eprintln!("experiment 2: {}, node killed", variant.name());
+        let mut server = bench.serve(None, &|manifest| variant.change(manifest))?;
+        let plan = drive::Plan {
+            kit: bench.kit.clone(),
+            address: server.address,
+            due: steady(rate, bench.seconds),
+            first: 0,
+            then: Then::Aggregate,
+        };
+        let half = std::time::Duration::from_secs_f64(bench.seconds / 2.0);
+        let (seen, restarted) = std::thread::scope(|scope| {
+            let killer = scope.spawn(|| {
+                std::thread::sleep(half);
+                server.kill_and_restart()
+            });
+            (drive::run(&plan), killer.join())
+        });
+        match restarted {
+            Ok(restarted) => restarted?,
+            Err(_) => anyhow::bail!("the node could not be killed"),
+        }
+        // Without durability anything may be gone, the scene itself included.
+        let (lost, incomplete) = match (seen, variant) {
+            (Ok(seen), Variant::Unmanaged) => (seen.lost(), seen.incomplete),
+            (Err(_), Variant::Unmanaged) => (plan.due.len(), 0),
+            (seen, _) => {
+                let seen = sound(seen?)?;
+                (seen.lost(), seen.incomplete)
+            }
+        };
+        bench.row(
+            2,
+            variant.name(),
+            "lost_when_killed",
+            "timesteps",
+            &[lost as f64],
+        );
+        let evidence = format!(
+            "{lost} of {} timesteps without a result, {incomplete} without a view",
+            plan.due.len()
+        );
+        if variant == Variant::Internal {
+            let claim = "Nothing is lost when the node is killed on the way";
+            bench.finding(claim, lost == 0 && incomplete == 0, evidence);
+        } else {
+            bench.note(format!("unmanaged, node killed on the way: {evidence}"));
+        }
+    }
+    Ok(())
+}
