@@ -79,6 +79,8 @@ impl DataDir {
                 source,
             }
         };
+        // Programs are started in folders of their own, where a relative path would mean something else.
+        let path = &std::path::absolute(path).map_err(io("find", path))?;
         fs::create_dir_all(path).map_err(io("create the data directory", path))?;
         let lock_path = path.join("LOCK");
         let mut lock = OpenOptions::new()

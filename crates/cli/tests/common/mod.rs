@@ -306,7 +306,9 @@ fn launch(
     let mut command = Command::new(env!("CARGO_BIN_EXE_fulmar"));
     if arguments.first().is_none_or(|first| first != "node") {
         command.args(["dev", "--port", &port.to_string(), "--data"]);
-        command.arg(data);
+        // Relative, as it is if nobody says anything.
+        command.arg(data.file_name().unwrap());
+        command.current_dir(data.parent().unwrap());
     }
     let child = command
         .args(arguments)
