@@ -11,10 +11,12 @@ use crate::{guests, passed_on};
 
 /// Folder of the frames, relative to the top.
 const FRAMES: &str = "target/cliffhanger/frames";
+/// The same of what functions in Python import.
+const PACKAGES: &str = "target/cliffhanger/python";
 
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let arguments = passed_on(arguments)?;
-    let mut steps = Steps::new("cliffhanger", 5);
+    let mut steps = Steps::new("cliffhanger", 6);
     steps.run("target for functions", || ensure_wasm_target(workspace))?;
     steps.run("fulmar and mvot", || {
         let mut build = workspace.cargo();
@@ -37,6 +39,20 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
             let mut mvot = std::process::Command::new(workspace.program("release", "mvot")?);
             steps::run(mvot.args(verb).arg(&frames))?;
         }
+        Ok(String::new())
+    })?;
+    steps.run("packages for Python", || {
+        let packages = workspace.root().join(PACKAGES);
+        if packages.join("cv2").is_dir() {
+            return Ok("they are there".to_owned());
+        }
+        let mut pip = std::process::Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--target"])
+            .arg(packages)
+            .args(["-r", "examples/mvot/detect-python/requirements.txt"])
+            .arg("./sdk/python")
+            .current_dir(workspace.root());
+        steps::run(&mut pip)?;
         Ok(String::new())
     })?;
     steps.run("experiments", || {

@@ -37,7 +37,14 @@ fn every_experiment_runs() {
         .args(["backgrounds", "--frames"])
         .arg(&frames));
     run(Command::new(fulmar)
-        .args(["bench", "cliffhanger", "--duration", "500ms", "--rounds", "1"])
+        .args([
+            "bench",
+            "cliffhanger",
+            "--duration",
+            "500ms",
+            "--rounds",
+            "1",
+        ])
         .args(["--largest-state", "4MiB", "--frames"])
         .arg(&frames)
         .arg("--data")

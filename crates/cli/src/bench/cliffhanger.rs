@@ -11,11 +11,13 @@ mod from_zero;
 mod kit;
 mod measure;
 mod overhead;
+mod provisioned;
 mod server;
 mod state;
 mod state_size;
 mod store;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +27,7 @@ use fulmar_model::Manifest;
 use fulmar_sim::report::{Finding, Report, ResultRow, Title};
 
 use drive::steady;
-use kit::{Kit, Then};
+use kit::{Kind, Kit, Then};
 use measure::median;
 use server::Server;
 use store::Store;
@@ -34,7 +36,7 @@ use store::Store;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Which of the experiments, 1 to 5.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "2,3,4,5", value_parser = clap::value_parser!(u8).range(1..=5))]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "1,2,3,4,5", value_parser = clap::value_parser!(u8).range(1..=5))]
     only: Vec<u8>,
     /// How long each run of a variant is measured.
     #[arg(long, default_value = "20s")]
@@ -51,6 +53,9 @@ pub(crate) struct Options {
     /// Folder of the functions.
     #[arg(long, value_name = "DIR", default_value = "examples/mvot")]
     functions: PathBuf,
+    /// Folder of packages for functions in Python; without it only components are run.
+    #[arg(long, value_name = "DIR", default_value = "target/cliffhanger/python")]
+    python: PathBuf,
     /// Store for what is to be external; without one, `redis-server` is started if it is installed.
     #[arg(
         long,
@@ -73,11 +78,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     for number in 1..=5 {
         if options.only.contains(&number) {
             match number {
+                1 => provisioned::run(&mut bench)?,
                 2 => state::run(&mut bench)?,
                 3 => from_zero::run(&mut bench)?,
                 4 => overhead::run(&mut bench)?,
-                5 => state_size::run(&mut bench, options.largest_state.0)?,
-                _ => anyhow::bail!("experiment {number} is not there yet"),
+                _ => state_size::run(&mut bench, options.largest_state.0)?,
             }
         }
     }
@@ -98,8 +103,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 struct Bench {
     kit: Arc<Kit>,
     store: Option<Store>,
-    /// Frames of all cameras a second that the default configuration can do, once it is known.
-    capacity: Option<f64>,
+    /// Frames of all cameras a second that the default configuration can do, by the kind of `detect`, once it is known.
+    capacity: BTreeMap<Kind, f64>,
     seconds: f64,
     rounds: usize,
     data: PathBuf,
@@ -115,8 +120,12 @@ impl Bench {
         let store = Store::find(options.external.as_deref(), &options.data)?;
         let external = store.as_ref().map_or("nothing", Store::kind);
         Ok(Self {
-            kit: Arc::new(Kit::open(&options.frames, &options.functions)?),
-            capacity: None,
+            kit: Arc::new(Kit::open(
+                &options.frames,
+                &options.functions,
+                &options.python,
+            )?),
+            capacity: BTreeMap::new(),
             seconds: options.duration.get().as_secs_f64(),
             rounds: options.rounds as usize,
             data: options.data.clone(),
@@ -133,13 +142,14 @@ impl Bench {
     /// A node with `detect`, `aggregate` and `collect`, changed, and its scene open.
     fn serve(
         &self,
+        kind: Kind,
         external: Option<&str>,
         change: &dyn Fn(&mut Manifest),
     ) -> anyhow::Result<Server> {
         let artifacts = self.data.join("artifacts");
         let server = Server::start(&self.data.join("node"), &artifacts, external)?;
         for function in ["detect", "aggregate", "collect"] {
-            server.deploy(&self.kit, function, |manifest| change(manifest))?;
+            server.deploy(&self.kit, function, kind, |manifest| change(manifest))?;
         }
         server.keep_artifacts(&artifacts)?;
         server.open_scene(&self.kit, false)?;
@@ -147,19 +157,19 @@ impl Bench {
     }
 
     /// Timesteps a second that are this part of what the default configuration can do.
-    fn rate(&mut self, part: f64) -> anyhow::Result<f64> {
-        let capacity = match self.capacity {
-            Some(capacity) => capacity,
+    fn rate(&mut self, kind: Kind, part: f64) -> anyhow::Result<f64> {
+        let capacity = match self.capacity.get(&kind) {
+            Some(capacity) => *capacity,
             None => {
-                let server = self.serve(None, &|_| {})?;
-                let measured =
-                    (0..3).map(|_| flood::frames(&self.kit, &server, self.seconds.min(4.0)));
+                let server = self.serve(kind, None, &|_| {})?;
+                let once = || flood::frames(&self.kit, &server, self.seconds.min(4.0));
                 // The first one finds everything cold.
-                let measured = measured.collect::<anyhow::Result<Vec<f64>>>()?;
-                let capacity = median(measured[1..].to_vec());
+                once()?;
+                let capacity = median(vec![once()?, once()?]);
+                let name = kind.name();
                 self.setting
-                    .push(format!("up to {capacity:.0} frames/s can be tracked"));
-                self.capacity = Some(capacity);
+                    .push(format!("up to {capacity:.0} frames/s tracked ({name})"));
+                self.capacity.insert(kind, capacity);
                 capacity
             }
         };

@@ -6,11 +6,12 @@ use std::time::Duration;
 use fulmar_model::Manifest;
 use fulmar_sim::report::{Plot, Point, Series, Table};
 
-use super::Bench;
 use super::cpu::Cpu;
 use super::drive::{Seen, steady};
+use super::kit::{Kind, Then};
 use super::measure::{median, ms, quantile};
 use super::server::Server;
+use super::{Bench, sound};
 
 /// Part of what can be tracked.
 const LOAD: f64 = 0.75;
@@ -24,6 +25,7 @@ const ON: f64 = 0.1;
 const STABLE: f64 = 1.2;
 /// Within so many seconds it has to be.
 const AIM: f64 = 2.0;
+const AIM_OF_PROGRAMS: f64 = 10.0;
 /// CPU below this, while frames wait, is what the study saw when all instances were restarted.
 const IDLE_CPU: f64 = 0.05;
 /// A while whose latencies are looked at, and the step from one to the next, in seconds.
@@ -35,34 +37,11 @@ const NEARLY_ALL: f64 = 0.9;
 const BIN: f64 = 0.5;
 
 pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
-    let rate = bench.rate(LOAD)?;
-    let calm = bench.rate(CALM_LOAD)?;
-    let seconds = bench.seconds;
-    let mut provisioned = Vec::new();
-    let mut from_zero = Vec::new();
-    for round in 0..bench.rounds {
-        eprintln!("experiment 3, round {}", round + 1);
-        let server = bench.serve(None, &warm)?;
-        provisioned.push(super::sound(bench.measure(
-            &server,
-            rate,
-            super::Then::Aggregate,
-        )?)?);
-        drop(server);
-        let server = bench.serve(None, &|_| {})?;
-        let cpu = Cpu::watch();
-        let seen = bench.drive(&server, steady(rate, seconds))?;
-        from_zero.push((seen, cpu.stop()));
-    }
-    let usual = median(provisioned.iter().map(usual_p95).collect());
-    let stable: Vec<f64> = from_zero
-        .iter()
-        .map(|(seen, _)| stable_from(seen, 0.0, 0.95, usual * STABLE))
-        .collect();
     let mut table = Table {
-        title: format!("Experiment 3: from zero to stable (Fig. 5), {rate:.1} timesteps/s"),
+        title: "Experiment 3: from zero to stable (Fig. 5)".to_owned(),
         columns: [
             "detect",
+            "timesteps/s",
             "provisioned p95 of 2 s, ms",
             "first result ms",
             "p95 from then on ms",
@@ -72,6 +51,35 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
         .into(),
         rows: Vec::new(),
     };
+    for kind in bench.kit.kinds() {
+        let row = of_kind(bench, kind)?;
+        table.rows.push(row);
+    }
+    bench.report.tables.push(table);
+    burst(bench)
+}
+
+/// How it is with one kind of `detect`: a row of the table.
+fn of_kind(bench: &mut Bench, kind: Kind) -> anyhow::Result<Vec<String>> {
+    let rate = bench.rate(kind, LOAD)?;
+    let seconds = bench.seconds;
+    let (mut provisioned, mut from_zero) = (Vec::new(), Vec::new());
+    for round in 0..bench.rounds {
+        eprintln!("experiment 3, round {}: {}", round + 1, kind.name());
+        let server = bench.serve(kind, None, &provision)?;
+        let seen = bench.measure(&server, rate, Then::Aggregate)?;
+        provisioned.push(sound(seen)?);
+        drop(server);
+        let server = bench.serve(kind, None, &|_| {})?;
+        let cpu = Cpu::watch();
+        let seen = bench.drive(&server, steady(rate, seconds))?;
+        from_zero.push((seen, cpu.stop()));
+    }
+    let usual = median(provisioned.iter().map(usual_p95).collect());
+    let stable: Vec<f64> = from_zero
+        .iter()
+        .map(|(seen, _)| stable_from(seen, 0.0, 0.95, usual * STABLE))
+        .collect();
     let first = from_zero
         .iter()
         .map(|(seen, _)| seen.steps[0].1.unwrap_or(f64::INFINITY));
@@ -80,19 +88,19 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let then = from_zero
         .iter()
         .map(|(seen, _)| quantile(&seen.latencies(after), 0.95));
-    table.rows.push(vec![
-        "component".to_owned(),
-        ms(usual),
-        ms(first),
-        ms(median(then.collect())),
-        format!("{after:.2}"),
-    ]);
-    bench.report.tables.push(table);
+    let then = median(then.collect());
     let finite: Vec<f64> = stable.into_iter().filter(|s| s.is_finite()).collect();
-    bench.row(3, "component", "stable_after", "s", &finite);
+    bench.row(3, kind.name(), "stable_after", "s", &finite);
+    let aim = match kind {
+        Kind::Component => AIM,
+        Kind::Program => AIM_OF_PROGRAMS,
+    };
     bench.finding(
-        format!("Stable within {AIM} s after the start from nothing (the study: minutes)"),
-        after <= AIM,
+        format!(
+            "{}: stable within {aim} s after the start from nothing (the study: minutes)",
+            kind.name()
+        ),
+        after <= aim,
         format!(
             "{after:.2} s until p95 stays within {STABLE} of {} ms",
             ms(usual)
@@ -103,7 +111,10 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
         .map(|(_, cpu)| cpu.longest_below(IDLE_CPU, seconds));
     let idle = idle.fold(0.0, f64::max);
     bench.finding(
-        "CPU use does not drop to zero on the way (the study: all instances restarted)",
+        format!(
+            "{}: CPU use does not drop to zero on the way (the study: all instances restarted)",
+            kind.name()
+        ),
         idle < 1.0,
         format!(
             "at most {idle:.1} s in a row below {:.0} %",
@@ -112,17 +123,21 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     );
     if let Some((seen, cpu)) = from_zero.first() {
         let lines = [("from zero", seen), ("provisioned", &provisioned[0])];
-        bench.report.plots.push(latency_plot(
-            "Experiment 3: latency from zero (Fig. 5, top)",
-            &lines,
-        ));
-        bench
-            .report
-            .plots
-            .push(cpu.plot("Experiment 3: CPU of the machine (Fig. 5, bottom)"));
+        let name = kind.name();
+        let title = format!("Experiment 3: latency from zero, {name} (Fig. 5, top)");
+        bench.report.plots.push(latency_plot(&title, &lines));
+        let title = format!("Experiment 3: CPU of the machine, {name} (Fig. 5, bottom)");
+        bench.report.plots.push(cpu.plot(&title));
     }
-    burst(bench, calm)?;
-    on_and_off(bench, rate, usual)
+    on_and_off(bench, kind, rate, usual)?;
+    Ok(vec![
+        kind.name().to_owned(),
+        format!("{rate:.1}"),
+        ms(usual),
+        ms(first),
+        ms(then),
+        format!("{after:.2}"),
+    ])
 }
 
 /// What the 95th percentiles of a while are within in nearly all of a run.
@@ -138,9 +153,10 @@ fn usual_p95(seen: &Seen) -> f64 {
 }
 
 /// What is provisioned is there before the first frame.
-fn warm(manifest: &mut Manifest) {
+fn provision(manifest: &mut Manifest) {
     if manifest.is_program() {
-        manifest.workers.min = manifest.workers.max.min(4);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        manifest.workers.min = (cores as u32).min(manifest.workers.max);
     }
 }
 
@@ -172,7 +188,9 @@ fn stable_from(seen: &Seen, from: f64, share: f64, limit: f64) -> f64 {
     first.fold(f64::INFINITY, f64::min)
 }
 
-fn burst(bench: &mut Bench, calm: f64) -> anyhow::Result<()> {
+fn burst(bench: &mut Bench) -> anyhow::Result<()> {
+    let kind = Kind::Component;
+    let calm = bench.rate(kind, CALM_LOAD)?;
     let seconds = bench.seconds.max(8.0);
     let at = seconds / 4.0;
     let mut due = steady(calm, at);
@@ -186,7 +204,7 @@ fn burst(bench: &mut Bench, calm: f64) -> anyhow::Result<()> {
         at + BURST_SECONDS,
     ));
     eprintln!("experiment 3: burst");
-    let server: Server = bench.serve(None, &|_| {})?;
+    let server: Server = bench.serve(kind, None, &|_| {})?;
     bench.drive(&server, steady(calm, 2.0))?;
     server.open_scene(&bench.kit, false)?;
     let seen = bench.drive(&server, due)?;
@@ -194,7 +212,7 @@ fn burst(bench: &mut Bench, calm: f64) -> anyhow::Result<()> {
     let end = at + BURST_SECONDS;
     let recovered = stable_from(&seen, end, 0.5, before * STABLE) - end;
     // Whatever is done, the surplus takes this long to be worked off.
-    let surplus = bench.rate(1.0).map(|most| {
+    let surplus = bench.rate(kind, 1.0).map(|most| {
         let extra = (calm * BURST - most).max(0.0) * BURST_SECONDS;
         extra / (most - calm)
     })?;
@@ -214,7 +232,7 @@ fn burst(bench: &mut Bench, calm: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn on_and_off(bench: &mut Bench, rate: f64, usual: f64) -> anyhow::Result<()> {
+fn on_and_off(bench: &mut Bench, kind: Kind, rate: f64, usual: f64) -> anyhow::Result<()> {
     let period = bench.seconds * ON;
     let rounds = (1.0 / ON / 2.0) as u32;
     let due = (0..rounds).flat_map(|round| {
@@ -223,13 +241,14 @@ fn on_and_off(bench: &mut Bench, rate: f64, usual: f64) -> anyhow::Result<()> {
             .into_iter()
             .map(move |time| start + time)
     });
-    eprintln!("experiment 3: on and off");
-    let server = bench.serve(None, &|_| {})?;
+    eprintln!("experiment 3: {}, on and off", kind.name());
+    let server = bench.serve(kind, None, &|_| {})?;
     let seen = bench.drive(&server, due.collect())?;
     let p95 = quantile(&seen.latencies(0.0), 0.95);
-    bench.row(3, "component", "on_and_off_p95", "s", &[p95]);
+    bench.row(3, kind.name(), "on_and_off_p95", "s", &[p95]);
     bench.note(format!(
-        "experiment 3, on and off every {period:.1} s: p95 {} ms (all the time: {} ms), {} timesteps lost",
+        "experiment 3, {}, on and off every {period:.1} s: p95 {} ms (all the time: {} ms), {} timesteps lost",
+        kind.name(),
         ms(p95),
         ms(usual),
         seen.lost()

@@ -3,8 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use fulmar_model::Manifest;
+use fulmar_model::manifest::{FileGrant, FileMode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use crate::deploy;
 
 /// First bytes of a frame event; its form is that of `examples/mvot`.
 const MAGIC: &[u8] = b"MVF1";
@@ -37,9 +41,29 @@ impl Then {
     }
 }
 
+/// What `detect` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// A component, in Rust.
+    Component,
+    /// A program, in Python.
+    Program,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Component => "component",
+            Self::Program => "Python program",
+        }
+    }
+}
+
 /// The folder of frames, in memory.
 pub(super) struct Kit {
     functions: PathBuf,
+    /// Packages for functions in Python, if they are there.
+    python: Option<PathBuf>,
     calibration: Value,
     /// Name and background of each camera.
     cameras: Vec<(String, Vec<u8>)>,
@@ -48,7 +72,7 @@ pub(super) struct Kit {
 }
 
 impl Kit {
-    pub(super) fn open(frames: &Path, functions: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(frames: &Path, functions: &Path, python: &Path) -> anyhow::Result<Self> {
         let how = "\n  fix: `cargo xtask cliffhanger` makes the frames and builds the functions";
         let read = |path: PathBuf| {
             std::fs::read(&path).with_context(|| format!("cannot read {}{how}", path.display()))
@@ -77,15 +101,36 @@ impl Kit {
         let step = |at: usize| by_camera.iter().map(|pngs| pngs[at].clone()).collect();
         Ok(Self {
             functions: functions.to_owned(),
+            python: python.canonicalize().ok(),
             frames: (0..steps).map(step).collect(),
             calibration,
             cameras,
         })
     }
 
-    /// The folder of a function.
-    pub(super) fn function(&self, name: &str) -> PathBuf {
-        self.functions.join(name)
+    /// The manifest of a function, and its component or files. `detect` is of this kind.
+    pub(super) fn function(&self, name: &str, kind: Kind) -> anyhow::Result<(Manifest, PathBuf)> {
+        let folder = match (name, kind) {
+            ("detect", Kind::Program) => "detect-python",
+            (name, _) => name,
+        };
+        let (mut manifest, files) = deploy::find(&self.functions.join(folder))?;
+        if let Some(python) = self.python.as_ref().filter(|_| manifest.is_program()) {
+            let packages = python.display().to_string();
+            manifest.grants.files.push(FileGrant {
+                host: packages.clone(),
+                guest: packages.clone(),
+                mode: FileMode::ReadOnly,
+            });
+            manifest.env.insert("PYTHONPATH".to_owned(), packages);
+        }
+        Ok((manifest, files))
+    }
+
+    /// The kinds of `detect` that can be run here.
+    pub(super) fn kinds(&self) -> Vec<Kind> {
+        let program = self.python.is_some().then_some(Kind::Program);
+        std::iter::once(Kind::Component).chain(program).collect()
     }
 
     /// How many cameras there are: events of a timestep.

@@ -6,6 +6,7 @@ use fulmar_sim::report::Table;
 
 use super::Bench;
 use super::flood::{self, Flood};
+use super::kit::Kind;
 use super::measure::median;
 
 /// Events of one commit, where they are batched.
@@ -73,7 +74,9 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let name = |variant: &Variant| variant.name().to_owned();
     let results = bench.in_turns(4, &variants, name, |variant| {
         let external = url.as_deref().filter(|_| variant.is_external());
-        let server = bench.serve(external, &|manifest| variant.change(manifest))?;
+        let server = bench.serve(Kind::Component, external, &|manifest| {
+            variant.change(manifest)
+        })?;
         // The first one finds everything cold.
         flood::pixels(&bench.kit, &server, bench.seconds.min(1.0))?;
         flood::pixels(&bench.kit, &server, bench.seconds)

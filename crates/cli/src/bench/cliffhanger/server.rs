@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use fulmar_model::Manifest;
 use serde_json::Value;
 
-use super::kit::Kit;
+use super::kit::{Kind, Kit};
 use crate::bench::request::resolve;
 use crate::client::{Client, Target, segment};
 use crate::deploy;
@@ -64,11 +64,18 @@ impl Server {
         &self,
         kit: &Kit,
         function: &str,
+        kind: Kind,
         change: impl FnOnce(&mut Manifest),
     ) -> anyhow::Result<()> {
-        let (mut manifest, component) = deploy::find(&kit.function(function))?;
+        let (mut manifest, files) = kit.function(function, kind)?;
         change(&mut manifest);
-        deploy::to_node(&self.client, &manifest, &component).map(drop)
+        deploy::to_node(&self.client, &manifest, &files).map(drop)
+    }
+
+    /// What the node tells of a function's workers.
+    pub(super) fn workers(&self, function: &str) -> anyhow::Result<Value> {
+        let path = format!("/admin/functions/{function}");
+        Ok(self.client.json("GET", &path, None)?["workers"].take())
     }
 
     /// Keeps the artefacts that it has, compiled, for nodes that come later.

@@ -4,7 +4,7 @@ use fulmar_model::{Durability, ExecutionModel, Manifest};
 use fulmar_sim::report::Table;
 
 use super::drive::{self, Seen, steady};
-use super::kit::Then;
+use super::kit::{Kind, Then};
 use super::measure::{median, ms, quantile};
 use super::{Bench, sound};
 
@@ -78,7 +78,7 @@ struct Figures {
 }
 
 pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
-    let rate = bench.rate(LOAD)?;
+    let rate = bench.rate(Kind::Component, LOAD)?;
     let url = bench.store.as_ref().map(|store| store.url().to_owned());
     let variants = Variant::ALL.into_iter();
     let variants: Vec<Variant> = variants
@@ -87,7 +87,9 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let name = |variant: &Variant| variant.name().to_owned();
     let results = bench.in_turns(2, &variants, name, |variant| {
         let external = url.as_deref().filter(|_| variant.is_external());
-        let server = bench.serve(external, &|manifest| variant.change(manifest))?;
+        let server = bench.serve(Kind::Component, external, &|manifest| {
+            variant.change(manifest)
+        })?;
         sound(bench.measure(&server, rate, variant.then())?)
     })?;
     let mut table = Table {
@@ -173,7 +175,8 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
 fn killed(bench: &mut Bench, rate: f64) -> anyhow::Result<()> {
     for variant in [Variant::Internal, Variant::Unmanaged] {
         eprintln!("experiment 2: {}, node killed", variant.name());
-        let mut server = bench.serve(None, &|manifest| variant.change(manifest))?;
+        let mut server =
+            bench.serve(Kind::Component, None, &|manifest| variant.change(manifest))?;
         let plan = drive::Plan {
             kit: bench.kit.clone(),
             address: server.address,

@@ -6,7 +6,7 @@ use fulmar_sim::report::{Plot, Point, Series, Table};
 use serde_json::json;
 
 use super::drive::{self, steady};
-use super::kit::Then;
+use super::kit::{Kind, Then};
 use super::measure::{median, ms, quantile};
 use super::{Bench, sound};
 
@@ -164,7 +164,9 @@ fn grow(
     external: Option<&str>,
     largest: u64,
 ) -> anyhow::Result<Vec<Sized>> {
-    let server = bench.serve(external, &|manifest| variant.change(manifest))?;
+    let server = bench.serve(Kind::Component, external, &|manifest| {
+        variant.change(manifest)
+    })?;
     server.open_scene(&bench.kit, true)?;
     let mut sizes: Vec<u64> = (0..)
         .map(|n| (1 << 20) << (2 * n))
