@@ -221,10 +221,10 @@ impl Run<'_> {
                 return Err((origin, problem));
             }
             let called = Instant::now();
-            let cpu = self.cpu_used(&worker);
+            let used = self.used(&worker);
             let (mut tx, result) = worker.call(call, tx).await;
             let worked = called.elapsed();
-            self.note_work(worked, cpu, &worker);
+            self.note_work(worked, used, &worker);
             self.core
                 .metrics
                 .execute_seconds

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use fulmar_model::{Code, Manifest, Problem, SessionName};
 use fulmar_policy::overload::Queue;
 use fulmar_policy::scaling::{self, Bound, Decision};
-use fulmar_worker::{Key as PoolKey, Pool, Worker};
+use fulmar_worker::{Key as PoolKey, Pool, Spent, Used, Worker};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -155,9 +155,9 @@ impl Fleet {
         self.inner.lock().measured.looks_at_cpu()
     }
 
-    /// A worker has worked for so long on an invocation, and has used so much CPU, if that was looked at.
-    pub(crate) fn worked(&self, took: Duration, cpu: Option<Duration>) {
-        self.inner.lock().measured.worked(took, cpu);
+    /// A worker has worked for so long on an invocation, and has spent so much, if that was looked at.
+    pub(crate) fn worked(&self, took: Duration, spent: Option<Spent>) {
+        self.inner.lock().measured.worked(took, spent);
     }
 
     fn alive(&self) -> u32 {
@@ -243,12 +243,12 @@ impl Fleet {
     ) {
         match started {
             Ok(worker) => {
-                let cpu = worker.cpu_used();
+                let spent = worker.used().map(|used| used.since(&Used::default()));
                 self.alive.fetch_add(1, Ordering::SeqCst);
                 {
                     let mut inner = self.inner.lock();
                     inner.starting -= 1;
-                    inner.measured.started(took, cpu);
+                    inner.measured.started(took, spent);
                 }
                 let worker = worker.counted_by(Alive(self.clone()));
                 self.free(pool, worker, is_current);

@@ -5,6 +5,10 @@
 //! itself before it runs anything of the function.
 
 mod hierarchies;
+mod usage;
+
+pub(crate) use usage::Usage;
+pub use usage::{Spent, Used};
 
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -39,27 +43,6 @@ struct Part {
     folder: PathBuf,
     is_v2: bool,
     controllers: Vec<Controller>,
-}
-
-/// Where the kernel counts what a worker uses.
-#[derive(Debug)]
-pub(crate) struct Usage {
-    file: PathBuf,
-    is_v2: bool,
-}
-
-impl Usage {
-    /// CPU that was used so far.
-    pub(crate) fn cpu(&self) -> Option<Duration> {
-        let told = std::fs::read_to_string(&self.file).ok()?;
-        if self.is_v2 {
-            let used = told
-                .lines()
-                .find_map(|line| line.strip_prefix("usage_usec "))?;
-            return Some(Duration::from_micros(used.parse().ok()?));
-        }
-        Some(Duration::from_nanos(told.trim().parse().ok()?))
-    }
 }
 
 /// A worker's groups. Whoever lets a process enter them has to [`end`](Self::end) them.
@@ -309,15 +292,7 @@ impl Cgroup {
             false => part.controllers.contains(&Controller::Usage),
         };
         let part = self.parts.iter().find(counts)?;
-        let file = if part.is_v2 {
-            "cpu.stat"
-        } else {
-            "cpuacct.usage"
-        };
-        Some(Usage {
-            file: part.folder.join(file),
-            is_v2: part.is_v2,
-        })
+        Some(Usage::of(&part.folder, part.is_v2))
     }
 
     /// Whether the kernel has killed any of its processes since there was no memory for them.

@@ -23,6 +23,7 @@ mod world;
 
 pub use artifact::Artifact;
 pub use call::{Call, CallError, Reply, Request};
+pub use cgroup::{Spent, Used};
 pub use container::{Container, Image};
 pub use launch::{LaunchError, become_program};
 pub use logs::{Level, LogLine, LogSink};

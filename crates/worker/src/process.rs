@@ -26,7 +26,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::sync::mpsc;
 
 use crate::call::{Call, CallError, Reply, Request};
-use crate::cgroup::Usage;
+use crate::cgroup::{Usage, Used};
 use crate::logs::Writer;
 use crate::running::Running;
 use asking::Asked;
@@ -95,9 +95,9 @@ impl Process {
         (tx, answered.unwrap_or(Err(CallError::Timeout)))
     }
 
-    /// CPU that it has used so far, with all that it has started.
-    pub(crate) fn cpu_used(&self) -> Option<std::time::Duration> {
-        self.usage.as_ref()?.cpu()
+    /// What it has used of the CPUs so far, with all that it has started.
+    pub(crate) fn used(&self) -> Option<Used> {
+        self.usage.as_ref()?.used()
     }
 
     /// Whether it remembers something of a session.

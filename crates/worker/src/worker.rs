@@ -1,13 +1,13 @@
 //! A live worker of any kind: calls come one at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use fulmar_model::{FunctionName, SessionName};
 use fulmar_state::Transaction;
 
 use crate::artifact::{Artifact, Kind};
 use crate::call::{Call, CallError, Reply};
+use crate::cgroup::Used;
 use crate::logs::LogSink;
 use crate::pool::Holds;
 use crate::process::Process;
@@ -95,10 +95,10 @@ impl Worker {
         self
     }
 
-    /// CPU that it has used so far, with all that it has started; none if nobody knows.
-    pub fn cpu_used(&self) -> Option<Duration> {
+    /// What it has used of the CPUs so far, with all that it has started; none if nobody knows.
+    pub fn used(&self) -> Option<Used> {
         match &self.live {
-            Live::Process(process) => process.cpu_used(),
+            Live::Process(process) => process.used(),
             Live::Instance(_) => None,
         }
     }

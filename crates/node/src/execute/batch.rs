@@ -9,7 +9,7 @@ use fulmar_cluster::{Returned, Settled};
 use fulmar_model::SessionName;
 use fulmar_model::manifest::Batch;
 use fulmar_state::{Bookkeeping, SessionState, StoreFailure, Transaction};
-use fulmar_worker::{Call, Key as PoolKey, Reply, Worker};
+use fulmar_worker::{Call, Key as PoolKey, Reply, Used, Worker};
 
 use super::borrowed::{answer_key, finish};
 use super::lender::{Lender, commit_in_store};
@@ -299,10 +299,10 @@ impl Run<'_> {
                 deadline_unix_ms: clock::unix_ms() + timeout.as_millis() as u64,
                 request: invocation.request.clone(),
             };
-            let cpu = self.cpu_used(&worker);
+            let used = self.used(&worker);
             let result;
             (tx, result) = worker.call(call, tx).await;
-            self.note_call(called.elapsed(), cpu, &worker);
+            self.note_call(called.elapsed(), used, &worker);
             match result {
                 Ok(reply) if !is_server_error(&reply) && !tx.was_too_large() => ran.push(Ran {
                     invocation,
@@ -342,8 +342,8 @@ impl Run<'_> {
         })
     }
 
-    fn note_call(&self, worked: Duration, cpu: Option<Duration>, worker: &Worker) {
-        self.note_work(worked, cpu, worker);
+    fn note_call(&self, worked: Duration, used: Option<Used>, worker: &Worker) {
+        self.note_work(worked, used, worker);
         let seconds = worked.as_secs_f64();
         self.core.metrics.execute_seconds.observe(seconds);
         if self.deployed.may_be_in_store(self.core) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fulmar_model::units::{ByteSize, CpuAmount};
 use fulmar_model::{Code, Problem, SessionName};
-use fulmar_worker::{CallError, Holds, Key as PoolKey, Reserved, Worker};
+use fulmar_worker::{CallError, Holds, Key as PoolKey, Reserved, Used, Worker};
 
 use super::Run;
 use crate::core::Core;
@@ -157,17 +157,17 @@ impl Run<'_> {
         Err(Problem::new(Code::NoRoom, detail))
     }
 
-    /// CPU that a worker has used so far, if that is worth looking at.
-    pub(super) fn cpu_used(&self, worker: &Worker) -> Option<Duration> {
+    /// What a worker has used of the CPUs so far, if that is worth looking at.
+    pub(super) fn used(&self, worker: &Worker) -> Option<Used> {
         let fleet = self.deployed.fleet.as_ref()?;
-        fleet.looks_at_cpu().then(|| worker.cpu_used())?
+        fleet.looks_at_cpu().then(|| worker.used())?
     }
 
     /// Remembers how long a worker worked.
-    pub(super) fn note_work(&self, worked: Duration, before: Option<Duration>, worker: &Worker) {
+    pub(super) fn note_work(&self, worked: Duration, before: Option<Used>, worker: &Worker) {
         if let Some(fleet) = &self.deployed.fleet {
-            let used = before.and_then(|before| worker.cpu_used()?.checked_sub(before));
-            fleet.worked(worked, used);
+            let spent = before.and_then(|before| Some(worker.used()?.since(&before)));
+            fleet.worked(worked, spent);
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use fulmar_policy::estimate::Smoothed;
 use fulmar_policy::prewarm::History;
+use fulmar_worker::Spent;
 
 /// Over how many seconds arrivals are counted.
 const WINDOW: f64 = 2.0;
@@ -22,6 +23,8 @@ pub(super) struct Measured {
     rate: f64,
     last: Instant,
     seconds: Smoothed,
+    /// Without the time for which others had the CPUs, where that is known.
+    alone: Option<Smoothed>,
     /// The shortest that was: without contention.
     best: f64,
     cpu_seconds: Smoothed,
@@ -39,6 +42,7 @@ impl Default for Measured {
             rate: 0.0,
             last: now,
             seconds: Smoothed::new(NEWEST),
+            alone: None,
             best: f64::INFINITY,
             cpu_seconds: Smoothed::new(NEWEST),
             start: Smoothed::starting_at(0.5, UNKNOWN_START),
@@ -63,12 +67,16 @@ impl Measured {
         self.rate * (-since / WINDOW).exp()
     }
 
-    pub(super) fn worked(&mut self, took: Duration, cpu: Option<Duration>) {
+    pub(super) fn worked(&mut self, took: Duration, spent: Option<Spent>) {
         self.count = self.count.wrapping_add(1);
         let mean = self.seconds.see(took.as_secs_f64());
         self.best = mean.min(self.best * (1.0 + FORGOTTEN));
-        if let Some(cpu) = cpu {
-            self.cpu_seconds.see(cpu.as_secs_f64());
+        if let Some(spent) = spent {
+            if let Some(waited) = spent.waited {
+                let alone = self.alone.get_or_insert(Smoothed::new(NEWEST));
+                alone.see(took.saturating_sub(waited).as_secs_f64());
+            }
+            self.cpu_seconds.see(spent.cpu.as_secs_f64());
         }
     }
 
@@ -78,10 +86,10 @@ impl Measured {
 
     /// How long an invocation keeps a worker without contention; 0 if nobody knows yet.
     pub(super) fn seconds(&self) -> f64 {
-        if self.best.is_finite() {
-            self.best
-        } else {
-            0.0
+        match &self.alone {
+            Some(alone) => alone.value(),
+            None if self.best.is_finite() => self.best,
+            None => 0.0,
         }
     }
 
@@ -95,10 +103,11 @@ impl Measured {
         self.cpu_seconds.value().min(self.seconds())
     }
 
-    pub(super) fn started(&mut self, took: Duration, cpu: Option<Duration>) {
-        let took = took.as_secs_f64();
+    pub(super) fn started(&mut self, took: Duration, spent: Option<Spent>) {
+        let waited = spent.and_then(|spent| spent.waited).unwrap_or_default();
+        let took = took.saturating_sub(waited).as_secs_f64();
         self.start.see(took);
-        let cpu = cpu.map_or(took, |cpu| cpu.as_secs_f64().min(took));
+        let cpu = spent.map_or(took, |spent| spent.cpu.as_secs_f64().min(took));
         self.start_cpu.see(cpu);
     }
 
@@ -145,10 +154,28 @@ mod tests {
         let mut measured = Measured::default();
         assert_eq!(measured.seconds(), 0.0);
         for ms in [20_u64; 20].into_iter().chain([200; 20]) {
-            let cpu = Duration::from_millis(20);
-            measured.worked(Duration::from_millis(ms), Some(cpu));
+            measured.worked(Duration::from_millis(ms), None);
         }
         assert!(measured.seconds() < 0.03, "{}", measured.seconds());
+        // For however long others have the CPUs, if the kernel tells.
+        for n in 0..100_000 {
+            let spent = Spent {
+                cpu: Duration::from_millis(18),
+                waited: Some(Duration::from_millis(180)),
+            };
+            let looked = (n % LOOKED_AT == 0).then_some(spent);
+            measured.worked(Duration::from_millis(200), looked);
+        }
+        assert!(measured.seconds() < 0.021, "{}", measured.seconds());
         assert!(measured.cpu_seconds() <= measured.seconds());
+        // What it waits for itself counts.
+        for _ in 0..100 {
+            let spent = Spent {
+                cpu: Duration::from_millis(18),
+                waited: Some(Duration::ZERO),
+            };
+            measured.worked(Duration::from_millis(200), Some(spent));
+        }
+        assert!(measured.seconds() > 0.19, "{}", measured.seconds());
     }
 }
