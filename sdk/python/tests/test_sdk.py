@@ -2,7 +2,10 @@
 
 import io
 import pathlib
+import socket
 import sys
+import tempfile
+import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "src"))
@@ -34,6 +37,34 @@ class Node(_wire.Client):
 
 def frame(kind, *parts):
     return bytes([kind]) + b"".join(_wire.part(part) for part in parts)
+
+
+class Asking(unittest.TestCase):
+    def test_a_connection_that_was_closed_is_made_again(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/node"
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(path)
+            listener.listen()
+
+            def answer():
+                # One answer on each connection, but the last: that is closed without one.
+                for last in (False, False, True):
+                    connection, _ = listener.accept()
+                    _wire.read_head(connection.makefile("rb"))
+                    if not last:
+                        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                    connection.close()
+                listener.close()
+
+            node = threading.Thread(target=answer)
+            node.start()
+            client = _wire.Client(path)
+            self.assertEqual(client.ask("GET", "/a"), (200, b"ok"))
+            self.assertEqual(client.ask("GET", "/b"), (200, b"ok"))
+            with self.assertRaises(OSError):
+                client.ask("GET", "/c")
+            node.join()
 
 
 class Memory(unittest.TestCase):

@@ -23,7 +23,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
@@ -41,8 +41,8 @@ const CONNECTIONS: usize = 64;
 const PAGE: usize = 1000;
 /// Keys of one list at most.
 const MAX_PAGE: usize = 10_000;
-/// Longest time for a request's head.
-const HEAD: Duration = Duration::from_secs(5);
+/// Pause before another connection is accepted when there is nothing left to accept it with.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A question of a program.
 pub(super) struct Asked {
@@ -66,15 +66,14 @@ pub(super) fn listen(socket: &Path) -> std::io::Result<mpsc::Receiver<Asked>> {
             };
             let Ok((stream, _)) = stream else {
                 // No descriptors are left, most often.
-                tokio::time::sleep(HEAD / 100).await;
+                tokio::time::sleep(PAUSE).await;
                 continue;
             };
             let sender = sender.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request| hand_in(request, sender.clone()));
+                // Without a time limit, which would be for how long the program may have nothing to ask as well.
                 let serving = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD)
                     .serve_connection(TokioIo::new(stream), service);
                 tokio::select! {
                     _ = serving => {}
@@ -298,4 +297,31 @@ fn with_key(
     });
     let answered: Result<_, StateError> = answered.ok_or(Refused::Nonsense(NOT_YET))?;
     Ok(answered?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_may_have_nothing_to_ask_for_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("state");
+        let mut asked = listen(&socket).unwrap();
+        let mut connection = UnixStream::connect(&socket).await.unwrap();
+        for _ in 0..3 {
+            let question = b"GET /buckets/b/k HTTP/1.1\r\nhost: fulmar\r\n\r\n";
+            connection.write_all(question).await.unwrap();
+            asked.recv().await.unwrap().refuse();
+            let mut answer = [0; 12];
+            connection.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 503");
+            let mut rest = vec![0; 4096];
+            let _ = connection.read(&mut rest).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+        }
+    }
 }

@@ -86,14 +86,33 @@ class Client:
             f"fulmar-invocation: {invocation}\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
-        connection, stream = self._connect()
-        connection.sendall(head.encode() + body)
-        answer = read_head(stream)
-        if answer is None:
-            self._socket = None
-            raise ConnectionError("the node has closed the connection")
+        # An open connection may have been closed since, and then has not taken the question.
+        attempts = 1 if self._socket is None else 2
+        while True:
+            attempts -= 1
+            try:
+                connection, stream = self._connect()
+                connection.sendall(head.encode() + body)
+                answer = read_head(stream)
+            except ConnectionError:
+                answer = None
+            if answer is not None:
+                break
+            self._close()
+            if attempts == 0:
+                raise ConnectionError("the node has closed the connection")
         first, headers = answer
-        return int(first.split(" ")[1]), read_body(stream, headers)
+        try:
+            return int(first.split(" ")[1]), read_body(stream, headers)
+        except (OSError, ValueError):
+            # What is left of the answer must not be taken for the next one.
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = self._stream = None
 
     def _connect(self) -> Tuple[socket.socket, BinaryIO]:
         if self._socket is None or self._stream is None:
