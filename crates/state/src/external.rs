@@ -285,12 +285,15 @@ impl External {
         each!(self, store => store.keep_answers(group, answers, now_unix_ms))
     }
 
-    /// Deletes the answer kept for a key: nobody will ask for it again.
+    /// Deletes the answers kept for keys: nobody will ask for them again.
     ///
     /// # Errors
-    /// When it is not known whether it is gone.
-    pub async fn forget(&self, group: &Group, key: &str) -> Result<(), ExternalError> {
-        each!(self, store => store.forget(group, key))
+    /// When it is not known whether they are gone.
+    pub async fn forget(&self, group: &Group, keys: &[String]) -> Result<(), ExternalError> {
+        match keys {
+            [] => Ok(()),
+            keys => each!(self, store => store.forget(group, keys)),
+        }
     }
 
     /// Deletes what has expired, where that does not go by itself.

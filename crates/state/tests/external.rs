@@ -196,10 +196,19 @@ async fn answers(store: &External, other: &External) {
         store.commit(&silent_change).await.unwrap(),
         Outcome::Replay(second.clone())
     );
-    store.forget(&session, "silent").await.unwrap();
+    let forget = async |keys: &[&str]| {
+        let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        store.forget(&session, &keys).await.unwrap();
+    };
+    forget(&["silent", "nothing"]).await;
     let found = store.answered(&session, &["silent", "quiet"], NOW).await;
     assert_eq!(found.unwrap(), [None, Some(second)]);
-    store.forget(&session, "quiet").await.unwrap();
+    forget(&[]).await;
+    forget(&["quiet", "key"]).await;
+    let found = store.answered(&session, &["quiet", "key"], NOW).await;
+    assert_eq!(found.unwrap(), [None, None]);
+    let kept = store.keep_answers(&session, &first, NOW).await;
+    kept.unwrap();
     let forever = answer("delivery", u64::MAX);
     let delivered = [("\u{1}delivery".to_owned(), forever.clone())];
     let change = Change {

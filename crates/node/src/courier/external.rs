@@ -233,13 +233,13 @@ pub(super) async fn hand_in(
     Ok(Ok(()))
 }
 
-/// Forgets that a message was delivered, which nobody sends again.
-pub(super) async fn forget(core: &Core, group: &Group, receipt: &str) {
+/// Forgets that messages were delivered, which nobody sends again.
+pub(super) async fn forget(core: &Core, group: &Group, receipts: &[String]) {
     let Ok(store) = external::of(core).await else {
         return;
     };
-    if let Err(error) = store.forget(group, receipt).await {
-        tracing::debug!(%group, %error, "that a message was delivered stays in the external store");
+    if let Err(error) = store.forget(group, receipts).await {
+        tracing::debug!(%group, %error, "that messages were delivered stays in the external store");
     }
 }
 

@@ -301,6 +301,7 @@ async fn work(core: &Arc<Core>, mut queue: UnboundedReceiver<Due>) {
         let stream = stream(core);
         let mut bookkeeping = Bookkeeping::default();
         let (mut gone, mut again) = (Vec::new(), Vec::new());
+        let mut in_store: HashMap<Group, Vec<String>> = HashMap::new();
         for Due {
             stream: before,
             key,
@@ -323,11 +324,14 @@ async fn work(core: &Arc<Core>, mut queue: UnboundedReceiver<Due>) {
                     }
                 }
                 What::DeletedInStore { group, receipt } if is_copied => {
-                    let core = core.clone();
-                    tokio::spawn(async move { external::forget(&core, &group, &receipt).await });
+                    in_store.entry(group).or_default().push(receipt);
                 }
                 What::DeletedInStore { .. } => {}
             }
+        }
+        for (group, receipts) in in_store {
+            let core = core.clone();
+            tokio::spawn(async move { external::forget(&core, &group, &receipts).await });
         }
         if !bookkeeping.is_empty()
             && core

@@ -162,6 +162,9 @@ impl Run<'_> {
                 Err(invocations) => return Left::OneByOne(invocations),
             },
         };
+        if invocations.is_empty() {
+            return Left::Rest(invocations);
+        }
         let lending = Instant::now();
         let state = match &lender {
             None => self.state(session, &name).await,

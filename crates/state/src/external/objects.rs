@@ -264,10 +264,13 @@ impl Bucket {
         .await
     }
 
-    pub(super) async fn forget(&self, group: &Group, key: &str) -> Result<(), ExternalError> {
+    pub(super) async fn forget(&self, group: &Group, keys: &[String]) -> Result<(), ExternalError> {
         self.update(group, |session| {
             let mut changed = session.clone();
-            changed.answers.remove(key).map(|_| changed)
+            for key in keys {
+                changed.answers.remove(key);
+            }
+            (changed.answers.len() < session.answers.len()).then_some(changed)
         })
         .await
     }

@@ -245,12 +245,12 @@ impl Postgres {
         .map(|_| ())
     }
 
-    pub(super) async fn forget(&self, group: &Group, key: &str) -> Result<(), ExternalError> {
+    pub(super) async fn forget(&self, group: &Group, keys: &[String]) -> Result<(), ExternalError> {
         let (function, session) = (group.function.as_str(), group.session.as_str());
         self.query(
-            "forget an idempotency key",
-            "DELETE FROM fulmar.answers WHERE function = $1 AND session = $2 AND key = $3",
-            &[&function, &session, &key],
+            "forget idempotency keys",
+            "DELETE FROM fulmar.answers WHERE function = $1 AND session = $2 AND key = ANY ($3)",
+            &[&function, &session, &keys],
         )
         .await
         .map(|_| ())

@@ -32,7 +32,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Begins the scripts that write what the next function gets.
 const REMEMBER: &str = r"
-local function remember(known, key, record_key, record, expires, now)
+local function remember(known, key, record_key, record, expires)
     if expires == '0' then
         redis.call('SET', record_key, record)
         redis.call('ZADD', known, '+inf', key)
@@ -40,6 +40,9 @@ local function remember(known, key, record_key, record, expires, now)
         redis.call('SET', record_key, record, 'PXAT', expires)
         redis.call('ZADD', known, expires, key)
     end
+end
+
+local function tidy(known, now)
     redis.call('ZREMRANGEBYSCORE', known, '-inf', now)
     local last = redis.call('ZREVRANGE', known, 0, 0, 'WITHSCORES')[2]
     if last == 'inf' then
@@ -54,8 +57,9 @@ end
 const KEEP: &str = r"
 for n = 2, #KEYS do
     local at = 3 * n - 4
-    remember(KEYS[1], ARGV[at], KEYS[n], ARGV[at + 1], ARGV[at + 2], ARGV[1])
+    remember(KEYS[1], ARGV[at], KEYS[n], ARGV[at + 1], ARGV[at + 2])
 end
+tidy(KEYS[1], ARGV[1])
 return 0
 ";
 
@@ -92,9 +96,10 @@ for _ = 1, messages do
 end
 if messages > 0 then redis.call('SADD', KEYS[2], ARGV[4]) end
 for n = 5, #KEYS do
-    remember(KEYS[4], ARGV[at], KEYS[n], ARGV[at + 1], ARGV[at + 2], ARGV[5])
+    remember(KEYS[4], ARGV[at], KEYS[n], ARGV[at + 1], ARGV[at + 2])
     at = at + 3
 end
+if #KEYS > 4 then tidy(KEYS[4], ARGV[5]) end
 return 0
 ";
 
@@ -357,16 +362,17 @@ impl Redis {
         Ok(())
     }
 
-    pub(super) async fn forget(&self, group: &Group, key: &str) -> Result<(), ExternalError> {
+    pub(super) async fn forget(&self, group: &Group, keys: &[String]) -> Result<(), ExternalError> {
         let mut connection = self.connection().await?;
+        let records: Vec<String> = keys.iter().map(|key| idempotency_key(group, key)).collect();
         let gone = redis::pipe()
-            .del(idempotency_key(group, key))
+            .del(records)
             .ignore()
-            .zrem(known_key(group), key)
+            .zrem(known_key(group), keys)
             .ignore()
             .query_async(&mut connection)
             .await;
-        gone.map_err(failed("forget an idempotency key"))
+        gone.map_err(failed("forget idempotency keys"))
     }
 
     pub(super) async fn unsent(&self, limit: usize) -> Result<Vec<Group>, ExternalError> {

@@ -60,7 +60,7 @@ impl Variant {
 }
 
 /// What was seen with a state of some size.
-struct Sized {
+struct AtSize {
     bytes: u64,
     /// Of the windows' minima.
     shortest: f64,
@@ -110,7 +110,7 @@ pub(super) fn run(bench: &mut Bench, largest: u64) -> anyhow::Result<()> {
         let mut lines = [("minimum", Vec::new()), ("mean", Vec::new())];
         let mut shortest = Vec::new();
         for at in 0..rounds.first().map_or(0, Vec::len) {
-            let of = |value: fn(&Sized) -> f64| {
+            let of = |value: fn(&AtSize) -> f64| {
                 median(rounds.iter().map(|sizes| value(&sizes[at])).collect())
             };
             let bytes = rounds[0][at].bytes;
@@ -163,7 +163,7 @@ fn grow(
     variant: Variant,
     external: Option<&str>,
     largest: u64,
-) -> anyhow::Result<Vec<Sized>> {
+) -> anyhow::Result<Vec<AtSize>> {
     let server = bench.serve(Kind::Component, external, &|manifest| {
         variant.change(manifest)
     })?;
@@ -195,7 +195,7 @@ fn grow(
         let windows = || seen.between.windows(WINDOW);
         let shortest = windows().map(|window| window.iter().copied().fold(f64::INFINITY, f64::min));
         let mean = windows().map(|window| window.iter().sum::<f64>() / WINDOW as f64);
-        measured.push(Sized {
+        measured.push(AtSize {
             bytes,
             shortest: median(shortest.collect()),
             mean: median(mean.collect()),
