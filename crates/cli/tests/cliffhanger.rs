@@ -47,6 +47,9 @@ fn every_experiment_runs() {
         ])
         .args(["--largest-state", "4MiB", "--frames"])
         .arg(&frames)
+        // The same wherever it runs: packages of Python may be there or not.
+        .arg("--python")
+        .arg(folder.path().join("none"))
         .arg("--data")
         .arg(folder.path().join("data"))
         .arg("--out")

@@ -205,6 +205,24 @@ impl Bench {
         drive::run(&plan)
     }
 
+    /// Where external state goes, and those variants that can be run: without a store none with external state.
+    fn possible<V: Copy>(
+        &mut self,
+        experiment: u8,
+        all: &[V],
+        is_external: fn(V) -> bool,
+    ) -> (Option<String>, Vec<V>) {
+        let url = self.store.as_ref().map(|store| store.url().to_owned());
+        if url.is_none() {
+            self.note(format!(
+                "experiment {experiment} had no external store: give --external, or install redis-server"
+            ));
+        }
+        let is_possible = |variant: &V| url.is_some() || !is_external(*variant);
+        let possible = all.iter().copied().filter(is_possible).collect();
+        (url, possible)
+    }
+
     /// Runs each variant once a round, beginning with another one each time.
     fn in_turns<V, R>(
         &self,
@@ -235,6 +253,9 @@ impl Bench {
         unit: &'static str,
         values: &[f64],
     ) {
+        if values.is_empty() {
+            return;
+        }
         let config = vec![
             ("experiment", experiment.to_string()),
             ("variant", variant.to_owned()),

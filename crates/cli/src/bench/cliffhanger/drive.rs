@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::kit::{Kit, Then};
+use super::measure::quantile;
 use super::server::SCENE;
 use crate::bench::connection::Connection;
 use crate::bench::load::on_one_thread;
@@ -66,6 +67,11 @@ impl Seen {
         let mut latencies: Vec<f64> = steps.filter_map(|(_, took)| *took).collect();
         latencies.sort_by(f64::total_cmp);
         latencies
+    }
+
+    /// A quantile of the end-to-end latencies, in seconds.
+    pub(super) fn quantile(&self, share: f64) -> f64 {
+        quantile(&self.latencies(0.0), share)
     }
 
     /// Timesteps without a result.

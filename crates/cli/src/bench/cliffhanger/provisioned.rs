@@ -104,9 +104,7 @@ fn of_kind(bench: &mut Bench, kind: Kind) -> anyhow::Result<()> {
     for (variant, rounds) in variants.iter().zip(&results) {
         let of = |share| -> Vec<f64> {
             let rounds = rounds.iter();
-            rounds
-                .map(|(seen, _)| quantile(&seen.latencies(0.0), share))
-                .collect()
+            rounds.map(|(seen, _)| seen.quantile(share)).collect()
         };
         let detection = |share| {
             let rounds = rounds.iter().map(|(seen, _)| {

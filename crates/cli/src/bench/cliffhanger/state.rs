@@ -5,7 +5,7 @@ use fulmar_sim::report::Table;
 
 use super::drive::{self, Seen, steady};
 use super::kit::{Kind, Then};
-use super::measure::{median, ms, quantile};
+use super::measure::{median, ms};
 use super::{Bench, sound};
 
 /// Part of what can be tracked.
@@ -79,11 +79,7 @@ struct Figures {
 
 pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let rate = bench.rate(Kind::Component, LOAD)?;
-    let url = bench.store.as_ref().map(|store| store.url().to_owned());
-    let variants = Variant::ALL.into_iter();
-    let variants: Vec<Variant> = variants
-        .filter(|variant| url.is_some() || !variant.is_external())
-        .collect();
+    let (url, variants) = bench.possible(2, &Variant::ALL, Variant::is_external);
     let name = |variant: &Variant| variant.name().to_owned();
     let results = bench.in_turns(2, &variants, name, |variant| {
         let external = url.as_deref().filter(|_| variant.is_external());
@@ -111,12 +107,7 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     };
     let mut figures = Vec::new();
     for (variant, rounds) in variants.iter().zip(&results) {
-        let of = |share| -> Vec<f64> {
-            let rounds = rounds.iter();
-            rounds
-                .map(|seen| quantile(&seen.latencies(0.0), share))
-                .collect()
-        };
+        let of = |share| -> Vec<f64> { rounds.iter().map(|seen| seen.quantile(share)).collect() };
         let (p50, p95, p99) = (of(0.5), of(0.95), of(0.99));
         let detection = rounds.iter().map(|seen| median(seen.detections.clone()));
         let lost: usize = rounds.iter().map(Seen::lost).sum();
@@ -156,8 +147,6 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
                 ms(external.p99)
             ),
         );
-    } else {
-        bench.note("experiment 2 had no external store: give --external, or install redis-server");
     }
     if let (Some(local), Some(memory)) = (find(Variant::Internal), find(Variant::Unmanaged)) {
         let more = |of: fn(&Figures) -> f64| (of(local) / of(memory) - 1.0) * 100.0;

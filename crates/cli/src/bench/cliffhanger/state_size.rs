@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::drive::{self, steady};
 use super::kit::{Kind, Then};
-use super::measure::{median, ms, quantile};
+use super::measure::{median, ms};
 use super::{Bench, sound};
 
 /// Consecutive events that a mean and a minimum are of, as in the study.
@@ -70,11 +70,7 @@ struct AtSize {
 }
 
 pub(super) fn run(bench: &mut Bench, largest: u64) -> anyhow::Result<()> {
-    let url = bench.store.as_ref().map(|store| store.url().to_owned());
-    let variants = Variant::ALL.into_iter();
-    let variants: Vec<Variant> = variants
-        .filter(|variant| url.is_some() || !variant.is_external())
-        .collect();
+    let (url, variants) = bench.possible(5, &Variant::ALL, Variant::is_external);
     let name = |variant: &Variant| variant.name().to_owned();
     let results = bench.in_turns(5, &variants, name, |variant| {
         let external = url.as_deref().filter(|_| variant.is_external());
@@ -199,7 +195,7 @@ fn grow(
             bytes,
             shortest: median(shortest.collect()),
             mean: median(mean.collect()),
-            p50: quantile(&seen.latencies(0.0), 0.5),
+            p50: seen.quantile(0.5),
         });
     }
     Ok(measured)
