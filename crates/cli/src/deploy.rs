@@ -1,7 +1,9 @@
 //! `fulmar deploy`: a component or a manifest, to a node.
 
 mod pack;
+pub(crate) mod registry;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -18,14 +20,56 @@ use crate::output;
 pub(crate) struct Args {
     /// A component (.wasm), a manifest (fulmar.toml), or a folder with one.
     path: PathBuf,
+    #[command(flatten)]
+    registries: registry::Options,
+}
+
+/// Where what a function runs is taken from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// A component, a program's files or an image, on this machine.
+    Local(PathBuf),
+    /// An image in a registry.
+    Registry(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(path) => path.display().fmt(to),
+            Self::Registry(name) => name.fmt(to),
+        }
+    }
+}
+
+impl Source {
+    /// What a node is sent of it.
+    fn read(&self, manifest: &Manifest, registries: &registry::Options) -> anyhow::Result<Vec<u8>> {
+        let path = match self {
+            Self::Registry(name) => return registry::pull(name, registries),
+            Self::Local(path) => path,
+        };
+        match manifest.is_program() {
+            true => pack::files(path).with_context(|| {
+                format!(
+                    "cannot pack the program {self}\n  fix: correct `artifact` in the manifest: a folder, a file or a .tar"
+                )
+            }),
+            false => std::fs::read(path).with_context(|| {
+                format!(
+                    "cannot read the component {self}\n  fix: build it first (cargo build --release --target wasm32-wasip2), or correct `artifact` in the manifest"
+                )
+            }),
+        }
+    }
 }
 
 pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
-    let (mut manifest, component) = find(&args.path)?;
+    let (mut manifest, source) = find(&args.path)?;
     if let Some(namespace) = target.namespace() {
         manifest.name = FunctionName::within(namespace, manifest.name.as_str())?;
     }
-    let deployed = to_node(&target.client()?, &manifest, &component)?;
+    let deployed = to_node(&target.client()?, &manifest, &source, &args.registries)?;
     if target.json {
         output::value(&deployed);
         return Ok(());
@@ -45,41 +89,25 @@ pub(crate) fn run(target: &Target, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deploys a component or a program's files; what the node says.
+/// Deploys what a function runs; what the node says.
 pub(crate) fn to_node(
     client: &Client,
     manifest: &Manifest,
-    component: &Path,
+    source: &Source,
+    registries: &registry::Options,
 ) -> anyhow::Result<Value> {
-    let artifact = match manifest.is_program() {
-        true => pack::files(component).with_context(|| {
-            format!(
-                "cannot pack the program {}\n  fix: correct `artifact` in the manifest: a folder, a file or a .tar",
-                component.display()
-            )
-        })?,
-        false => std::fs::read(component).with_context(|| {
-            format!(
-                "cannot read the component {}\n  fix: build it first (cargo build --release --target wasm32-wasip2), or correct `artifact` in the manifest",
-                component.display()
-            )
-        })?,
-    };
-    let digest: String = Sha256::digest(&artifact)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let artifact = source.read(manifest, registries)?;
+    let digest = output::hex(&Sha256::digest(&artifact));
     let place = format!("/admin/artifacts/{digest}");
     if client.send("HEAD", &place, &[], None)?.status() != 200 {
         let doing = match manifest.is_program() {
             true => "uploading",
             false => "uploading and compiling",
         };
-        let (shown, size) = (component.display(), artifact.len() / 1024);
-        eprintln!("{doing} {shown} ({size} KiB)");
+        eprintln!("{doing} {source} ({} KiB)", artifact.len() / 1024);
         client
             .call("PUT", &place, Some(&artifact))
-            .with_context(|| component.display().to_string())?;
+            .with_context(|| source.to_string())?;
     }
     let body = json!({ "manifest": manifest.to_toml(), "artifact": digest }).to_string();
     client.json(
@@ -89,8 +117,8 @@ pub(crate) fn to_node(
     )
 }
 
-/// The manifest and the component that a path means.
-pub(crate) fn find(path: &Path) -> anyhow::Result<(Manifest, PathBuf)> {
+/// The manifest that a path means, and where what it runs is.
+pub(crate) fn find(path: &Path) -> anyhow::Result<(Manifest, Source)> {
     if path
         .extension()
         .is_some_and(|extension| extension == "wasm")
@@ -98,7 +126,7 @@ pub(crate) fn find(path: &Path) -> anyhow::Result<(Manifest, PathBuf)> {
         let name = function_name_of(path).with_context(|| {
             format!("{} does not make a function name\n  fix: rename the file, or write a fulmar.toml with a name", path.display())
         })?;
-        return Ok((Manifest::for_artifact(name), path.to_owned()));
+        return Ok((Manifest::for_artifact(name), Source::Local(path.to_owned())));
     }
     let file = if path.is_dir() {
         path.join("fulmar.toml")
@@ -114,9 +142,11 @@ pub(crate) fn find(path: &Path) -> anyhow::Result<(Manifest, PathBuf)> {
     let text = std::fs::read_to_string(&file)
         .with_context(|| format!("cannot read the manifest {}", file.display()))?;
     let manifest = Manifest::parse(&text, &file.display().to_string())?;
-    let component = file
-        .parent()
-        .unwrap_or(Path::new("."))
-        .join(&manifest.artifact);
-    Ok((manifest, component))
+    if manifest.artifact.starts_with(registry::SCHEME) {
+        let name = manifest.artifact.clone();
+        return Ok((manifest, Source::Registry(name)));
+    }
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let path = folder.join(&manifest.artifact);
+    Ok((manifest, Source::Local(path)))
 }

@@ -6,6 +6,11 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
+/// Bytes in hexadecimal, as digests are written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Prints a list of objects: as JSON, or as a table of some of their members.
 pub(crate) fn rows(json: bool, rows: &[Value], columns: &[&str]) {
     if json {

@@ -14,6 +14,7 @@ use serde_json::Value;
 pub mod cluster;
 #[path = "../../../cluster/tests/common/etcd.rs"]
 pub mod etcd;
+pub mod images;
 pub mod objects;
 #[path = "../../../state/tests/common/s3.rs"]
 pub mod s3;

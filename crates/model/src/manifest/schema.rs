@@ -111,8 +111,9 @@ fields! {
     /// with the functions of that namespace, sends messages to them, and counts for its quotas.
     NAME = "" "name" Rule::Form("1 to 63 of a-z, 0-9 and, between them, hyphens; a namespace of the same form and a dot may be in front");
     /// Path of the WebAssembly component, relative to the manifest; of a program, the folder, file or .tar that it starts in; of a
-    /// container, the folder or .tar of an OCI image layout.
-    ARTIFACT = "" "artifact" Rule::Form("the path of a .wasm file, of a program's files or of an image, relative to the manifest");
+    /// container, the folder or .tar of an OCI image layout, or an image in a registry as in `oci://registry.example/team/name@sha256:…`,
+    /// which `fulmar deploy` pulls with the credentials of `docker login` or `podman login`.
+    ARTIFACT = "" "artifact" Rule::Form("the path of a .wasm file, of a program's files or of an image, relative to the manifest; or oci:// and the name of an image");
     /// What workers are: `wasm` instances of a component, `process` programs that serve HTTP on a Unix socket, `container` the same in
     /// a container. Without it, `process` if `process.command` is given, else `wasm`.
     RUNTIME = "" "runtime" Rule::Choice(&["wasm", "process", "container"]);

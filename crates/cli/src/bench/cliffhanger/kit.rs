@@ -8,7 +8,7 @@ use fulmar_model::manifest::{FileGrant, FileMode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::deploy;
+use crate::deploy::{self, Source};
 
 /// First bytes of a frame event; its form is that of `examples/mvot`.
 const MAGIC: &[u8] = b"MVF1";
@@ -109,7 +109,7 @@ impl Kit {
     }
 
     /// The manifest of a function, and its component or files. `detect` is of this kind.
-    pub(super) fn function(&self, name: &str, kind: Kind) -> anyhow::Result<(Manifest, PathBuf)> {
+    pub(super) fn function(&self, name: &str, kind: Kind) -> anyhow::Result<(Manifest, Source)> {
         let folder = match (name, kind) {
             ("detect", Kind::Program) => "detect-python",
             (name, _) => name,

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::kit::{Kind, Kit};
 use crate::bench::request::resolve;
 use crate::client::{Client, Target, segment};
-use crate::deploy;
+use crate::deploy::{self, registry::Options};
 
 /// Longest wait for a node.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ impl Server {
     ) -> anyhow::Result<()> {
         let (mut manifest, files) = kit.function(function, kind)?;
         change(&mut manifest);
-        deploy::to_node(&self.client, &manifest, &files).map(drop)
+        deploy::to_node(&self.client, &manifest, &files, &Options::default()).map(drop)
     }
 
     /// What the node tells of a function's workers.
