@@ -8,6 +8,7 @@
 mod artifact;
 mod call;
 mod cgroup;
+mod compute;
 mod container;
 mod launch;
 mod logs;

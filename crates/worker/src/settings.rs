@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use fulmar_model::ExecutionModel;
 use fulmar_model::manifest::HostGrant;
 
+/// Weight of a function whose manifest names none.
+const DEFAULT_WEIGHT: u32 = 100;
+
 /// Limits and grants of a function's workers. Nothing is granted by default.
 #[derive(Debug, Clone, Default)]
 pub struct FunctionSettings {
@@ -41,9 +44,19 @@ pub enum Cpu {
     },
 }
 
+impl Cpu {
+    /// Its weight where what is reserved does not count.
+    pub(crate) fn weight(self) -> u32 {
+        match self {
+            Self::Weight(weight) => weight,
+            Self::Reserved { .. } => DEFAULT_WEIGHT,
+        }
+    }
+}
+
 impl Default for Cpu {
     fn default() -> Self {
-        Self::Weight(100)
+        Self::Weight(DEFAULT_WEIGHT)
     }
 }
 

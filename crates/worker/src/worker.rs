@@ -29,6 +29,8 @@ pub struct Worker {
 enum Live {
     Instance(Box<Instance>),
     Process(Box<Process>),
+    /// An instance that was called, until it has answered.
+    Away,
 }
 
 impl Holds for Worker {
@@ -43,7 +45,7 @@ impl Holds for Worker {
     fn remembers(&self, session: &SessionName) -> bool {
         match &self.live {
             Live::Process(process) => process.remembers(session),
-            Live::Instance(_) => false,
+            Live::Instance(_) | Live::Away => false,
         }
     }
 
@@ -99,7 +101,7 @@ impl Worker {
     pub fn used(&self) -> Option<Used> {
         match &self.live {
             Live::Process(process) => process.used(),
-            Live::Instance(_) => None,
+            Live::Instance(_) | Live::Away => None,
         }
     }
 
@@ -126,8 +128,15 @@ impl Worker {
         }
         self.poisoned = true;
         let (tx, result) = match &mut self.live {
-            Live::Instance(instance) => instance.call(call, tx).await,
             Live::Process(process) => process.call(call, tx).await,
+            live => match std::mem::replace(live, Live::Away) {
+                Live::Instance(instance) => {
+                    let (instance, tx, result) = instance.call(call, tx).await;
+                    self.live = Live::Instance(instance);
+                    (tx, result)
+                }
+                _ => unreachable!("whoever dropped a call has poisoned the worker"),
+            },
         };
         self.poisoned = result.is_err();
         (tx, result)

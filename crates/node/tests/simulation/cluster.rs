@@ -69,6 +69,8 @@ impl Cluster {
             max_workers: 64,
             // No function of a simulation runs for long; without ticks it is the same each time.
             tick: Duration::from_secs(3600),
+            // Nor beside the thread that simulates.
+            computing_threads: 0,
         });
         let runtime = runtime.unwrap();
         // Whoever ends its clock would wait for a tick.

@@ -21,6 +21,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::call::{Call, CallError};
+use crate::compute::Ticks;
 use crate::logs::{Level, LineStream, LogSink, Writer};
 use crate::running::Running;
 use crate::settings::FunctionSettings;
@@ -45,6 +46,8 @@ pub(crate) struct Host {
     standard: [LineStream; 2],
     pub(crate) deadline: Instant,
     pub(crate) timed_out: bool,
+    /// How often it was interrupted.
+    pub(crate) ticks: Ticks,
     pub(crate) running: Running,
 }
 
@@ -93,6 +96,7 @@ impl Host {
             standard,
             deadline: Instant::now(),
             timed_out: false,
+            ticks: Ticks::default(),
             running: Running::new(settings.execution_model),
         })
     }

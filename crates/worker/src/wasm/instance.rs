@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::call::{Call, CallError, Reply, Request};
+use crate::compute::Lane;
 use crate::logs::LogSink;
 use crate::settings::FunctionSettings;
 use crate::wasm::bindings::function::{Failure, Function};
@@ -34,6 +36,8 @@ pub(crate) struct Instance {
     store: Store<Host>,
     serves: Serves,
     runtime: Runtime,
+    /// Where its calls wait if they compute for long.
+    lane: Option<Arc<Lane>>,
 }
 
 enum Serves {
@@ -54,6 +58,7 @@ impl Instance {
         store.limiter(|host| &mut host.limits);
         store.epoch_deadline_callback(|mut context| {
             let host = context.data_mut();
+            host.ticks.fetch_add(1, Ordering::Relaxed);
             if Instant::now() < host.deadline {
                 return Ok(UpdateDeadline::Yield(1));
             }
@@ -73,6 +78,8 @@ impl Instance {
                 Pre::Http(pre) => pre.instantiate_async(&mut store).await.map(Serves::Http),
             }
         };
+        let compute = component.runtime.compute();
+        let lane = compute.map(|compute| compute.lane(function, settings.cpu.weight()));
         let Some(started) = cut_off(starting, deadline).await else {
             return Err(CallError::Timeout);
         };
@@ -81,6 +88,7 @@ impl Instance {
                 store,
                 serves,
                 runtime: component.runtime.clone(),
+                lane,
             }),
             Err(error) => Err(match explain(&error, store.data()) {
                 CallError::Trap(text) => CallError::Start(text),
@@ -89,8 +97,26 @@ impl Instance {
         }
     }
 
-    /// Runs one invocation on its transaction.
+    /// Runs one invocation on its transaction, on whatever thread it has a place; back when it is done.
     pub(crate) async fn call(
+        mut self: Box<Self>,
+        call: Call,
+        tx: Transaction,
+    ) -> (Box<Self>, Transaction, Result<Reply, CallError>) {
+        let runtime = self.runtime.clone();
+        let lane = self.lane.clone();
+        let ticks = self.store.data().ticks.clone();
+        let running = async move {
+            let (tx, result) = self.run(call, tx).await;
+            (self, tx, result)
+        };
+        match (runtime.compute(), lane) {
+            (Some(compute), Some(lane)) => compute.run(&lane, &ticks, running).await,
+            _ => running.await,
+        }
+    }
+
+    async fn run(
         &mut self,
         call: Call,
         tx: Transaction,

@@ -1,6 +1,7 @@
 //! The WebAssembly engine of a node: how components are compiled and isolated, and the clock that
 //! interrupts them.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
+use crate::compute::Compute;
 use crate::wasm::host::{self, Host};
 
 /// Stack of a function in bytes: half of wasmtime's default for async stacks, so that the host's
@@ -35,6 +37,8 @@ pub struct RuntimeOptions {
     pub max_workers: u32,
     /// How often running functions let others run and are checked for their deadline.
     pub tick: Duration,
+    /// Threads for calls that compute for longer than a moment; without any they stay on the thread that asked for them.
+    pub computing_threads: usize,
 }
 
 impl Default for RuntimeOptions {
@@ -42,6 +46,7 @@ impl Default for RuntimeOptions {
         Self {
             max_workers: 1000,
             tick: Duration::from_millis(2),
+            computing_threads: std::thread::available_parallelism().map_or(1, NonZero::get),
         }
     }
 }
@@ -66,6 +71,7 @@ struct Inner {
     linker: Linker<Host>,
     allocation: &'static str,
     ticker: Ticker,
+    compute: Option<Compute>,
 }
 
 impl Runtime {
@@ -84,11 +90,16 @@ impl Runtime {
         };
         let linker = host::linker(&engine).map_err(RuntimeError::Engine)?;
         let ticker = Ticker::start(engine.clone(), options.tick)?;
+        let compute = match options.computing_threads {
+            0 => None,
+            threads => Some(Compute::start(threads)?),
+        };
         Ok(Self(Arc::new(Inner {
             engine,
             linker,
             allocation,
             ticker,
+            compute,
         })))
     }
 
@@ -110,6 +121,11 @@ impl Runtime {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// What calls that take long run on.
+    pub(crate) fn compute(&self) -> Option<&Compute> {
+        self.0.compute.as_ref()
     }
 
     pub(crate) fn linker(&self) -> &Linker<Host> {
