@@ -210,6 +210,51 @@ return ctx.state['n']",
 }
 
 #[test]
+fn components_refuse_early_as_well_when_there_is_too_much() {
+    let node = Node::start(&[]);
+    node.deploy("it", "guest-faults", "");
+    node.deploy("other", "counter", "");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(3);
+    let outcomes = std::thread::scope(|scope| {
+        let clients = (0..40).map(|_| {
+            let port = node.port;
+            scope.spawn(move || {
+                let mut connection = Connection::open(port);
+                let (mut done, mut refused) = (0, 0);
+                while std::time::Instant::now() < until {
+                    let reply = connection
+                        .request("POST", "/fn/it", &[], b"spin 20")
+                        .unwrap();
+                    match reply.status {
+                        200 => done += 1,
+                        429 => {
+                            reply.expect_problem(429, "overloaded");
+                            assert!(reply.header("retry-after").is_some());
+                            refused += 1;
+                        }
+                        other => panic!("{other}: {}", reply.text()),
+                    }
+                    // Who computes little is not refused for what another function does.
+                    let reply = connection.request("POST", "/fn/other/a", &[], b"1");
+                    assert_eq!(reply.unwrap().status, 200);
+                }
+                (done, refused)
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        let clients = clients.into_iter().map(|client| client.join().unwrap());
+        clients.collect::<Vec<_>>()
+    });
+    let sum = |of: fn(&(u64, u64)) -> u64| outcomes.iter().map(of).sum::<u64>();
+    let (done, refused) = (sum(|outcome| outcome.0), sum(|outcome| outcome.1));
+    assert!(done > 0 && refused > 0, "{done} done, {refused} refused");
+    let counted = node.invoke("other/a", "0");
+    assert_eq!(counted, (done + refused).to_string());
+    let reply = node.request("POST", "/fn/it", &[], b"spin 20");
+    assert_eq!(reply.status, 200, "it is over");
+}
+
+#[test]
 fn functions_that_nobody_uses_are_not_in_memory() {
     let mut node = Node::start(&[]);
     let more = "[workers]\nidle_ttl = \"100ms\"\n";

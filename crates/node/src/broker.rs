@@ -172,6 +172,11 @@ async fn accept(
         Source::Client(_) => core.namespaces.admit(&function.name, read_only)?,
         Source::Peer(..) => None,
     };
+    if let Some(intake) = deployed.intake.as_ref()
+        && !prefers_async(&head.headers)
+    {
+        intake.admit(core, &function)?;
+    }
     let mut admitted = Admission::admit(core)?;
     let max = deployed.manifest.limits.max_request.as_usize();
     let mut taken_by = None;

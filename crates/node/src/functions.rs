@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::accesses::Accesses;
 use crate::crashes::Crashes;
 use crate::fleet::Fleet;
+use crate::intake::Intake;
 use crate::loaded::Loaded;
 use crate::profile::Profile;
 use crate::schedule::{Distances, Told, Tried};
@@ -37,6 +38,8 @@ pub(crate) struct Deployed {
     pub(crate) workers: Arc<Semaphore>,
     /// How its workers fail.
     pub(crate) crashes: Crashes,
+    /// Whether it has too much to do, if its workers are instances.
+    pub(crate) intake: Option<Intake>,
     /// Its workers, if they are processes of their own.
     pub(crate) fleet: Option<Arc<Fleet>>,
 }
@@ -54,6 +57,7 @@ impl Deployed {
             settings: Arc::new(settings(&manifest)),
             workers: Arc::new(Semaphore::new(manifest.workers.max as usize)),
             crashes: Crashes::default(),
+            intake: (!manifest.is_program()).then(|| Intake::new(&manifest)),
             fleet: manifest
                 .is_program()
                 .then(|| Arc::new(fleet(&manifest, version))),

@@ -34,6 +34,7 @@ pub mod headers;
 mod hold;
 mod homes;
 mod ingress;
+mod intake;
 mod invocation;
 mod keeper;
 mod keys;

@@ -9,7 +9,7 @@ mod turns;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ struct Shared {
     /// Somebody waits, or the threads are to end.
     some: Condvar,
     lanes: Mutex<FxHashMap<FunctionName, Weak<Lane>>>,
+    /// How many wait.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -67,6 +69,7 @@ impl Compute {
             line: Mutex::default(),
             some: Condvar::new(),
             lanes: Mutex::default(),
+            waiting: AtomicUsize::new(0),
         });
         // Ends those that have started if another one does not.
         let compute = Self(shared.clone());
@@ -80,6 +83,15 @@ impl Compute {
             })?;
         }
         Ok(compute)
+    }
+
+    /// Calls of a function that wait for a thread.
+    pub(crate) fn waiting(&self, function: &FunctionName) -> usize {
+        if self.0.waiting.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let lane = self.0.lanes.lock().get(function).and_then(Weak::upgrade);
+        lane.map_or(0, |lane| lane.account.waiting())
     }
 
     /// The lane of a function's calls, with its share of the CPUs in relation to others.
@@ -149,6 +161,7 @@ impl Shared {
     /// Puts a call in line: behind the others of its function if it begins or has had its stint, else before them.
     fn wait(&self, account: &Arc<Account>, runnable: Runnable, is_last: &AtomicBool) {
         let is_last = is_last.swap(false, Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         self.line.lock().turns.wait(account, runnable, is_last);
         self.some.notify_one();
     }
@@ -158,6 +171,7 @@ impl Shared {
         let mut line = self.line.lock();
         loop {
             if let Some(runnable) = line.turns.next() {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
                 return Some(runnable);
             }
             if line.is_closed {

@@ -165,6 +165,9 @@ impl Run<'_> {
 
     /// Remembers how long a worker worked.
     pub(super) fn note_work(&self, worked: Duration, before: Option<Used>, worker: &Worker) {
+        if let Some(intake) = &self.deployed.intake {
+            intake.done(self.core, self.function);
+        }
         if let Some(fleet) = &self.deployed.fleet {
             let spent = before.and_then(|before| Some(worker.used()?.since(&before)));
             fleet.worked(worked, spent);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// What a function has had.
@@ -14,6 +14,8 @@ pub(super) struct Account {
     weight: u32,
     /// Nanoseconds at weight 1. Written only under the lock of those that wait.
     clock: AtomicU64,
+    /// How many of its calls wait. Written under the same lock.
+    waiting: AtomicUsize,
 }
 
 /// Calls that wait, by function.
@@ -38,11 +40,16 @@ impl Account {
         Self {
             weight: weight.max(1),
             clock: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
         }
     }
 
     pub(super) fn weight(&self) -> u32 {
         self.weight
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     fn clock(&self) -> u64 {
@@ -69,6 +76,7 @@ impl<T> Turns<T> {
             }
         };
         let (_, calls) = &mut self.waiting[at];
+        account.waiting.fetch_add(1, Ordering::Relaxed);
         match is_last {
             true => calls.push_back(call),
             false => calls.push_front(call),
@@ -81,11 +89,12 @@ impl<T> Turns<T> {
         let (at, _) = clocks.min_by_key(|(_, (account, _))| account.clock())?;
         let (account, calls) = &mut self.waiting[at];
         self.now = self.now.max(account.clock());
-        let call = calls.pop_front();
+        let call = calls.pop_front()?;
+        account.waiting.fetch_sub(1, Ordering::Relaxed);
         if calls.is_empty() {
             self.waiting.swap_remove(at);
         }
-        call
+        Some(call)
     }
 
     /// Whether another function's turn has come while one computes.

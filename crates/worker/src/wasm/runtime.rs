@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use fulmar_model::FunctionName;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
@@ -121,6 +122,12 @@ impl Runtime {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// Calls of a function that compute for long and wait for a thread.
+    pub fn waiting(&self, function: &FunctionName) -> usize {
+        let compute = self.compute();
+        compute.map_or(0, |compute| compute.waiting(function))
     }
 
     /// What calls that take long run on.
