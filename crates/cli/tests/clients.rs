@@ -136,3 +136,52 @@ fn the_node_tells_how_it_is() {
     }
     assert_eq!(node.get("/admin/node").json()["storage"], "ok");
 }
+
+/// More than a node holds at once, in bodies of 1 MiB.
+const TOO_MANY: usize = 100;
+const MIB: usize = 1 << 20;
+
+#[test]
+fn more_bodies_than_there_is_room_for_wait_and_are_taken() {
+    let node = Node::start(&[]);
+    node.deploy("faults", "guest-faults", "");
+    let mut body = b"spin 5".to_vec();
+    body.resize(MIB, b' ');
+    std::thread::scope(|scope| {
+        for _ in 0..TOO_MANY {
+            scope.spawn(|| {
+                let mut connection = Connection::open(node.port);
+                let reply = connection.request("POST", "/fn/faults/a", &[], &body);
+                assert_eq!(reply.unwrap().text(), "spun");
+            });
+        }
+    });
+}
+
+#[test]
+fn who_is_slow_does_not_keep_the_room_of_others() {
+    let node = Node::start(&[]);
+    node.deploy("faults", "guest-faults", "");
+    let head = |length| {
+        format!("POST /fn/faults/a HTTP/1.1\r\nhost: t\r\ncontent-length: {length}\r\n\r\n")
+    };
+    let slow = (0..TOO_MANY).map(|_| {
+        let mut connection = Connection::open(node.port);
+        connection.send(head(MIB).as_bytes()).unwrap();
+        connection.send(&[b' '; 1000]).unwrap();
+        connection
+    });
+    let slow: Vec<Connection> = slow.collect();
+    let mut body = b"echo well".to_vec();
+    body.resize(MIB, b' ');
+    let reply = Connection::open(node.port).request("POST", "/fn/faults/a", &[], &body);
+    assert_eq!(reply.unwrap().status, 200);
+    // Those that had the room were told to come back; some may have got it later, and have it still.
+    let mut told = 0;
+    for mut connection in slow.into_iter().take(30) {
+        if let Ok(reply) = connection.read_reply(false) {
+            told += u32::from(reply.status == 429);
+        }
+    }
+    assert!(told > 0);
+}

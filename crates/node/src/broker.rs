@@ -18,8 +18,9 @@ use fulmar_worker::World;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Body as _;
 
+use crate::admission::Admission;
 use crate::body::RequestBody;
-use crate::core::{Admission, Core};
+use crate::core::Core;
 use crate::functions::{Deployed, Function};
 use crate::headers::{idempotency_key, prefers_async};
 use crate::invocation::IdempotencyKey;
@@ -185,7 +186,9 @@ async fn accept(
         Source::Peer(body, _) if body.len() > max => return Err(too_large(max)),
         Source::Peer(body, by) => {
             taken_by = Some(by);
-            admitted.hold(body.len())?;
+            admitted
+                .room_for(body.len(), core.options.body_timeout)
+                .await?;
             body
         }
     };

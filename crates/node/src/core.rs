@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fulmar_cluster::{Cluster, NodeConfig};
@@ -13,6 +13,7 @@ use fulmar_worker::{LogSink, Pool, Programs, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::admission::Admission;
 use crate::arrive::Moving;
 use crate::artifacts::Artifacts;
 use crate::audit::Audit;
@@ -52,7 +53,7 @@ pub struct NodeOptions {
     pub max_connections: usize,
     /// Invocations at once, waiting ones included.
     pub max_invocations: usize,
-    /// Request bodies held at once, in bytes.
+    /// Request bodies held at once, in bytes; others wait for their turn where they are.
     pub max_body_bytes: usize,
     /// Live workers at once.
     pub max_workers: u32,
@@ -86,7 +87,7 @@ impl Default for NodeOptions {
             drain_timeout: Duration::from_secs(30),
             max_connections: 10_000,
             max_invocations: 20_000,
-            max_body_bytes: 256 << 20,
+            max_body_bytes: 64 << 20,
             max_workers: 2_000,
             worker_bytes: None,
             worker_cpu_millis: cpu_millis(),
@@ -193,71 +194,5 @@ impl Core {
                 format!("less than {reserve} bytes are free where the data directory is"),
             )
         })
-    }
-}
-
-/// Bounds what is in the node at once; over it clients are told to come back.
-#[derive(Default)]
-pub(crate) struct Admission {
-    invocations: AtomicUsize,
-    body_bytes: AtomicUsize,
-}
-
-/// An invocation's place in the node, given back when dropped.
-pub(crate) struct Admitted {
-    core: Arc<Core>,
-    body_bytes: usize,
-}
-
-impl Admission {
-    /// Takes a place for an invocation, or says how busy the node is.
-    pub(crate) fn admit(core: &Arc<Core>) -> Result<Admitted, Problem> {
-        let admitted = Admitted {
-            core: core.clone(),
-            body_bytes: 0,
-        };
-        let before = core.admission.invocations.fetch_add(1, Ordering::Relaxed);
-        if before >= core.options.max_invocations {
-            let detail = format!(
-                "{before} invocations are in the node; at most {} may be",
-                core.options.max_invocations
-            );
-            return Err(Problem::new(Code::QueueFull, detail));
-        }
-        Ok(admitted)
-    }
-
-    /// Invocations in the node.
-    pub(crate) fn invocations(&self) -> usize {
-        self.invocations.load(Ordering::Relaxed)
-    }
-}
-
-impl Admitted {
-    /// Accounts for the invocation's body.
-    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Problem> {
-        self.body_bytes += bytes;
-        let before = self
-            .core
-            .admission
-            .body_bytes
-            .fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > self.core.options.max_body_bytes {
-            return Err(Problem::new(
-                Code::QueueFull,
-                "the node holds too many request bodies at once",
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let admission = &self.core.admission;
-        admission.invocations.fetch_sub(1, Ordering::Relaxed);
-        admission
-            .body_bytes
-            .fetch_sub(self.body_bytes, Ordering::Relaxed);
     }
 }

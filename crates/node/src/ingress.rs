@@ -27,6 +27,9 @@ use crate::{access, audit, broker};
 /// Pause after a failed accept (too many open files), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What a client may send on a connection of HTTP/2 before any of it is read, in bytes.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
 /// Serves connections until the node stops; then waits for the running ones.
 pub(crate) async fn serve(core: Arc<Core>, listener: Listener, admin: axum::Router) {
     let connections = Arc::new(Semaphore::new(core.options.max_connections));
@@ -40,6 +43,8 @@ pub(crate) async fn serve(core: Arc<Core>, listener: Listener, admin: axum::Rout
     builder
         .http2()
         .timer(TokioTimer::new())
+        // One body that waits for its turn does not keep the others of its connection.
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(1024);
     loop {
         let permit = tokio::select! {

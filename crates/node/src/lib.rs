@@ -10,6 +10,7 @@
 mod access;
 mod accesses;
 mod admin;
+mod admission;
 mod arrive;
 mod artifacts;
 mod audit;

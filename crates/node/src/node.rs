@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
+use crate::admission::Admission;
 use crate::arrive::Moving;
 use crate::artifacts::Artifacts;
 use crate::audit::Audit;
 use crate::carry::StateKeys;
 use crate::continuum::{self, InEffect};
-use crate::core::{Admission, Core, NodeOptions};
+use crate::core::{Core, NodeOptions};
 use crate::courier::{self, Courier};
 use crate::decisions::Decisions;
 use crate::external::ExternalStore;
@@ -215,7 +216,7 @@ impl Node {
             log_sink: logs.clone(),
             logs,
             metrics,
-            admission: Admission::default(),
+            admission: Admission::new(&options),
             stopping,
             started: Instant::now(),
             next_invocation: 1.into(),

@@ -2,23 +2,26 @@
 //! sees of it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use fulmar_model::{Code, Problem};
 use fulmar_state::record::StoredRequest;
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame};
 use sha2::{Digest, Sha256};
 
+use crate::admission::Admitted;
 use crate::body::RequestBody;
-use crate::core::{Admitted, Core};
+use crate::core::Core;
 use crate::target::Target;
 use crate::{carry, respond, route, transition};
 
 /// Bytes a second that a client has to send at least, on average, once it has begun.
 const MIN_BODY_RATE: u64 = 16 << 10;
+/// How long a body may take while others wait for the room that it has.
+const HURRY: Duration = Duration::from_secs(1);
 
 pub(super) fn request_digest(method: &Method, path: &str, body: &[u8]) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -90,47 +93,35 @@ pub(super) fn too_large(max: usize) -> Problem {
     )
 }
 
-/// Reads a body of at most `max` bytes, from a client that keeps sending.
+/// Reads a body of at most `max` bytes, from a client that keeps sending, once there is room for it.
 pub(super) async fn read_body(
     core: &Arc<Core>,
-    mut body: RequestBody,
+    body: RequestBody,
     max: usize,
     admitted: &mut Admitted,
 ) -> Result<Bytes, Problem> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    if body.size_hint().lower() > max as u64 {
+    // As long as the client says, if it does.
+    let expected = body.size_hint().lower();
+    if expected > max as u64 {
         return Err(too_large(max));
     }
     let timeout = core.options.body_timeout;
-    let timed_out = || {
-        let detail = format!(
-            "the body has to come without a pause of {timeout:?} and at {MIN_BODY_RATE} bytes a second"
-        );
-        Problem::new(Code::BodyTimeout, detail)
-    };
+    admitted.room_for(expected as usize, timeout).await?;
     let started = Instant::now();
+    let mut body = Reading { body, timeout };
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     let mut size = 0;
-    while !body.is_end_stream() {
-        let Some(frame) = tokio::time::timeout(timeout, body.frame())
-            .await
-            .map_err(|_| timed_out())?
-        else {
-            break;
-        };
-        let frame = frame.map_err(|error| {
-            Problem::new(Code::BadRequest, format!("the body broke off: {error}"))
-        })?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
+    while let Some(data) = body.next(admitted).await? {
         size += data.len();
         if size > max {
             return Err(too_large(max));
         }
-        admitted.hold(data.len())?;
+        if size as u64 > expected {
+            admitted.more_room(size)?;
+        }
         if first.is_empty() {
             first = data;
         } else {
@@ -138,7 +129,10 @@ pub(super) async fn read_body(
         }
         let elapsed = started.elapsed();
         if elapsed > timeout && (size as u64) < MIN_BODY_RATE * elapsed.as_secs() {
-            return Err(timed_out());
+            return Err(body.timed_out());
+        }
+        if elapsed > HURRY && admitted.others_wait() {
+            return Err(others_wait());
         }
     }
     if rest.is_empty() {
@@ -147,4 +141,50 @@ pub(super) async fn read_body(
     let mut whole = BytesMut::from(first);
     whole.unsplit(rest);
     Ok(whole.freeze())
+}
+
+fn others_wait() -> Problem {
+    let detail = format!("the body did not come within {HURRY:?} while others waited for its room");
+    Problem::new(Code::QueueFull, detail)
+}
+
+/// A body that comes piece by piece.
+struct Reading {
+    body: RequestBody,
+    /// Longest pause between two.
+    timeout: Duration,
+}
+
+impl Reading {
+    /// The next piece; none at the end.
+    async fn next(&mut self, admitted: &Admitted) -> Result<Option<Bytes>, Problem> {
+        let asked = Instant::now();
+        while !self.body.is_end_stream() {
+            let pause = self.timeout.saturating_sub(asked.elapsed()).min(HURRY);
+            let Ok(frame) = tokio::time::timeout(pause, self.body.frame()).await else {
+                match asked.elapsed() >= self.timeout {
+                    true => return Err(self.timed_out()),
+                    false if admitted.others_wait() => return Err(others_wait()),
+                    false => continue,
+                }
+            };
+            let broken =
+                |error| Problem::new(Code::BadRequest, format!("the body broke off: {error}"));
+            match frame.transpose().map_err(broken)?.map(Frame::into_data) {
+                Some(Ok(data)) => return Ok(Some(data)),
+                // Trailers.
+                Some(Err(_)) => {}
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    fn timed_out(&self) -> Problem {
+        let timeout = self.timeout;
+        let detail = format!(
+            "the body has to come without a pause of {timeout:?} and at {MIN_BODY_RATE} bytes a second"
+        );
+        Problem::new(Code::BodyTimeout, detail)
+    }
 }
