@@ -162,3 +162,25 @@ fn an_accepted_invocation_runs_after_a_crash() {
     });
     assert_eq!(node.get(&format!("{location}/result")).text(), "3");
 }
+
+#[test]
+fn invocations_with_keys_and_without_sessions_share_the_workers_that_there_may_be() {
+    let node = Node::start(&[]);
+    node.deploy("faults", "guest-faults", "[workers]\nmax = 2\n");
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let node = &node;
+            scope.spawn(move || {
+                let key = format!("key-{number}");
+                let headers = [("idempotency-key", key.as_str())];
+                let reply = node.request("POST", "/fn/faults", &headers, b"sleep 50");
+                assert_eq!(reply.text(), "slept");
+            });
+        }
+    });
+    let metrics = node.get("/metrics").text();
+    let idle = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("fulmar_workers_idle "));
+    assert_eq!(idle, Some("2"));
+}

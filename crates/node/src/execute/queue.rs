@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use fulmar_model::{Code, Problem};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{batch, run};
 use crate::core::Core;
@@ -30,6 +30,9 @@ pub(crate) fn submit(
     invocation: Invocation,
 ) -> Result<(), QueueFull> {
     let max = function.current().manifest.queue.max as usize;
+    if invocation.session.is_none() && function.waiting() >= max {
+        return Err(QueueFull);
+    }
     match lane(function, &invocation) {
         Some(session) => match session.enqueue(Work::Invocation(invocation), max) {
             Enqueued::Full => Err(QueueFull),
@@ -40,9 +43,6 @@ pub(crate) fn submit(
             }
         },
         None => {
-            if function.waiting() >= max {
-                return Err(QueueFull);
-            }
             start(run_sessionless(core.clone(), function.clone(), invocation));
             Ok(())
         }
@@ -99,6 +99,7 @@ async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Sessio
                 let turn = session.turn.clone().read_owned().await;
                 let (core, function, session) = (core.clone(), function.clone(), session.clone());
                 start(async move {
+                    let _place = place(&function, &invocation).await;
                     run(&core, &function, Some(&session), invocation).await;
                     drop(turn);
                 });
@@ -106,11 +107,12 @@ async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Sessio
             Work::Invocation(invocation) => {
                 let _turn = session.turn.write().await;
                 let batch = &function.current().manifest.batch;
-                if batch.max > 1 {
+                if batch.max > 1 && invocation.session.is_some() {
                     let gathered = batch::gather(&session, invocation, batch).await;
                     in_a_row += gathered.len();
                     batch::run_all(&core, &function, &session, gathered).await;
                 } else {
+                    let _place = place(&function, &invocation).await;
                     run(&core, &function, Some(&session), invocation).await;
                 }
             }
@@ -135,17 +137,24 @@ async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Sessio
 
 /// Runs an invocation without a session as soon as the function has a worker free.
 async fn run_sessionless(core: Arc<Core>, function: Arc<Function>, invocation: Invocation) {
+    let _place = place(&function, &invocation).await;
+    run(&core, &function, None, invocation).await;
+}
+
+/// One of the places that a function has for invocations without a session, in the order in which they are asked for; none where
+/// others count workers.
+async fn place(function: &Function, invocation: &Invocation) -> Option<OwnedSemaphorePermit> {
     let deployed = function.current();
-    if deployed.fleet.is_some() {
-        return run(&core, &function, None, invocation).await;
+    if invocation.session.is_some() || deployed.fleet.is_some() {
+        return None;
     }
-    let permit = match deployed.workers.clone().try_acquire_owned() {
-        Ok(permit) => Ok(permit),
+    let place = match deployed.workers.clone().try_acquire_owned() {
+        Ok(place) => Ok(place),
         Err(_) => {
             let _waiting = function.wait();
             deployed.workers.clone().acquire_owned().await
         }
     };
-    run(&core, &function, None, invocation).await;
-    drop(permit);
+    // It is never closed.
+    place.ok()
 }
