@@ -178,9 +178,11 @@ fn invocations_with_keys_and_without_sessions_share_the_workers_that_there_may_b
             });
         }
     });
-    let metrics = node.get("/metrics").text();
-    let idle = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("fulmar_workers_idle "));
-    assert_eq!(idle, Some("2"));
+    let idle = |node: &Node| {
+        let metrics = node.get("/metrics").text();
+        let mut lines = metrics.lines();
+        lines.find_map(|line| Some(line.strip_prefix("fulmar_workers_idle ")?.to_owned()))
+    };
+    node.eventually("they are counted", |node| idle(node).unwrap() != "0");
+    assert_eq!(idle(&node).unwrap(), "2");
 }

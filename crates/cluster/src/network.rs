@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Bytes in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -58,6 +58,21 @@ impl fmt::Debug for Network {
     }
 }
 
+/// Connections that may wait until they are accepted, as far as the system lets them: what comes beyond it is dropped by the
+/// system, and comes again a second later.
+const BACKLOG: u32 = 8192;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A node that starts again is not kept by connections of its last run.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 impl Network {
     /// Listens at an address.
     ///
@@ -65,7 +80,7 @@ impl Network {
     /// When that is not possible there.
     pub async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
         Ok(match self {
-            Self::System => Listener::System(TcpListener::bind(address).await?),
+            Self::System => Listener::System(listen(address)?),
             Self::Simulated(network) => Listener::Simulated(network.listen(address).await?),
         })
     }
