@@ -59,6 +59,7 @@ impl Process {
                 .with_ansi(std::io::stderr().is_terminal())
                 .init();
         }
+        fulmar_node::clock::keep();
         let count = std::thread::available_parallelism()?.get();
         let threads = Arc::new(Submitters::new(count));
         let (parked, unparked) = (threads.clone(), threads.clone());

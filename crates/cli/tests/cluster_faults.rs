@@ -167,7 +167,7 @@ fn clocks_that_are_days_apart_forget_nothing() {
         cluster.nodes[0].deploy("counter", "counter", "");
         let node = &mut cluster.nodes[1];
         node.stop();
-        node.set_environment("LD_PRELOAD", &faketime());
+        node.set_environment("LD_PRELOAD", &common::faketime());
         node.set_environment("FAKETIME", clock);
         node.set_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         node.start_again();
@@ -191,16 +191,6 @@ fn clocks_that_are_days_apart_forget_nothing() {
             }
         }
     }
-}
-
-/// Where Debian and its like put it.
-fn faketime() -> String {
-    let lib = std::fs::read_dir("/usr/lib").unwrap();
-    let found = lib
-        .map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"))
-        .find(|file| file.exists());
-    let found = found.expect("the Debian package faketime is installed");
-    found.to_str().unwrap().to_owned()
 }
 
 /// A caller says which protocol it speaks, with every call.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use common::cluster::Cluster;
-use common::{Connection, Node, fulmar, sha256};
+use common::{Connection, Node, faketime, fulmar, sha256};
 use program::Folder;
 
 #[test]
@@ -339,4 +339,40 @@ return str(n)";
         n1.invoke("fixed/a", "external")
             .starts_with("409 the manifest says")
     );
+}
+
+#[test]
+fn a_clock_that_jumps_forgets_nothing_and_stops_nothing() {
+    let mut node = Node::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let clock = folder.path().join("clock");
+    std::fs::write(&clock, "+0").unwrap();
+    node.stop();
+    node.set_environment("LD_PRELOAD", &faketime());
+    node.set_environment("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap());
+    node.set_environment("FAKETIME_NO_CACHE", "1");
+    node.set_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    node.start_again();
+    Folder::example().deploy(&node);
+    node.deploy("counter", "counter", "");
+    let functions = ["process-counter", "counter"];
+    let with_key = |node: &Node, function: &str| {
+        let key = [("idempotency-key", "k")];
+        let path = format!("/fn/{function}/a");
+        node.request("POST", &path, &key, b"1").text()
+    };
+    for function in functions {
+        assert_eq!(with_key(&node, function), "1");
+    }
+    // Answers are kept for a day.
+    for (count, jump) in [(2, "+50h"), (3, "-50h"), (4, "+0")] {
+        std::fs::write(&clock, jump).unwrap();
+        for function in functions {
+            let path = format!("{function}/a");
+            assert_eq!(node.invoke(&path, "1"), count.to_string(), "{jump}");
+            assert_eq!(with_key(&node, function), "1", "{jump}");
+            // A worker that has not known another time.
+            assert_eq!(node.invoke(&format!("{function}/{jump}"), "1"), "1");
+        }
+    }
 }

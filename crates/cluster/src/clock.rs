@@ -3,9 +3,10 @@
 //! Nothing rests on clocks but how long something is kept: idempotency records, results of asynchronous invocations.
 //! Those go from node to node, so that nodes whose clocks differ by hours would forget them early. Therefore a node
 //! takes the time from the one whose clock has been kept for longest: a machine that starts with a wrong clock, as
-//! boards without a battery do, has the cluster's time before it serves anything.
+//! boards without a battery do, has the cluster's time before it serves anything. A machine's clock that is set while the node
+//! runs is not followed until the node starts again: what is to be kept for a day would be gone in a moment.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fulmar_model::NodeName;
@@ -14,15 +15,21 @@ use parking_lot::Mutex;
 /// A smaller difference is left alone.
 const TOLERANCE: Duration = Duration::from_secs(1);
 
+/// What the clock of a machine has been away from where it was expected, at least, if it was set.
+const JUMP_MS: u64 = 1000;
+
 /// A process has one.
 static CLOCK: Clock = Clock {
     ahead_ms: AtomicI64::new(0),
+    set_ms: Mutex::new(None),
     kept_since: Mutex::new(None),
 };
 
 struct Clock {
     /// What is added to the machine's clock.
     ahead_ms: AtomicI64,
+    /// When the machine's clock was looked at last, if it was.
+    set_ms: Mutex<Option<Set>>,
     /// Since when the time is kept that this node follows; none: not asked yet.
     kept_since: Mutex<Option<Since>>,
 }
@@ -32,6 +39,21 @@ struct Clock {
 struct Since {
     asked: Instant,
     before: Duration,
+}
+
+/// Whether the machine's clock is watched.
+static IS_KEPT: AtomicBool = AtomicBool::new(false);
+
+/// From now on a clock of the machine that is set is not followed. For processes that live on one machine's time.
+pub fn keep() {
+    IS_KEPT.store(true, Ordering::Relaxed);
+}
+
+/// What the machine's clock said.
+#[derive(Clone, Copy)]
+struct Set {
+    moment: Instant,
+    unix_ms: u64,
 }
 
 /// A node's clock, read.
@@ -62,7 +84,33 @@ impl Clock {
     fn unix_ms(&self) -> u64 {
         let own = SystemTime::now().duration_since(UNIX_EPOCH);
         let own = own.map_or(0, |elapsed| elapsed.as_millis() as u64);
+        if IS_KEPT.load(Ordering::Relaxed)
+            && let Some(by_ms) = self.jumped(own, Instant::now())
+        {
+            tracing::warn!(
+                by_ms,
+                "the clock of this machine was set; it is followed when the node starts again"
+            );
+        }
         own.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
+    }
+
+    /// Takes off what the machine's clock has jumped since the last look; by how much, in milliseconds, if it has.
+    fn jumped(&self, own_ms: u64, now: Instant) -> Option<i64> {
+        // Whoever else looks now sees the same.
+        let mut set = self.set_ms.try_lock()?;
+        let said = Set {
+            moment: now,
+            unix_ms: own_ms,
+        };
+        let before = set.replace(said)?;
+        let passed = now.saturating_duration_since(before.moment).as_millis() as u64;
+        let by_ms = own_ms.wrapping_sub(before.unix_ms + passed) as i64;
+        if by_ms.unsigned_abs() < JUMP_MS {
+            return None;
+        }
+        self.ahead_ms.fetch_sub(by_ms, Ordering::Relaxed);
+        Some(by_ms)
     }
 
     fn read(&self) -> Reading {
@@ -107,8 +155,30 @@ mod tests {
     fn clock() -> Clock {
         Clock {
             ahead_ms: AtomicI64::new(0),
+            set_ms: Mutex::new(None),
             kept_since: Mutex::new(None),
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_not_followed_and_one_that_goes_on_is() {
+        let (clock, start) = (clock(), Instant::now());
+        let reads = |own_ms: u64, passed_ms| {
+            let jumped = clock.jumped(own_ms, start + Duration::from_millis(passed_ms));
+            let ahead_ms = clock.ahead_ms.load(Ordering::Relaxed);
+            (jumped, own_ms.saturating_add_signed(ahead_ms))
+        };
+        let day = 24 * HOUR;
+        assert_eq!(reads(day, 0), (None, day));
+        assert_eq!(reads(day + 5000, 5000), (None, day + 5000));
+        // Ahead by two hours, then back by three.
+        let jump = 2 * HOUR as i64;
+        assert_eq!(reads(day + 2 * HOUR + 6000, 6000), (Some(jump), day + 6000));
+        assert_eq!(reads(day + 2 * HOUR + 7000, 7000), (None, day + 7000));
+        let back = -3 * HOUR as i64;
+        assert_eq!(reads(day - HOUR + 8000, 8000), (Some(back), day + 8000));
+        // A correction of less than a second is one.
+        assert_eq!(reads(day - HOUR + 9500, 9000), (None, day + 9500));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The node's wall clock, one door for all readers of it.
 
+pub use fulmar_cluster::clock::keep;
 pub(crate) use fulmar_cluster::clock::unix_ms;
 
 /// RFC 3339 in UTC with milliseconds, for people and logs.

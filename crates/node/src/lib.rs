@@ -17,7 +17,7 @@ mod audit;
 mod body;
 mod broker;
 mod carry;
-mod clock;
+pub mod clock;
 mod continuum;
 mod core;
 mod courier;

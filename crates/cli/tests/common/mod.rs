@@ -24,6 +24,16 @@ pub mod servers;
 /// Longest that anything may take here before the test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What gives a process another time, where Debian and its like put it.
+pub fn faketime() -> String {
+    let lib = std::fs::read_dir("/usr/lib").unwrap();
+    let found = lib
+        .map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"))
+        .find(|file| file.exists());
+    let found = found.expect("the Debian package faketime is installed");
+    found.to_str().unwrap().to_owned()
+}
+
 /// The components that the tests deploy, built once.
 pub fn guest(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
