@@ -8,6 +8,7 @@ mod cpu;
 mod drive;
 mod flood;
 mod from_zero;
+mod image;
 mod kit;
 mod measure;
 mod overhead;
@@ -124,6 +125,7 @@ impl Bench {
                 &options.frames,
                 &options.functions,
                 &options.python,
+                &options.data.join("image"),
             )?),
             capacity: BTreeMap::new(),
             seconds: options.duration.get().as_secs_f64(),

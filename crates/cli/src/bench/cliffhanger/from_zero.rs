@@ -95,7 +95,7 @@ fn of_kind(bench: &mut Bench, kind: Kind) -> anyhow::Result<Vec<String>> {
     bench.row(3, kind.name(), "stable_after", "s", &finite);
     let aim = match kind {
         Kind::Component => AIM,
-        Kind::Program => AIM_OF_PROGRAMS,
+        Kind::Program | Kind::Container => AIM_OF_PROGRAMS,
     };
     bench.finding(
         format!(

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use fulmar_model::Manifest;
-use fulmar_model::manifest::{FileGrant, FileMode};
+use fulmar_model::manifest::{FileGrant, FileMode, Runtime};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::image;
 use crate::deploy::{self, Source};
 
 /// First bytes of a frame event; its form is that of `examples/mvot`.
@@ -48,6 +49,8 @@ pub(super) enum Kind {
     Component,
     /// A program, in Python.
     Program,
+    /// The same program, in a container.
+    Container,
 }
 
 impl Kind {
@@ -55,6 +58,7 @@ impl Kind {
         match self {
             Self::Component => "component",
             Self::Program => "Python program",
+            Self::Container => "Python container",
         }
     }
 }
@@ -64,6 +68,8 @@ pub(super) struct Kit {
     functions: PathBuf,
     /// Packages for functions in Python, if they are there.
     python: Option<PathBuf>,
+    /// Where the image of `detect` is made.
+    image: PathBuf,
     calibration: Value,
     /// Name and background of each camera.
     cameras: Vec<(String, Vec<u8>)>,
@@ -71,8 +77,21 @@ pub(super) struct Kit {
     frames: Vec<Vec<Vec<u8>>>,
 }
 
+fn read_only(path: &str) -> FileGrant {
+    FileGrant {
+        host: path.to_owned(),
+        guest: path.to_owned(),
+        mode: FileMode::ReadOnly,
+    }
+}
+
 impl Kit {
-    pub(super) fn open(frames: &Path, functions: &Path, python: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(
+        frames: &Path,
+        functions: &Path,
+        python: &Path,
+        image: &Path,
+    ) -> anyhow::Result<Self> {
         let how = "\n  fix: `cargo xtask cliffhanger` makes the frames and builds the functions";
         let read = |path: PathBuf| {
             std::fs::read(&path).with_context(|| format!("cannot read {}{how}", path.display()))
@@ -102,6 +121,7 @@ impl Kit {
         Ok(Self {
             functions: functions.to_owned(),
             python: python.canonicalize().ok(),
+            image: image.to_owned(),
             frames: (0..steps).map(step).collect(),
             calibration,
             cameras,
@@ -111,17 +131,21 @@ impl Kit {
     /// The manifest of a function, and its component or files. `detect` is of this kind.
     pub(super) fn function(&self, name: &str, kind: Kind) -> anyhow::Result<(Manifest, Source)> {
         let folder = match (name, kind) {
-            ("detect", Kind::Program) => "detect-python",
+            ("detect", Kind::Program | Kind::Container) => "detect-python",
             (name, _) => name,
         };
-        let (mut manifest, files) = deploy::find(&self.functions.join(folder))?;
+        let folder = self.functions.join(folder);
+        let (mut manifest, mut files) = deploy::find(&folder)?;
+        if manifest.is_program() && kind == Kind::Container {
+            image::write(&folder, &self.image)?;
+            files = Source::Local(self.image.clone());
+            manifest.runtime = Runtime::Container;
+            manifest.process.command.clear();
+            manifest.grants.files.push(read_only("/usr"));
+        }
         if let Some(python) = self.python.as_ref().filter(|_| manifest.is_program()) {
             let packages = python.display().to_string();
-            manifest.grants.files.push(FileGrant {
-                host: packages.clone(),
-                guest: packages.clone(),
-                mode: FileMode::ReadOnly,
-            });
+            manifest.grants.files.push(read_only(&packages));
             manifest.env.insert("PYTHONPATH".to_owned(), packages);
         }
         Ok((manifest, files))
@@ -129,8 +153,12 @@ impl Kit {
 
     /// The kinds of `detect` that can be run here.
     pub(super) fn kinds(&self) -> Vec<Kind> {
-        let program = self.python.is_some().then_some(Kind::Program);
-        std::iter::once(Kind::Component).chain(program).collect()
+        let mut kinds = vec![Kind::Component];
+        if self.python.is_some() {
+            kinds.push(Kind::Program);
+            kinds.extend(image::can_run().then_some(Kind::Container));
+        }
+        kinds
     }
 
     /// How many cameras there are: events of a timestep.

@@ -39,7 +39,7 @@ fn variants(kind: Kind) -> Vec<Variant> {
         variant(format!("{cores} unreserved"), Some(cores), 0),
         variant(format!("{} unreserved", 4 * cores), Some(4 * cores), 0),
     ];
-    if kind == Kind::Program {
+    if kind != Kind::Component {
         let all = variant(format!("{cores} reserved, 1 CPU each"), Some(cores), 1000);
         let half = format!("{} reserved, half a CPU each", 2 * cores);
         variants.extend([all, variant(half, Some(2 * cores), 500)]);

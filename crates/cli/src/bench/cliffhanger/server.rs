@@ -59,6 +59,28 @@ impl Server {
         Ok(())
     }
 
+    /// Kills a worker of a function that is a program; false if there is none.
+    pub(super) fn kill_worker(&self) -> anyhow::Result<bool> {
+        let node = self.process.id().to_string();
+        for entry in std::fs::read_dir("/proc")? {
+            let path = entry?.path();
+            // Those that have ended meanwhile have no files any more.
+            let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+            let line = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
+            // After the name, which is in brackets: state, parent.
+            let parent = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.split(' ').nth(1));
+            if parent == Some(node.as_str()) && line.contains("main.py") {
+                let pid = path.file_name().context("a process without a number")?;
+                let killed = Command::new("kill").arg("-9").arg(pid).status()?;
+                return Ok(killed.success());
+            }
+        }
+        Ok(false)
+    }
+
     /// Deploys a function of the kit, with changes to its manifest.
     pub(super) fn deploy(
         &self,

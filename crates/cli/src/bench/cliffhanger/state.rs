@@ -1,5 +1,7 @@
 //! Experiment 2: state and application management (III-C, Fig. 4), at three quarters of what can be tracked.
 
+use std::time::Duration;
+
 use fulmar_model::{Durability, ExecutionModel, Manifest};
 use fulmar_sim::report::Table;
 
@@ -12,6 +14,9 @@ use super::{Bench, sound};
 const LOAD: f64 = 0.75;
 /// Events of one commit, where they are batched.
 const BATCH: u32 = 64;
+/// Workers that are killed, and runs of an invocation whose worker is.
+const KILLS: u32 = 3;
+const ATTEMPTS: u32 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {
@@ -157,7 +162,62 @@ pub(super) fn run(bench: &mut Bench) -> anyhow::Result<()> {
             format!("p50 {p50:+.1} %, p99 {p99:+.1} %"),
         );
     }
-    killed(bench, rate)
+    killed(bench, rate)?;
+    match bench.kit.kinds().contains(&Kind::Program) {
+        true => worker_killed(bench),
+        false => Ok(()),
+    }
+}
+
+/// A worker is killed on the way, again and again.
+fn worker_killed(bench: &mut Bench) -> anyhow::Result<()> {
+    eprintln!("experiment 2: a worker killed");
+    let rate = bench.rate(Kind::Program, LOAD)?;
+    let server = bench.serve(Kind::Program, None, &|manifest| {
+        if manifest.is_program() {
+            manifest.limits.attempts = ATTEMPTS;
+        }
+    })?;
+    let plan = drive::Plan {
+        kit: bench.kit.clone(),
+        address: server.address,
+        due: steady(rate, bench.seconds),
+        first: 0,
+        then: Then::Aggregate,
+    };
+    let pause = Duration::from_secs_f64(bench.seconds / f64::from(KILLS + 1));
+    let (seen, killed) = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| -> anyhow::Result<u32> {
+            let mut killed = 0;
+            for _ in 0..KILLS {
+                std::thread::sleep(pause);
+                killed += u32::from(server.kill_worker()?);
+            }
+            Ok(killed)
+        });
+        (drive::run(&plan), killer.join())
+    });
+    let Ok(killed) = killed else {
+        anyhow::bail!("no worker could be killed");
+    };
+    let (seen, killed) = (sound(seen?)?, killed?);
+    let (lost, incomplete) = (seen.lost(), seen.incomplete);
+    bench.row(
+        2,
+        "worker killed",
+        "lost_when_killed",
+        "timesteps",
+        &[lost as f64],
+    );
+    bench.finding(
+        "Nothing is lost when workers are killed on the way",
+        killed == KILLS && lost == 0 && incomplete == 0,
+        format!(
+            "{killed} killed; {lost} of {} timesteps without a result, {incomplete} without a view",
+            plan.due.len()
+        ),
+    );
+    Ok(())
 }
 
 /// The node is killed on the way, and comes back.
@@ -173,7 +233,7 @@ fn killed(bench: &mut Bench, rate: f64) -> anyhow::Result<()> {
             first: 0,
             then: Then::Aggregate,
         };
-        let half = std::time::Duration::from_secs_f64(bench.seconds / 2.0);
+        let half = Duration::from_secs_f64(bench.seconds / 2.0);
         let (seen, restarted) = std::thread::scope(|scope| {
             let killer = scope.spawn(|| {
                 std::thread::sleep(half);
