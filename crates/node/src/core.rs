@@ -92,7 +92,7 @@ impl Default for NodeOptions {
             worker_bytes: None,
             worker_cpu_millis: cpu_millis(),
             launcher: Vec::new(),
-            max_deliveries: 256,
+            max_deliveries: 1024,
             threads: Arc::new(Submitters::uncounted()),
             tls: None,
             external: None,

@@ -28,9 +28,12 @@ use settled::Settled;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::core::Core;
+use crate::functions::Function;
 
 /// Deliveries at once of a lane without order.
 const UNORDERED_WIDTH: usize = 64;
+/// The same to a function that takes them in batches.
+const BATCHED_WIDTH: usize = 256;
 /// Waiting messages held in memory, in bytes; of those beyond only the key is held.
 const HELD_BYTES: usize = 32 << 20;
 
@@ -75,11 +78,15 @@ impl Lane {
         }
     }
 
-    fn width(&self) -> usize {
+    fn width(&self, core: &Core) -> usize {
         if self.from.is_some() {
-            1
-        } else {
-            UNORDERED_WIDTH
+            return 1;
+        }
+        let function = core.functions.get(self.to.function.as_str());
+        let is_batched = |function: Arc<Function>| function.current().manifest.batch.max > 1;
+        match function.is_some_and(is_batched) {
+            true => BATCHED_WIDTH,
+            false => UNORDERED_WIDTH,
         }
     }
 }
@@ -159,10 +166,11 @@ impl Courier {
         } else {
             Some(Box::new(message))
         };
+        let width = lane.width(core);
         let mut lanes = self.lanes.lock();
         let state = lanes.entry(lane.clone()).or_default();
         state.waiting.push_back(Waiting { posted, message });
-        let is_short = state.running < lane.width() && !core.stopping.is_cancelled();
+        let is_short = state.running < width && !core.stopping.is_cancelled();
         state.running += usize::from(is_short);
         drop(lanes);
         is_short.then_some(lane)
