@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How programs bear overload, and a neighbour that takes all CPU: bench/programs.sh [FULMAR]
+# How programs and components bear overload, and a neighbour that takes all CPU: bench/programs.sh [FULMAR]
 #
 # Prints what `fulmar bench` says of each phase. Nothing else should run on the machine.
 set -euo pipefail
@@ -50,6 +50,14 @@ load 'as much as two workers do' closed --function slow --connections 4 --durati
 load 'three quarters of it' open --rate 74 --function slow --duration 20s
 load 'ten times as much, for a minute' open --rate 1000 --function slow --connections 256 --duration 60s --warm-up 0s
 load 'three quarters of it, at once after' open --rate 74 --function slow --duration 2s --warm-up 0s
+stop
+
+start component
+"$fulmar" deploy --node "$url" target/wasm32-wasip2/release/guest_faults.wasm 2>/dev/null
+component=(--url-path '/fn/guest-faults?{k}' --body 'spin 5')
+load 'a component: as much as two CPUs do' closed "${component[@]}" --connections 4 --duration 10s
+load 'ten times as much, for a minute' open --rate 4000 "${component[@]}" --duration 60s --warm-up 0s
+load 'half of it, at once after' open --rate 200 "${component[@]}" --duration 4s --warm-up 0s
 stop
 
 for reserved in '' 'reserved_cpu = "500m"'; do

@@ -43,6 +43,15 @@ fn a_container_counts_and_nothing_is_left_of_it_when_its_node_is_killed() {
     node.eventually("it is ended", |_| with_word(&long) == 0);
     assert_eq!(node.invoke("it/a", "1"), "4");
     assert_eq!(node.invoke("it/b", "1"), "11");
+    // What was unpacked is made again.
+    node.stop();
+    let artifacts = std::fs::read_dir(node.data.join("artifacts")).unwrap();
+    let folders = artifacts.map(|entry| entry.unwrap().path());
+    for folder in folders.filter(|path| path.is_dir()) {
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    node.start_again();
+    assert_eq!(node.invoke("it/a", "1"), "5");
 }
 
 #[test]

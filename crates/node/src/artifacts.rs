@@ -195,6 +195,14 @@ impl Artifacts {
         let is = |path: &Path, kind: &str| path.extension().is_some_and(|found| found == kind);
         let found = match self.uploaded(digest) {
             _ if self.image(digest).exists() => ManifestRuntime::Container,
+            // What was unpacked may have been deleted: it is made again.
+            Some(path) if is(&path, "tar") && !self.files(digest).exists() => {
+                let tar = std::fs::read(&path);
+                match image::is_image(&tar.map_err(|error| internal("read", &path, &error))?) {
+                    true => ManifestRuntime::Container,
+                    false => ManifestRuntime::Process,
+                }
+            }
             Some(path) if is(&path, "tar") => ManifestRuntime::Process,
             Some(_) => ManifestRuntime::Wasm,
             // It says itself what is missing.
