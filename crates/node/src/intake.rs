@@ -4,27 +4,37 @@
 //! fast it is worked off is seen from how often one is done while some wait, whatever else the node does.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fulmar_model::{Code, Manifest, Problem};
 use fulmar_policy::overload::Queue;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::core::Core;
 use crate::functions::Function;
 
 /// Weight of the last pause between two that are done, in their mean.
 const LAST: f64 = 0.1;
+/// Invocations that may have a worker and wait, for each CPU.
+const ENOUGH: usize = 1;
+/// Longest pause between two looks at whether they still do.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What was seen of a deployed version's invocations.
 pub(crate) struct Intake {
     /// How many run at once.
     at_once: u32,
+    cpus: usize,
     /// How long one may wait, in seconds, if the manifest says so.
     max_wait: Option<f64>,
     seen: Mutex<Seen>,
     /// Whether anything waited when that was looked at last: mostly nothing does, and then nothing is locked.
     stands: AtomicBool,
+    /// Held by whoever is next to get a worker, as long as that is not worthwhile.
+    next: tokio::sync::Mutex<()>,
+    /// Hears when an invocation is done.
+    done: Notify,
 }
 
 #[derive(Default)]
@@ -49,9 +59,12 @@ impl Intake {
         let max_wait = manifest.queue.max_wait.get();
         Self {
             at_once: cpus.min(manifest.workers.max),
+            cpus: cpus as usize,
             max_wait: (!max_wait.is_zero()).then_some(max_wait.as_secs_f64()),
             seen: Mutex::default(),
             stands: AtomicBool::new(false),
+            next: tokio::sync::Mutex::default(),
+            done: Notify::new(),
         }
     }
 
@@ -84,8 +97,23 @@ impl Intake {
         }
     }
 
+    /// Waits as long as invocations of the function that have a worker wait for a CPU.
+    pub(crate) async fn until_worthwhile(&self, core: &Core, function: &Function) {
+        let enough = ENOUGH * self.cpus;
+        let is_enough = || core.runtime.waiting(&function.name) >= enough;
+        if !is_enough() {
+            return;
+        }
+        let _waiting = function.wait();
+        let _first = self.next.lock().await;
+        while is_enough() {
+            let _ = tokio::time::timeout(LOOK, self.done.notified()).await;
+        }
+    }
+
     /// One is done.
     pub(crate) fn done(&self, core: &Core, function: &Function) {
+        self.done.notify_one();
         let waiting = waiting(core, function);
         if waiting > 0 || self.stands.load(Ordering::Relaxed) {
             self.note(waiting, Instant::now());
@@ -111,8 +139,6 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use fulmar_model::FunctionName;
 
     use super::*;

@@ -99,7 +99,7 @@ async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Sessio
                 let turn = session.turn.clone().read_owned().await;
                 let (core, function, session) = (core.clone(), function.clone(), session.clone());
                 start(async move {
-                    let _place = place(&function, &invocation).await;
+                    let _place = place(&core, &function, &invocation).await;
                     run(&core, &function, Some(&session), invocation).await;
                     drop(turn);
                 });
@@ -112,7 +112,7 @@ async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Sessio
                     in_a_row += gathered.len();
                     batch::run_all(&core, &function, &session, gathered).await;
                 } else {
-                    let _place = place(&function, &invocation).await;
+                    let _place = place(&core, &function, &invocation).await;
                     run(&core, &function, Some(&session), invocation).await;
                 }
             }
@@ -137,13 +137,17 @@ async fn run_queue(core: Arc<Core>, function: Arc<Function>, session: Arc<Sessio
 
 /// Runs an invocation without a session as soon as the function has a worker free.
 async fn run_sessionless(core: Arc<Core>, function: Arc<Function>, invocation: Invocation) {
-    let _place = place(&function, &invocation).await;
+    let _place = place(&core, &function, &invocation).await;
     run(&core, &function, None, invocation).await;
 }
 
 /// One of the places that a function has for invocations without a session, in the order in which they are asked for; none where
-/// others count workers.
-async fn place(function: &Function, invocation: &Invocation) -> Option<OwnedSemaphorePermit> {
+/// others count workers. As long as some of them have a worker and wait for a CPU, another worker would only wait as well.
+async fn place(
+    core: &Core,
+    function: &Function,
+    invocation: &Invocation,
+) -> Option<OwnedSemaphorePermit> {
     let deployed = function.current();
     if invocation.session.is_some() || deployed.fleet.is_some() {
         return None;
@@ -155,6 +159,9 @@ async fn place(function: &Function, invocation: &Invocation) -> Option<OwnedSema
             deployed.workers.clone().acquire_owned().await
         }
     };
+    if let Some(intake) = &deployed.intake {
+        intake.until_worthwhile(core, function).await;
+    }
     // It is never closed.
     place.ok()
 }
