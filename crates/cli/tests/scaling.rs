@@ -255,6 +255,33 @@ fn components_refuse_early_as_well_when_there_is_too_much() {
 }
 
 #[test]
+fn components_have_no_more_workers_than_the_cpus_can_use() {
+    let node = Node::start(&[]);
+    node.deploy("it", "guest-faults", "[queue]\nmax_wait = \"30s\"\n");
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                let mut connection = Connection::open(node.port);
+                for _ in 0..4 {
+                    let reply = connection.request("POST", "/fn/it", &[], b"spin 20");
+                    assert_eq!(reply.unwrap().text(), "spun");
+                }
+            });
+        }
+    });
+    let idle = |node: &Node| {
+        let metrics = node.get("/metrics").text();
+        let mut lines = metrics.lines();
+        let told = lines.find_map(|line| line.strip_prefix("fulmar_workers_idle "));
+        told.unwrap().parse::<usize>().unwrap()
+    };
+    node.eventually("they are counted", |node| idle(node) > 0);
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    // Of the first nobody knows that they compute.
+    assert!(idle(&node) <= 8 * cpus, "{}", idle(&node));
+}
+
+#[test]
 fn functions_that_nobody_uses_are_not_in_memory() {
     let mut node = Node::start(&[]);
     let more = "[workers]\nidle_ttl = \"100ms\"\n";

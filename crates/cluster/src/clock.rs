@@ -21,15 +21,23 @@ const JUMP_MS: u64 = 1000;
 /// A process has one.
 static CLOCK: Clock = Clock {
     ahead_ms: AtomicI64::new(0),
-    set_ms: Mutex::new(None),
+    looked: Mutex::new(None),
     kept_since: Mutex::new(None),
 };
+
+/// Whether the machine's clock is watched.
+static IS_KEPT: AtomicBool = AtomicBool::new(false);
+
+/// From now on a clock of the machine that is set is not followed. For processes that live on one machine's time.
+pub fn keep() {
+    IS_KEPT.store(true, Ordering::Relaxed);
+}
 
 struct Clock {
     /// What is added to the machine's clock.
     ahead_ms: AtomicI64,
-    /// When the machine's clock was looked at last, if it was.
-    set_ms: Mutex<Option<Set>>,
+    /// What the machine's clock said last, while it is watched.
+    looked: Mutex<Option<Look>>,
     /// Since when the time is kept that this node follows; none: not asked yet.
     kept_since: Mutex<Option<Since>>,
 }
@@ -41,17 +49,9 @@ struct Since {
     before: Duration,
 }
 
-/// Whether the machine's clock is watched.
-static IS_KEPT: AtomicBool = AtomicBool::new(false);
-
-/// From now on a clock of the machine that is set is not followed. For processes that live on one machine's time.
-pub fn keep() {
-    IS_KEPT.store(true, Ordering::Relaxed);
-}
-
 /// What the machine's clock said.
 #[derive(Clone, Copy)]
-struct Set {
+struct Look {
     moment: Instant,
     unix_ms: u64,
 }
@@ -70,6 +70,12 @@ pub fn unix_ms() -> u64 {
     CLOCK.unix_ms()
 }
 
+/// What the machine's clock says.
+fn machine_ms() -> u64 {
+    let own = SystemTime::now().duration_since(UNIX_EPOCH);
+    own.map_or(0, |elapsed| elapsed.as_millis() as u64)
+}
+
 pub(crate) fn read() -> Reading {
     CLOCK.read()
 }
@@ -82,30 +88,39 @@ pub(crate) fn hear(node: &NodeName, said: Reading, round_trip: Duration) {
 
 impl Clock {
     fn unix_ms(&self) -> u64 {
-        let own = SystemTime::now().duration_since(UNIX_EPOCH);
-        let own = own.map_or(0, |elapsed| elapsed.as_millis() as u64);
-        if IS_KEPT.load(Ordering::Relaxed)
-            && let Some(by_ms) = self.jumped(own, Instant::now())
-        {
+        if !IS_KEPT.load(Ordering::Relaxed) {
+            return self.told(machine_ms());
+        }
+        // Both clocks are read in the order in which they are compared.
+        let mut looked = self.looked.lock();
+        let own_ms = machine_ms();
+        let jumped = self.jumped(&mut looked, own_ms, Instant::now());
+        let told = self.told(own_ms);
+        drop(looked);
+        if let Some(by_ms) = jumped {
             tracing::warn!(
                 by_ms,
                 "the clock of this machine was set; it is followed when the node starts again"
             );
         }
-        own.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
+        told
+    }
+
+    /// What it is when the machine's clock says this.
+    fn told(&self, own_ms: u64) -> u64 {
+        own_ms.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
     }
 
     /// Takes off what the machine's clock has jumped since the last look; by how much, in milliseconds, if it has.
-    fn jumped(&self, own_ms: u64, now: Instant) -> Option<i64> {
-        // Whoever else looks now sees the same.
-        let mut set = self.set_ms.try_lock()?;
-        let said = Set {
-            moment: now,
+    fn jumped(&self, looked: &mut Option<Look>, own_ms: u64, moment: Instant) -> Option<i64> {
+        let look = Look {
+            moment,
             unix_ms: own_ms,
         };
-        let before = set.replace(said)?;
-        let passed = now.saturating_duration_since(before.moment).as_millis() as u64;
-        let by_ms = own_ms.wrapping_sub(before.unix_ms + passed) as i64;
+        let before = looked.replace(look)?;
+        let passed = moment.saturating_duration_since(before.moment);
+        let expected = before.unix_ms.saturating_add(passed.as_millis() as u64);
+        let by_ms = own_ms.wrapping_sub(expected) as i64;
         if by_ms.unsigned_abs() < JUMP_MS {
             return None;
         }
@@ -155,7 +170,7 @@ mod tests {
     fn clock() -> Clock {
         Clock {
             ahead_ms: AtomicI64::new(0),
-            set_ms: Mutex::new(None),
+            looked: Mutex::new(None),
             kept_since: Mutex::new(None),
         }
     }
@@ -164,9 +179,9 @@ mod tests {
     fn a_clock_that_is_set_is_not_followed_and_one_that_goes_on_is() {
         let (clock, start) = (clock(), Instant::now());
         let reads = |own_ms: u64, passed_ms| {
-            let jumped = clock.jumped(own_ms, start + Duration::from_millis(passed_ms));
-            let ahead_ms = clock.ahead_ms.load(Ordering::Relaxed);
-            (jumped, own_ms.saturating_add_signed(ahead_ms))
+            let moment = start + Duration::from_millis(passed_ms);
+            let jumped = clock.jumped(&mut clock.looked.lock(), own_ms, moment);
+            (jumped, clock.told(own_ms))
         };
         let day = 24 * HOUR;
         assert_eq!(reads(day, 0), (None, day));
