@@ -173,7 +173,10 @@ async fn accept(
         Source::Client(_) => core.namespaces.admit(&function.name, read_only)?,
         Source::Peer(..) => None,
     };
+    // What promises to be in time among other nodes runs where it is.
+    let is_scheduled = core.cluster.is_some() && deployed.manifest.slo.promises();
     if let Some(intake) = deployed.intake.as_ref()
+        && !is_scheduled
         && !prefers_async(&head.headers)
     {
         intake.admit(core, &function)?;
